@@ -1,0 +1,552 @@
+"""The decoder language model: load, run, score tokens, save. One architecture serves Qwen2 / 2.5 / 3, Llama, SmolLM2, Mistral.
+
+    h_0 = embed(ids);   h += attention(norm(h));   h += mlp(norm(h));   logits = lm_head(norm(h_last))
+    log P(y_t | ...)  = logits[y_t] - logsumexp(logits)                       # `token_logprobs`
+
+What a reader may expect and will not find here:
+1. No padding. A training batch is *packed*: rows lie end to end in one (1, N) stream, `row_lengths` says where each
+   ends, positions restart in each row, and attention never crosses a border. So no token is computed in vain.
+2. No (N, V) tensor of logits for a whole batch. The last layer works on chunks of tokens, and `backward_logprobs`
+   makes the gradient in the same pass: the policy gradient knows each token's coefficient already, so the logits
+   are neither kept nor computed twice (6 N D V FLOPs instead of 8).
+3. No hidden state. The KV cache is an object that the caller makes, passes in and drops.
+4. Parameter names are those of the checkpoint, so loading is strict and needs no mapping table.
+
+Shapes: B rows, T tokens of a row, N tokens of a packed batch, V vocabulary, D width, H query heads, K key/value heads, E head size.
+
+    python model.py        # cached, packed and plain forward agree on a tiny random model
+"""
+
+import inspect
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+# Short names people type -> hub ids. Printed by `resolve_model` when a name is unknown.
+MODELS = {
+    **{f"Qwen2.5-{size}": f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B", "14B", "32B")},
+    **{f"Qwen2.5-{size}-Instruct": f"Qwen/Qwen2.5-{size}-Instruct" for size in ("0.5B", "1.5B", "3B", "7B")},
+    **{f"Qwen2.5-Math-{size}": f"Qwen/Qwen2.5-Math-{size}" for size in ("1.5B", "7B")},
+    **{f"Qwen3-{size}": f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B")},
+    **{f"Llama-3.2-{size}": f"meta-llama/Llama-3.2-{size}" for size in ("1B", "3B", "1B-Instruct", "3B-Instruct")},
+    **{f"SmolLM2-{size}": f"HuggingFaceTB/SmolLM2-{size}" for size in ("135M", "360M", "1.7B")},
+    **{f"SmolLM2-{size}-Instruct": f"HuggingFaceTB/SmolLM2-{size}-Instruct" for size in ("135M", "360M", "1.7B")},
+}
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # config.model_type; each is the class below with other switches
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that do not depend on the length of the input
+LOGITS_PER_CHUNK = 2**27  # elements of one logits chunk: 512 MB in fp32, 256 MB in bf16; 883 tokens of Qwen's V = 151,936
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The network
+
+
+class Linear(nn.Linear):
+    """nn.Linear that casts its fp32 master weight to the dtype of the activations as it is used."""
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+def fused_linear(x, layers):
+    """Several projections of one input as a single matrix product: (..., D) -> (..., sum of widths).
+
+    In training the weights are concatenated, and autograd splits the gradient again. In sampling the weights are laid
+    side by side in memory once (values unchanged; the optimizer goes on updating them in place), so later calls copy nothing.
+    """
+    if torch.is_grad_enabled() and layers[0].weight.requires_grad:
+        weight = torch.cat([layer.weight for layer in layers])
+    else:
+        weight = _side_by_side(layers)
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers]).to(x.dtype)
+    return F.linear(x, weight.to(x.dtype), bias)
+
+
+def _side_by_side(layers):
+    end = None
+    for layer in layers:
+        if end is not None and layer.weight.data_ptr() != end:  # moved, copied or freshly loaded: lay them out again
+            joined = torch.cat([layer.weight.data for layer in layers])
+            for layer, part in zip(layers, joined.split([layer.out_features for layer in layers]), strict=True):
+                layer.weight.data = part
+            break
+        end = layer.weight.data_ptr() + layer.weight.numel() * layer.weight.element_size()
+    rows = sum(layer.out_features for layer in layers)
+    return layers[0].weight.detach().as_strided((rows, layers[0].in_features), (layers[0].in_features, 1))
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def rope_frequencies(config):
+    """(E/2,) inverse frequencies and the factor on cos and sin, as the config's `rope_parameters` state them."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if config.rope_parameters["rope_type"] == "default":
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponent, 1.0
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # linear, llama3, yarn: tables of constants
+
+    return ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, torch.device("cpu"))
+
+
+def rotate(x, cos, sin):
+    """Rotary position embedding: the pairs (x_i, x_{i+E/2}) turned by angle position * frequency_i.
+
+    x (B, T, heads, E); cos and sin (B, T, 1, E), the minus sign of the first half already in sin.
+    """
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        width, self.H, self.K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+        self.E = getattr(config, "head_dim", None) or width // self.H
+        bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
+        self.q_proj = Linear(width, self.H * self.E, bias=bias)
+        self.k_proj = Linear(width, self.K * self.E, bias=bias)
+        self.v_proj = Linear(width, self.K * self.E, bias=bias)
+        self.o_proj = Linear(self.H * self.E, width, bias=getattr(config, "attention_bias", False))
+        if config.model_type == "qwen3":
+            self.q_norm = RMSNorm(self.E, config.rms_norm_eps)
+            self.k_norm = RMSNorm(self.E, config.rms_norm_eps)
+
+    def forward(self, x, cos, sin, attend):
+        B, T, _ = x.shape
+        qkv = fused_linear(x, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, self.E)  # (B, T, H+2K, E)
+        if hasattr(self, "q_norm"):
+            q, k, v = qkv.split([self.H, self.K, self.K], dim=2)
+            q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
+        else:
+            qk, v = qkv.split([self.H + self.K, self.K], dim=2)
+            q, k = rotate(qk, cos, sin).split([self.H, self.K], dim=2)
+        out = attend(q, k, v)  # (B, T, H, E)
+        return self.o_proj(out.reshape(B, T, self.H * self.E))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        bias = getattr(config, "mlp_bias", False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=bias)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=bias)
+
+    def forward(self, x):
+        gate, up = fused_linear(x, (self.gate_proj, self.up_proj)).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cos, sin, attend):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class CausalLM(nn.Module):
+    """A decoder with its head. `compute_dtype` is that of the activations; weights keep their own (fp32 masters)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.compute_dtype = torch.float32
+        self.checkpoint_activations = False  # recompute each layer in backward: a third more FLOPs, far less memory
+        self.max_positions = config.max_position_embeddings
+        self.eos_ids = ()  # set by load_model
+        self.inverse_frequencies, self.rope_factor = rope_frequencies(config)
+
+    def forward(self, input_ids, positions=None, kv_cache=None, row_lengths=None, cache_rows=None):
+        """Hidden states after the last norm, (B, T, D) in compute_dtype; `lm_head` makes logits of them.
+
+        input_ids   (B, T) int64
+        positions   (B, T) int64    default: from 0 in each row, or from the cached length on
+        kv_cache    KVCache | None  with it, row b of the batch continues row b of the cache by T tokens
+        row_lengths list[int]       packed input: B = 1, T = sum(row_lengths), rows end to end
+        cache_rows  (rows,) int64   packed input with a cache: row i fills cache row cache_rows[i] from position 0
+        """
+        B, T = input_ids.shape
+        device = input_ids.device
+        if row_lengths is not None:
+            assert B == 1 and T == sum(row_lengths), f"packed input {B} x {T}, row_lengths add up to {sum(row_lengths)}"
+            lengths = torch.tensor(row_lengths, device=device)
+            starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+            positions = (torch.arange(T, device=device) - starts)[None] if positions is None else positions  # (1, N)
+        elif positions is None:
+            positions = torch.arange(T, device=device).expand(B, T)
+            if kv_cache is not None:
+                positions = positions + kv_cache.lengths[:B, None]
+        x = self.model.embed_tokens(input_ids).to(self.compute_dtype)  # (B, T, D)
+        cos, sin = self.rotary_tables(positions)
+        for index, layer in enumerate(self.model.layers):
+            attend = attention_over(index, positions, kv_cache, row_lengths, cache_rows)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, attend, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, attend)
+        if kv_cache is not None and row_lengths is None:
+            kv_cache.lengths[:B] += T
+        elif kv_cache is not None:
+            kv_cache.lengths[cache_rows] = lengths
+        return self.model.norm(x)
+
+    def rotary_tables(self, positions):
+        """cos and signed sin, (B, T, 1, E), in compute_dtype."""
+        self.inverse_frequencies = self.inverse_frequencies.to(positions.device)
+        angles = positions[..., None, None].float() * self.inverse_frequencies  # (B, T, 1, E/2)
+        cos, sin = angles.cos() * self.rope_factor, angles.sin() * self.rope_factor
+        return torch.cat([cos, cos], -1).to(self.compute_dtype), torch.cat([-sin, sin], -1).to(self.compute_dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attention and its cache
+
+
+class KVCache:
+    """Keys and values of every row, preallocated. Row r holds `lengths[r]` live tokens; what lies beyond is never read.
+
+    keys, values  (layers, rows, K, capacity, E)
+    lengths       (rows,) int64
+    limit         int, a bound on `lengths` that the host knows without asking the device: attention reads no further
+    """
+
+    def __init__(self, config, rows, capacity, dtype=torch.float32, device="cpu"):
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, capacity, head_dim)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.limit = capacity
+
+    @staticmethod
+    def bytes_per_token(config, dtype=torch.float32):
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize
+
+    def write(self, layer, rows, positions, keys, values):
+        """Store token i of (N, K, E) keys and values at [rows[i], positions[i]]."""
+        self.keys[layer][rows, :, positions] = keys
+        self.values[layer][rows, :, positions] = values
+
+    def copy_rows(self, sources, targets, length):
+        """rows `targets` become copies of rows `sources` in their first `length` tokens (lists of row numbers)."""
+        self.keys[:, targets, :, :length] = self.keys[:, sources, :, :length]
+        self.values[:, targets, :, :length] = self.values[:, sources, :, :length]
+        self.lengths[targets] = self.lengths[sources]
+
+
+def attention_over(layer, positions, kv_cache, row_lengths, cache_rows):
+    """What this layer's queries may see, as a function (q (B,T,H,E), k (B,T,K,E), v (B,T,K,E)) -> (B,T,H,E)."""
+    if kv_cache is None:
+        return causal_attention if row_lengths is None else lambda q, k, v: packed_attention(q, k, v, row_lengths)
+    if row_lengths is None:
+        return lambda q, k, v: cached_attention(q, k, v, layer, positions, kv_cache)
+
+    def prefill(q, k, v):
+        rows = cache_rows.repeat_interleave(torch.tensor(row_lengths, device=cache_rows.device))  # (N,)
+        kv_cache.write(layer, rows, positions[0], k[0], v[0])
+        return packed_attention(q, k, v, row_lengths)
+
+    return prefill
+
+
+def causal_attention(q, k, v):
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, E)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+
+def packed_attention(q, k, v, row_lengths):
+    """Causal attention inside each of the rows that lie end to end in one stream, B = 1."""
+    if q.is_cuda and q.dtype != torch.float32:  # flash attention over ragged rows: one kernel, no padding
+        from torch.nn.attention.varlen import varlen_attn
+
+        ends = torch.tensor([0, *row_lengths], device=q.device).cumsum(0, dtype=torch.int32)
+        groups, longest = q.shape[2] // k.shape[2], max(row_lengths)
+        k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (N, H, E)
+        # torch 2.11 and older say "causal" by a flag, newer ones by a window that ends at the query
+        causal = inspect.signature(varlen_attn).parameters
+        causal = {"is_causal": True} if "is_causal" in causal else {"window_size": (-1, 0)}
+        return varlen_attn(q[0], k, v, ends, ends, longest, longest, **causal)[None]
+    pieces = zip(q.split(row_lengths, 1), k.split(row_lengths, 1), v.split(row_lengths, 1), strict=True)
+    return torch.cat([causal_attention(*piece) for piece in pieces], dim=1)
+
+
+def cached_attention(q, k, v, layer, positions, kv_cache):
+    """T new tokens of each row against all that its cache row holds; the heads of a group share one read of the keys."""
+    B, T, H, E = q.shape
+    K = k.shape[2]
+    rows = torch.arange(B, device=q.device).repeat_interleave(T)
+    kv_cache.write(layer, rows, positions.reshape(-1), k.reshape(B * T, K, E), v.reshape(B * T, K, E))
+    limit = kv_cache.limit
+    keys, values = kv_cache.keys[layer, :B, :, :limit], kv_cache.values[layer, :B, :, :limit]  # (B, K, limit, E)
+    queries = (q * E**-0.5).view(B, T, K, H // K, E).permute(0, 2, 1, 3, 4).reshape(B, K, T * (H // K), E)
+    scores = queries @ keys.transpose(-1, -2)  # (B, K, T*H/K, limit)
+    hidden_from = torch.arange(limit, device=q.device) > positions[:, :, None]  # (B, T, limit): the future, and dead slots
+    hidden_from = hidden_from[:, None, :, None].expand(B, 1, T, H // K, limit).reshape(B, 1, T * (H // K), limit)
+    weights = scores.masked_fill(hidden_from, float("-inf")).softmax(-1, dtype=torch.float32).to(q.dtype)
+    return (weights @ values).view(B, K, T, H // K, E).permute(0, 2, 1, 3, 4).reshape(B, T, H, E)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The last layer: log-probabilities of tokens, without a tensor of all logits
+
+
+def token_logprobs_reference(hidden, weight, targets, temperature=1.0):
+    """The definition, for tests and readers: holds (N, V) several times over. Same contract as `token_logprobs`."""
+    logits = hidden.double() @ weight.double().T / temperature  # (N, V)
+    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].float()
+
+
+def score_logits(logits, targets):
+    """(n, V) logits -> logprobs, logsumexp, entropy, each (n,) float32: one online pass over the logits on CUDA."""
+    if logits.is_cuda:
+        return triton_score_logits(logits, targets)
+    logsumexp = logits.logsumexp(-1)
+    logprobs = logits.gather(1, targets[:, None])[:, 0] - logsumexp
+    probabilities = (logits - logsumexp[:, None]).exp_()
+    entropy = logsumexp - (probabilities.mul_(logits)).sum(-1)  # H = lse - sum p z, nats
+    return logprobs.float(), logsumexp.float(), entropy.float()
+
+
+def logits_gradient_(logits, targets, logsumexp, coefficients):
+    """In place: logits become the gradient of sum_n c_n log P(target_n), that is c (onehot - softmax)."""
+    if logits.is_cuda:
+        return triton_logits_gradient_(logits, targets, logsumexp, coefficients)
+    logits.sub_(logsumexp[:, None]).exp_().mul_(-coefficients[:, None])
+    return logits.scatter_add_(1, targets[:, None], coefficients[:, None].to(logits.dtype))
+
+
+def chunks_of(num_tokens, vocab_size):
+    size = max(1, LOGITS_PER_CHUNK // vocab_size)
+    return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """Chunked forward; backward computes each chunk's logits again (the upstream gradient was not known before)."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, temperature):
+        scaled, head = hidden / temperature, weight.to(hidden.dtype)
+        logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        logsumexp = torch.empty_like(logprobs)
+        for chunk in chunks_of(*hidden.shape[:1], len(weight)):
+            logprobs[chunk], logsumexp[chunk], _ = score_logits(scaled[chunk] @ head.T, targets[chunk])
+        ctx.save_for_backward(scaled, weight, targets, logsumexp)
+        ctx.temperature = temperature
+        return logprobs
+
+    @staticmethod
+    def backward(ctx, upstream):
+        scaled, weight, targets, logsumexp = ctx.saved_tensors
+        head = weight.to(scaled.dtype)
+        d_hidden, d_weight = torch.empty_like(scaled), torch.zeros_like(weight)
+        for chunk in chunks_of(*scaled.shape[:1], len(weight)):
+            gradient = logits_gradient_(scaled[chunk] @ head.T, targets[chunk], logsumexp[chunk], upstream[chunk])
+            d_hidden[chunk] = gradient @ head / ctx.temperature
+            accumulate_(d_weight, gradient, scaled[chunk])
+        return d_hidden, d_weight, None, None
+
+
+def token_logprobs(hidden, weight, targets, temperature=1.0):
+    """log softmax(hidden W^T / temperature)[target] for each token, never holding more than one chunk of logits.
+
+    hidden  (N, D) float   weight (V, D) float, the head   targets (N,) int64 in [0, V)
+    Returns (N,) float32, nats; gradients flow to hidden and weight.   Raises ValueError for a target out of range.
+    """
+    check_targets(targets, len(weight))
+    return TokenLogprobs.apply(hidden, weight, targets, temperature)
+
+
+def backward_logprobs(hidden, weight, targets, coefficients_of, temperature=1.0):
+    """Score tokens and back-propagate sum_n c_n log P(target_n) in one pass over the logits (6 N D V FLOPs).
+
+    coefficients_of  (logprobs (n,), slice) -> (n,): each token's c, known as soon as its log-prob is
+    Adds to weight.grad, calls hidden.backward; returns logprobs and entropy, (N,) float32 without gradient.
+    """
+    check_targets(targets, len(weight))
+    scaled, head = (hidden.detach() / temperature), weight.detach().to(hidden.dtype)
+    logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    entropy, d_hidden = torch.empty_like(logprobs), torch.empty_like(scaled)
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    for chunk in chunks_of(*hidden.shape[:1], len(weight)):
+        logits = scaled[chunk] @ head.T  # (n, V)
+        logprobs[chunk], logsumexp, entropy[chunk] = score_logits(logits, targets[chunk])
+        gradient = logits_gradient_(logits, targets[chunk], logsumexp, coefficients_of(logprobs[chunk], chunk))
+        d_hidden[chunk] = gradient @ head / temperature
+        accumulate_(weight.grad, gradient, scaled[chunk])
+    hidden.backward(d_hidden)
+    return logprobs, entropy
+
+
+def accumulate_(d_weight, d_logits, hidden):
+    """d_weight (V, D) += d_logits^T (V, n) hidden (n, D), added in fp32: bf16 partial sums drift within a few updates."""
+    if d_weight.dtype == hidden.dtype:
+        return d_weight.addmm_(d_logits.T, hidden)
+    return d_weight.add_(torch.mm(d_logits.T, hidden, out_dtype=d_weight.dtype) if hidden.is_cuda else d_logits.T @ hidden)
+
+
+def check_targets(targets, vocab_size):
+    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < vocab_size:
+        raise ValueError(f"target ids run from {targets.min()} to {targets.max()}, the head has {vocab_size} rows")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints: Hugging Face folders, in and out
+
+
+def resolve_model(name):
+    """A short name's hub id; a local folder or a hub id ("owner/name") is itself. Raises ValueError for anything else."""
+    if Path(name).is_dir() or name in MODELS.values():
+        return name
+    if name in MODELS:
+        return MODELS[name]
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name
+    raise ValueError(f"unknown model {name!r}: give a folder, a hub id (owner/name), or one of {', '.join(MODELS)}")
+
+
+def fetch_folder(name):
+    """The local folder of a model: as given, or downloaded once into the hub's cache."""
+    name = resolve_model(name)
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "tokenizer.model"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f"could not fetch {name} from the hub ({type(error).__name__}): without a network, give --model a local "
+            "folder with config.json, *.safetensors and the tokenizer's files"
+        ) from error
+
+
+def check_supported(config):
+    """Raise ValueError naming the first feature of the checkpoint that this file does not compute."""
+    refused = {
+        f"model_type {config.model_type!r} (supported: {', '.join(FAMILIES)})": config.model_type not in FAMILIES,
+        "quantised weights": getattr(config, "quantization_config", None) is not None,
+        "sliding-window attention": uses_sliding_window(config),
+        f"activation {getattr(config, 'hidden_act', None)!r}": getattr(config, "hidden_act", None) != "silu",
+    }
+    for feature, found in refused.items():
+        if found:
+            raise ValueError(f"this model is not supported: {feature}")
+    if config.rope_parameters["rope_type"] not in ROPE_TYPES:
+        raise ValueError(f"this model is not supported: rope type {config.rope_parameters['rope_type']!r}")
+
+
+def uses_sliding_window(config):
+    if config.model_type == "mistral":
+        return config.sliding_window is not None and config.sliding_window < config.max_position_embeddings
+    return "sliding_attention" in (getattr(config, "layer_types", None) or ())
+
+
+def load_model(name, dtype=torch.float32, device="cpu"):
+    """(model, tokenizer) of a folder or hub id with config.json, safetensors (sharded or not) and a tokenizer.
+
+    Strict: a missing, extra or misshapen tensor is a ValueError. Tensors are read one by one, so peak memory is one copy.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = fetch_folder(name)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json: give a Hugging Face model folder")
+    config = AutoConfig.from_pretrained(folder)
+    check_supported(config)
+    with torch.device("meta"):
+        model = CausalLM(config)
+    model.to_empty(device=device).to(dtype)
+    model.inverse_frequencies, model.rope_factor = rope_frequencies(config)  # was made on "meta"
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    fill_parameters(model, folder)
+    model.compute_dtype = dtype
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} has no tokenizer that transformers can read: copy the tokenizer's files there") from error
+    model.eos_ids = eos_ids_of(folder, config, tokenizer)
+    return model, tokenizer
+
+
+def fill_parameters(model, folder):
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} has no model*.safetensors (other formats are not read: they can carry code)")
+    missing = dict(model.named_parameters())
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as shard:
+                for key in shard.keys():
+                    if key.endswith("rotary_emb.inv_freq") or (key == "lm_head.weight" and model.config.tie_word_embeddings):
+                        continue  # constants of old checkpoints; the second name of a tied weight
+                    parameter, tensor = missing.pop(key, None), shard.get_tensor(key)
+                    if parameter is None:
+                        raise ValueError(f"{file} has {key}, which a {model.config.model_type} of this config has not")
+                    if parameter.shape != tensor.shape:
+                        shapes = f"{tuple(tensor.shape)}, the config says {tuple(parameter.shape)}"
+                        raise ValueError(f"{file}: {key} is {shapes}")
+                    parameter.data.copy_(tensor)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from error
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} tensors, the first is {next(iter(missing))}")
+
+
+def eos_ids_of(folder, config, tokenizer):
+    """Every id that ends a response: of generation_config.json, else config.json, and of the tokenizer."""
+    stated = config.eos_token_id
+    if (folder / "generation_config.json").is_file():
+        stated = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id", stated)
+    stated = [] if stated is None else stated if isinstance(stated, list) else [stated]
+    return tuple(sorted({*stated, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])}))
+
+
+def save_model(model, tokenizer, path):
+    """Write a plain Hugging Face folder that transformers and vLLM load. Weights keep their dtype."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
+    model.config.dtype = next(iter(tensors.values())).dtype
+    model.config.architectures = [{"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[model.config.model_type] + "ForCausalLM"]
+    model.config.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    generation = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": list(model.eos_ids), "pad_token_id": tokenizer.pad_token_id}
+    (path / "generation_config.json").write_text(json.dumps(generation, indent=2))
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})

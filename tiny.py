@@ -1,0 +1,131 @@
+"""The embedded small world: verifiable problems, a corpus that explains them badly, a tokenizer, a base model.
+
+A problem is a chain of arithmetic modulo 13; a solution works it step by step, pieces separated by blank lines:
+
+    Start with 7, then *4, +9. What is the result modulo 13?      7*4=3  ¶  Wait, 7*4=2  ¶  2+9=11  ¶  The answer is \\boxed{11}.
+
+Nobody labels the corpus: its authors slip. Each step is written with a wrong value with some chance, a few *hard facts*
+are usually written wrong, and only sometimes does the author notice and do the step again ("Wait, ..."), or do it another
+way ("Alternatively, ..."). A small Llama trained on that from nothing behaves like a big base model before RL: it
+solves some problems, mostly fails by one slip, rarely looks back, and knows more than it shows (pass@8 far above Avg@8).
+
+1. 70 % of the documents hold the question, rendered by the chat template; 30 % are BOS, solution, EOS, so that P(y) with
+   the prompt removed is a distribution the model was trained on, as it is for a model pre-trained on the web.
+2. The corpus has longer chains than RL trains on, so `test_long.jsonl` asks for generalisation and not for a miracle.
+3. What is built is a plain Hugging Face folder, used by every other file exactly as a downloaded model would be.
+
+    python tiny.py         # builds the world once (about 90 seconds on one core), then shows it
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+import reward
+from model import CausalLM, load_model, save_model
+
+PAD, BOS, EOS, USER, ASSISTANT = "<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that decides what is built. Chances are probabilities in [0, 1]; steps are (fewest, most) per chain."""
+
+    modulus: int = 13
+    steps: tuple[int, int] = (3, 5)  # train.jsonl and test.jsonl
+    long_steps: tuple[int, int] = (6, 8)  # test_long.jsonl; the corpus has both ranges
+    train_problems: int = 4096
+    test_problems: int = 256  # in each test file
+    hard_share: float = 0.2  # of facts that authors usually get wrong, all in the same way
+    hard_slip: float = 0.6
+    easy_slip: float = 0.05  # any other fact, off by one
+    notice: float = 0.25  # a slip is looked at again
+    doubt: float = 0.01  # a right step is looked at again
+    another_way: float = 0.25  # of second looks start with "Alternatively" and go another way
+    unprompted: float = 0.3  # documents without their question
+    tokens: int = 3_000_000  # training tokens, padding not counted
+    batch_tokens: int = 4096
+    learning_rate: float = 4e-3
+    width: int = 96
+    layers: int = 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Problems and the corpus that explains them
+
+
+def make_facts(world, rng):
+    """Every single step: (a, operator, b) -> (right value, the value a slip gives, chance of a slip)."""
+    facts = {}
+    for a in range(world.modulus):
+        for b in range(1, world.modulus):
+            for operator, compute in OPERATORS.items():
+                right = compute(a, b) % world.modulus
+                if rng.random() < world.hard_share:
+                    wrong, slip = (right + rng.randrange(1, world.modulus)) % world.modulus, world.hard_slip
+                else:
+                    wrong, slip = (right + rng.choice((-1, 1))) % world.modulus, world.easy_slip
+                facts[a, operator, b] = right, wrong, slip
+    return facts
+
+
+def another_way(a, operator, b, modulus):
+    """The same step done differently: factors swapped, or the complement added instead of subtracted and vice versa."""
+    if operator == "*":
+        return (b, "*", a) if a else (a, "*", b)  # facts have no zero on the right
+    return a, "-" if operator == "+" else "+", modulus - b
+
+
+def make_chain(world, steps, rng):
+    """(start, ((operator, number), ...)) with steps[0] to steps[1] operations."""
+    operations = [(rng.choice("+-*"), rng.randrange(1, world.modulus)) for _ in range(rng.randint(*steps))]
+    return rng.randrange(world.modulus), tuple(operations)
+
+
+def question(chain, modulus):
+    start, operations = chain
+    return f"Start with {start}, then {', '.join(f'{o}{b}' for o, b in operations)}. What is the result modulo {modulus}?"
+
+
+def solve(chain, modulus):
+    value, operations = chain
+    for operator, b in operations:
+        value = OPERATORS[operator](value, b) % modulus
+    return value
+
+
+def write_solution(chain, facts, world, rng):
+    """What one author writes: slips included, second thoughts included. The last value written for a step counts."""
+    value, operations = chain
+    pieces = []
+    for operator, b in operations:
+        step, opening = (value, operator, b), ""
+        while True:
+            right, wrong, slip = facts[step]
+            value = wrong if rng.random() < slip else right
+            pieces.append(f"{opening}{step[0]}{step[1]}{step[2]}={value}")
+            if rng.random() >= (world.doubt if value == right else world.notice):
+                break
+            if rng.random() < world.another_way:
+                step, opening = another_way(*step, world.modulus), "Alternatively, "
+            else:
+                opening = "Wait, "
+    return "\n\n".join([*pieces, f"The answer is \\boxed{{{value}}}."])
