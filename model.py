@@ -427,15 +427,27 @@ def check_targets(targets, vocab_size):
 # Checkpoints: Hugging Face folders, in and out
 
 
+def best_device():
+    """Where and how to sample by default: bf16 on CUDA, fp32 on the CPU. Keywords of `load_model`."""
+    return {"dtype": torch.bfloat16, "device": "cuda"} if torch.cuda.is_available() else {"dtype": torch.float32, "device": "cpu"}
+
+
 def resolve_model(name):
-    """A short name's hub id; a local folder or a hub id ("owner/name") is itself. Raises ValueError for anything else."""
+    """A short name's hub id; a local folder or a hub id ("owner/name") is itself; "tiny" is built once and cached.
+
+    Raises ValueError for anything else.
+    """
+    if name == "tiny":
+        from tiny import build  # the embedded world is made by a file that itself needs this one
+
+        return build()
     if Path(name).is_dir() or name in MODELS.values():
         return name
     if name in MODELS:
         return MODELS[name]
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
-    raise ValueError(f"unknown model {name!r}: give a folder, a hub id (owner/name), or one of {', '.join(MODELS)}")
+    raise ValueError(f"unknown model {name!r}: give a folder, a hub id (owner/name), tiny, or one of {', '.join(MODELS)}")
 
 
 def fetch_folder(name):

@@ -129,3 +129,80 @@ def write_solution(chain, facts, world, rng):
             else:
                 opening = "Wait, "
     return "\n\n".join([*pieces, f"The answer is \\boxed{{{value}}}."])
+
+
+def make_document(problem, solution):
+    """The exact text a trained chat would be; `problem` None gives BOS, solution, EOS."""
+    return f"{BOS}{USER}{problem}{ASSISTANT}{solution}{EOS}" if problem else f"{BOS}{solution}{EOS}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizer and base model
+
+
+def make_tokenizer(modulus):
+    """One token per number, operator or set phrase. Every character of a text lies in exactly one token, blank lines
+    too, so decoding is plain joining and gives the text back; text from outside the world becomes <pad>, the unknown.
+    """
+    phrases = ["Start with ", ", then ", ", ", f". What is the result modulo {modulus}?", "\n\n", "Wait, ",
+               "Alternatively, ", "The answer is \\boxed{", "}.", "=", *OPERATORS]
+    words = [*phrases, *(str(number) for number in range(modulus))]
+    vocabulary = {word: index for index, word in enumerate([PAD, BOS, EOS, USER, ASSISTANT, *words])}
+    # Longest first: an alternation takes the first branch that fits, and "12" must not become "1", "2".
+    pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=PAD,
+        additional_special_tokens=[USER, ASSISTANT], chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False,
+    )
+
+
+def make_model(world, tokenizer, generator):
+    """A Llama of about 0.3 million parameters with random weights."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=world.width, num_hidden_layers=world.layers, intermediate_size=256,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )
+    model = CausalLM(config)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:  # norms keep their ones
+            torch.nn.init.normal_(parameter, std=0.02, generator=generator)  # std as in GPT-2
+    return model
+
+
+def make_batches(rows, batch_tokens, rng):
+    """Lists of rows of similar length, each of about `batch_tokens` tokens, in random order."""
+    rows = sorted(rows, key=lambda row: (len(row), rng.random()))
+    batches, batch = [], []
+    for row in rows:
+        if (len(batch) + 1) * len(row) > batch_tokens:
+            batches.append(batch)
+            batch = []
+        batch.append(row)
+    batches.append(batch)
+    rng.shuffle(batches)
+    return batches
+
+
+def pretrain(model, batches, pad_id, learning_rate, quiet):
+    """Next-token prediction over every token; AdamW, 5 % warm-up, then a straight line to 0."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    warm_up = max(1, len(batches) // 20)
+    bar = tqdm(batches, desc="pre-training the tiny base", disable=quiet, leave=False)
+    for step, batch in enumerate(bar):
+        longest = max(len(row) for row in batch)
+        ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in batch])  # (B, T)
+        hidden = model(ids[:, :-1])  # (B, T-1, D); causal, so padding on the right changes nothing before it
+        logits = model.lm_head(hidden).flatten(0, 1)  # (B*(T-1), V)
+        loss = F.cross_entropy(logits, ids[:, 1:].flatten(), ignore_index=pad_id)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min((step + 1) / warm_up, (len(batches) - step) / len(batches))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 0:  # a number to watch, not worth a device sync each step
+            bar.set_postfix(loss=f"{loss.item():.3f} nats/token")

@@ -1,0 +1,400 @@
+"""The objectives: which rows of a rollout are pushed, in which space, and the gradient of one update.
+
+    post-train space   log P(y | x) = sum_t log P(y_t | x, y_<t)      the response after its prompt: standard RL
+    pre-train space    log P(y)     = sum_t log P(y_t | s, y_<t)      the prompt removed: one start token s, positions from 0
+
+    A      = r - mean(r)   or   (r - mean(r)) / (std(r) + 1e-6)       per group of G responses to one prompt
+    loss   = - coef / N * sum_t min(ratio_t A, clip(ratio_t) A)       over the kept rows; ratio = exp(logprob - old logprob)
+    NSR    keeps the rows with A < 0, PSR those with A > 0, GRPO all  (negative / positive sample reinforcement)
+
+1. N counts the kept response tokens of the WHOLE update, before it is cut into micro-batches (and over all processes),
+   so the gradient does not depend on the cut. Rows with A = 0 count in N but are not computed: they add nothing.
+2. One update per rollout is strictly on-policy: old = logprob.detach(), the ratio is exactly 1, the gradient A grad log P.
+   No second scoring pass is made. With several updates per rollout the caller passes `old_logprobs`.
+3. A group whose rewards are all equal has A = 0: an all-wrong group is NOT negative. `is_negative` is the one definition.
+
+Shapes: P prompts, G group size, B = P*G rows, R response tokens, N packed tokens, V vocabulary, D width.
+
+    python prerl.py                                  # one update lowers log P(y) of a wrong response
+    python prerl.py --model tiny                     # gradient alignment of the two spaces, printed and plotted
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from model import backward_logprobs, token_logprobs
+
+STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
+DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
+PACK_TOKENS = {"cpu": 4096, "cuda": 16384}  # tokens of one forward and backward when no budget is given
+POSITION_BINS = (0, 1, 4, 16, 64, 256)  # first response token of each bin in `gradient_alignment`
+
+
+@dataclass(frozen=True)
+class Objective:
+    space: str  # "conditional" (post-train) or "marginal" (pre-train)
+    samples: str  # "all", "negative" or "positive"
+    scale_std: bool  # divide the advantage by the group's std
+    coef: float  # AdamW cancels it, but for gradient clipping and its epsilon; 0.01 is the authors' value
+
+
+# The rows of the paper's ablation. DSRL is NSR-PreRL for `prerl_steps` updates, then GRPO; joint is both at once.
+OBJECTIVES = {
+    "grpo": Objective("conditional", "all", True, 1.0),
+    "nsr-rl": Objective("conditional", "negative", True, 1.0),
+    "psr-rl": Objective("conditional", "positive", True, 1.0),
+    "prerl": Objective("marginal", "all", False, 0.01),
+    "nsr-prerl": Objective("marginal", "negative", False, 0.01),
+    "psr-prerl": Objective("marginal", "positive", False, 0.01),
+}
+
+
+def start_token_of(tokenizer, vocab_size):
+    """s: the one token that stands in for the prompt. BOS, else the first token of the chat template, else EOS.
+
+    Raises ValueError if there is none or it lies outside the model's vocabulary.
+    """
+    token = tokenizer.bos_token_id
+    if token is None and tokenizer.chat_template:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        token = tokenizer(text, add_special_tokens=False).input_ids[0]
+    if token is None:
+        token = tokenizer.eos_token_id
+    return check_start_token(token, vocab_size)
+
+
+def check_start_token(token, vocab_size):
+    if token is None or not 0 <= token < vocab_size:
+        raise ValueError(f"start token {token} is not in the vocabulary of {vocab_size}: give --start-token an id")
+    return token
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Advantages and rows
+
+
+def group_advantages(rewards, scale_std):
+    """(P, G) rewards in [0, 1] -> (P, G) advantages: r - mean of the group, divided by its unbiased std if scale_std."""
+    if not bool(((rewards >= 0) & (rewards <= 1)).all()):  # NaN fails both comparisons
+        raise ValueError(f"rewards must lie in [0, 1], found {rewards.min()} to {rewards.max()}")
+    if rewards.shape[1] < 2:
+        raise ValueError(f"group size {rewards.shape[1]}: a group of one has no siblings to compare with; take 2 or more")
+    centred = rewards - rewards.mean(1, keepdim=True)
+    # a group of equal rewards is exactly 0 even where their mean is rounded
+    centred = centred.masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)
+    return centred / (rewards.std(1, keepdim=True) + STD_EPSILON) if scale_std else centred
+
+
+def is_negative(advantages):
+    """The rows that NSR pushes down: worse than their siblings. The one definition in this project."""
+    return advantages < 0
+
+
+def kept_rows(advantages, samples):
+    """(B,) bool: the rows of an objective; they make up the denominator N."""
+    if samples not in ("all", "negative", "positive"):
+        raise ValueError(f"samples {samples!r}: legal are all, negative, positive")
+    if samples == "all":
+        return torch.ones_like(advantages, dtype=torch.bool)
+    return is_negative(advantages) if samples == "negative" else advantages > 0
+
+
+def loss_mask(rollout, mask_eos=False, skip_first=0):
+    """(B, R) bool: the response tokens that carry loss. Ablations: leave out EOS, or the first tokens of y."""
+    mask = rollout.response_mask.clone()
+    mask[:, :skip_first] = False
+    if mask_eos:
+        ends = rollout.response_mask.sum(1) - 1
+        mask[torch.arange(len(ends), device=ends.device), ends] &= ~rollout.finished
+    return mask
+
+
+def clipped_surrogate(logprobs, old_logprobs, advantages, clip_low, clip_high):
+    """PPO's min(ratio A, clip(ratio, 1 - low, 1 + high) A), not below DUAL_CLIP * A for A < 0; elementwise, to be maximised."""
+    ratio = (logprobs - old_logprobs).exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    return torch.where(advantages < 0, surrogate.maximum(DUAL_CLIP * advantages), surrogate)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scoring responses in either space
+
+
+def contexts_of(rollout, space, start_token_id, vocab_size):
+    """What precedes each response: its prompt without padding, or the start token alone. A list of B (L,) tensors."""
+    if space == "conditional":
+        return [ids[mask] for ids, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)]
+    if space != "marginal":
+        raise ValueError(f"space {space!r}: legal are marginal, conditional")
+    check_start_token(start_token_id, vocab_size)
+    return [rollout.response_ids.new_tensor([start_token_id])] * len(rollout.response_ids)
+
+
+def check_mask(response_mask):
+    """Rows must be non-empty and right-padded: True up to the end of the response, False after it."""
+    if not bool(response_mask[:, 0].all()):
+        raise ValueError(f"row {int((~response_mask[:, 0]).nonzero()[0])} has no response token")
+    if bool((response_mask[:, 1:] & ~response_mask[:, :-1]).any()):
+        raise ValueError("response_mask has holes: it must be True up to the end of each response and False after it")
+
+
+def packs(rows, contexts, lengths, budget):
+    """Cut rows into lists whose tokens fit the budget (a longer row is a list of its own). No padding: nothing is wasted."""
+    pack, used = [], 0
+    for row in rows:
+        tokens = len(contexts[row]) + lengths[row] - 1  # the last response token is predicted, never fed
+        if pack and used + tokens > budget:
+            yield pack
+            pack, used = [], 0
+        pack.append(row)
+        used += tokens
+    if pack:
+        yield pack
+
+
+def predicting_hidden(model, contexts, response_ids, lengths, pack):
+    """Run a pack of rows; return the hidden states (N, D) that predict their response tokens, and the tokens fed."""
+    rows = [torch.cat([contexts[row], response_ids[row, : lengths[row] - 1]]) for row in pack]
+    hidden = model(torch.cat(rows)[None], row_lengths=[len(row) for row in rows])[0]  # (tokens fed, D)
+    predicting = torch.cat([torch.arange(len(ids), device=hidden.device) >= len(contexts[row]) - 1 for row, ids in zip(pack, rows, strict=True)])
+    return hidden[predicting], len(predicting)
+
+
+def response_logprobs(model, contexts, response_ids, response_mask, temperature, micro_batch_tokens):
+    check_mask(response_mask)
+    lengths = response_mask.sum(1).tolist()
+    budget = micro_batch_tokens or PACK_TOKENS[response_ids.device.type]
+    scored = []
+    for pack in packs(range(len(lengths)), contexts, lengths, budget):
+        hidden, _ = predicting_hidden(model, contexts, response_ids, lengths, pack)
+        scored.append(token_logprobs(hidden, model.lm_head.weight, response_ids[pack][response_mask[pack]], temperature))
+    logprobs = torch.zeros(response_mask.shape, device=response_ids.device)
+    return logprobs.masked_scatter(response_mask, torch.cat(scored))  # (B, R)
+
+
+def conditional_logprobs(model, rollout, *, temperature=1.0, micro_batch_tokens=None):
+    """log P(y_t | x, y_<t): each response after its prompt. (B, R) float32, nats, 0 where the mask is False; carries gradient."""
+    contexts = contexts_of(rollout, "conditional", None, None)
+    return response_logprobs(model, contexts, rollout.response_ids, rollout.response_mask, temperature, micro_batch_tokens)
+
+
+def marginal_logprobs(model, response_ids, response_mask, start_token_id, *, temperature=1.0, micro_batch_tokens=None):
+    """log P(y_t | s, y_<t): the response scored with the prompt removed (PreRL, arXiv 2604.14142).
+
+    response_ids   (B, R) int64   right-padded, EOS included
+    response_mask  (B, R) bool    True on sampled tokens, EOS included
+    start_token_id int            s, the one token that stands in for the prompt
+    Returns        (B, R) float32 nats, 0 where the mask is False; carries gradient
+    Raises         ValueError     if a row is empty or its mask has holes, or s is not in the vocabulary
+    """
+    check_start_token(start_token_id, model.config.vocab_size)
+    contexts = [response_ids.new_tensor([start_token_id])] * len(response_ids)
+    return response_logprobs(model, contexts, response_ids, response_mask, temperature, micro_batch_tokens)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The gradient of one update
+
+
+def policy_gradient(
+    model, rollout, advantages, *, space="marginal", samples="negative", start_token_id=None, coef=1.0, micro_batch_tokens=None,
+    temperature=1.0, old_logprobs=None, clip_low=0.2, clip_high=0.2, token_mask=None,
+):  # fmt: skip
+    """Add to .grad the gradient of one update's loss (formula in the header); return the update's metrics.
+
+    advantages    (B,) float          old_logprobs  (B, R) of the weights that sampled, in this space; None: on-policy
+    token_mask    (B, R) bool, the tokens that carry loss; default: the whole response, EOS included
+    Returns a dict of floats, summed or averaged over all processes: loss; tokens (N, the denominator); rows_trained and
+    tokens_trained (those computed); tokens_forward (fed through the model); logprob and entropy (means over the trained
+    tokens, nats); clip_fraction; sampler_gap (mean |logprob - the sampler's|, conditional space only).
+    """
+    check_mask(rollout.response_mask)
+    contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
+    token_mask = rollout.response_mask if token_mask is None else token_mask & rollout.response_mask
+    kept = kept_rows(advantages, samples)
+    num_tokens = all_sum(token_mask[kept].sum().double()).item()
+    lengths = rollout.response_mask.sum(1).tolist()
+    rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
+    budget = micro_batch_tokens or PACK_TOKENS[rollout.response_ids.device.type]
+    sums = torch.zeros(8, dtype=torch.float64, device=advantages.device)
+    for pack in packs(rows, contexts, lengths, budget):
+        hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)
+        mask, response_mask = token_mask[pack], rollout.response_mask[pack]
+        hidden = hidden[mask[response_mask]]  # only tokens that carry loss enter the head
+        advantage = advantages[pack][:, None].expand_as(mask)[mask]  # (n,)
+        old = None if old_logprobs is None else old_logprobs[pack][mask]
+
+        def loss_of(logprobs, chunk, advantage=advantage, old=old):
+            reference = logprobs.detach() if old is None else old[chunk]
+            return -coef / num_tokens * clipped_surrogate(logprobs, reference, advantage[chunk], clip_low, clip_high)
+
+        def coefficients_of(logprobs, chunk, loss_of=loss_of):  # d loss / d logprob of each token
+            with torch.enable_grad():
+                leaf = logprobs.detach().requires_grad_()
+                return torch.autograd.grad(loss_of(leaf, chunk).sum(), leaf)[0]
+
+        targets = rollout.response_ids[pack][mask]
+        logprobs, entropy = backward_logprobs(hidden, model.lm_head.weight, targets, coefficients_of, temperature)
+        ratio = torch.ones_like(logprobs) if old is None else (logprobs - old).exp()
+        outside = ((ratio > 1 + clip_high) & (advantage > 0)) | ((ratio < 1 - clip_low) & (advantage < 0))
+        gap = (logprobs - rollout.logprobs[pack][mask]).abs()
+        values = (loss_of(logprobs, slice(None)), logprobs, entropy, outside, gap)
+        sums[:5] += torch.stack([value.double().sum() for value in values])
+        sums[5:] += torch.tensor([len(pack), len(targets), fed], device=sums.device)
+    return update_metrics(all_sum(sums).tolist(), num_tokens, space)
+
+
+def update_metrics(sums, num_tokens, space):
+    loss, logprob, entropy, outside, gap, rows, trained, fed = sums
+    metrics = {"loss": loss, "tokens": num_tokens, "rows_trained": rows, "tokens_trained": trained, "tokens_forward": fed}
+    if trained:
+        metrics |= {"logprob": logprob / trained, "entropy": entropy / trained, "clip_fraction": outside / trained}
+        if space == "conditional":
+            metrics["sampler_gap"] = gap / trained
+    return metrics
+
+
+def all_sum(tensor):
+    """Sum over all processes; the tensor itself where there is one."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Claim 1 of the paper: both spaces pull the weights the same way
+
+
+def mean_logprob_gradient(model, rollout, space, start_token_id, token_mask, micro_batch_tokens):
+    """Gradient of the mean log-prob over the tokens of token_mask: {parameter name: tensor}. Leaves .grad as it was."""
+    before = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = None
+    ones = torch.ones(len(rollout.response_ids), device=rollout.response_ids.device)
+    options = dict(start_token_id=start_token_id, micro_batch_tokens=micro_batch_tokens, token_mask=token_mask)
+    policy_gradient(model, rollout, ones, space=space, samples="all", coef=-1.0, **options)
+    gradient = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    for name, parameter in model.named_parameters():
+        parameter.grad = before[name]
+    return gradient
+
+
+def cosine(first, second, names):
+    """Cosine of the angle between two gradients, over the named parameters together."""
+    products = [(first[n].double() * second[n]).sum() for n in names]
+    norms = [sum(g[n].double().square().sum() for n in names).sqrt() for g in (first, second)]
+    return float(sum(products) / (norms[0] * norms[1]).clamp_min(1e-30))
+
+
+def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None):
+    """cos(grad log P(y), grad log P(y | x)) of one rollout (claim 1 of arXiv 2604.14142).
+
+    Returns {"whole_model": float, "layers": {name: float}, "positions": {"4-15": float, ...}}: over all weights, per layer
+    (embedding and head by name), and with only the response tokens of one range of positions in both gradients.
+    """
+    both = ("marginal", "conditional")
+    gradients = [mean_logprob_gradient(model, rollout, s, start_token_id, None, micro_batch_tokens) for s in both]
+    groups = {}
+    for name in gradients[0]:
+        group = name.split(".")[2] if ".layers." in name else name.removeprefix("model.").removesuffix(".weight")
+        groups.setdefault(f"layer {group}" if group.isdigit() else group, []).append(name)
+    layers = {group: cosine(*gradients, names) for group, names in groups.items()}
+    result = {"whole_model": cosine(*gradients, list(gradients[0])), "layers": layers, "positions": {}}
+    width = rollout.response_mask.shape[1]
+    for first, end in zip(POSITION_BINS, (*POSITION_BINS[1:], width), strict=True):
+        mask = rollout.response_mask.clone()
+        mask[:, :first] = False
+        mask[:, end:] = False
+        if first < width and mask.any():
+            pair = [mean_logprob_gradient(model, rollout, s, start_token_id, mask, micro_batch_tokens) for s in both]
+            last = min(end, width) - 1
+            result["positions"][str(first) if first == last else f"{first}-{last}"] = cosine(*pair, list(pair[0]))
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Use from the shell
+
+
+def self_check():
+    """One NSR-PreRL update on a random model: log P(y) of the wrong response falls; the right one is not computed."""
+    from transformers import LlamaConfig
+
+    from model import CausalLM
+    from rollout import generate
+
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    model = CausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64))
+    rollout = generate(model, [[3, 4, 5]], group_size=2, max_new_tokens=12, eos_ids=(1,), seed=0)
+    advantages = group_advantages(torch.tensor([[1.0, 0.0]]), scale_std=False).view(-1)
+    score = lambda: marginal_logprobs(model, rollout.response_ids, rollout.response_mask, start_token_id=2).detach()  # noqa: E731
+    before = score()
+    metrics = policy_gradient(model, rollout, advantages, space="marginal", samples="negative", start_token_id=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.grad
+    after = score()
+    for row, kind in enumerate(("right", "wrong")):
+        print(f"{kind} response: log P(y) {before[row].sum():8.3f} -> {after[row].sum():8.3f} nats")
+    assert metrics["rows_trained"] == 1 and after[1].sum() < before[1].sum(), "the wrong response was not pushed down"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Gradient alignment of log P(y) and log P(y | x); without --model a self-check.")
+    parser.add_argument("--model", help="tiny, a folder, a short name or a hub id")
+    parser.add_argument("--data", help="problems; default: those of the tiny world")
+    parser.add_argument("--prompts", type=int, default=16, help="prompts, 4 responses each")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="tokens")
+    parser.add_argument("--plot", default="alignment.png", help="file of the plot")
+    args = parser.parse_args(argv)
+    if args.model is None:
+        return self_check()
+    try:
+        alignment = measure_alignment(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"cos(grad log P(y), grad log P(y | x)): whole model {alignment['whole_model']:.4f}")
+    for part in ("layers", "positions"):
+        print("\n".join(f"  {part:9} {name:>14} {value:8.4f}" for name, value in alignment[part].items()))
+    plot_alignment(alignment, args.plot)
+
+
+def measure_alignment(args):
+    from eval import encode_prompt, load_problems
+    from model import best_device, load_model
+    from rollout import generate
+
+    model, tokenizer = load_model(args.model, **best_device())
+    problems = load_problems(args.data or args.model, limit=args.prompts)
+    prompts = [encode_prompt(tokenizer, problem) for problem in problems]
+    options = dict(group_size=4, max_new_tokens=args.max_new_tokens, eos_ids=model.eos_ids, progress="sampling")
+    rollout = generate(model, prompts, **options)
+    return gradient_alignment(model, rollout, start_token_of(tokenizer, model.config.vocab_size))
+
+
+def plot_alignment(alignment, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    for axis, part, label in zip(axes, ("layers", "positions"), ("part of the model", "response tokens"), strict=True):
+        axis.plot(list(alignment[part]), list(alignment[part].values()), "o-")
+        axis.axhline(0, color="grey", linewidth=0.5)
+        axis.set(xlabel=label, ylabel="cosine" if part == "layers" else None)
+        axis.tick_params(axis="x", rotation=60)
+    figure.suptitle(f"cos(grad log P(y), grad log P(y|x)), whole model {alignment['whole_model']:.3f}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
