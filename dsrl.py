@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 import run
 from eval import count_thoughts, encode_prompt, evaluate, grade_all, load_problems
-from model import best_device, load_model, resolve_model
+from model import load_model
 from prerl import (
     OBJECTIVES,
     check_start_token,
@@ -365,16 +365,13 @@ ALIASES = {  # spellings people type from habit
 
 def load_data(config, tokenizer):
     """(training problems, evaluation problems), each with its "prompt_ids"; says what was left out and held out."""
-    if config.data == "tiny":
-        folder = Path(resolve_model("tiny"))
-        problems, held_out = load_problems(str(folder / "train.jsonl")), load_problems(str(config.eval_data or folder / "test.jsonl"))
+    splits = config.data in ("tiny", "math")  # those that come with a training and a test set
+    problems = load_problems(config.data, split="train" if splits else None)
+    if config.eval_data or splits:
+        held_out = load_problems(config.eval_data or {"tiny": "tiny", "math": "math500"}[config.data])
     else:
-        problems = load_problems(config.data, split="train" if config.data == "math" else None)
-        eval_data = config.eval_data or ("math500" if config.data == "math" else None)
-        held_out = load_problems(eval_data) if eval_data else problems[-config.eval_problems :]
-        if not eval_data:
-            problems = problems[: -config.eval_problems]
-            print(f"the last {len(held_out)} problems of {config.data} are held out for evaluation (--eval-data gives others)")
+        held_out, problems = problems[-config.eval_problems :], problems[: -config.eval_problems]
+        print(f"the last {len(held_out)} problems of {config.data} are held out for evaluation (--eval-data gives others)")
     held_out = held_out[: config.eval_problems]
     problems = [{**problem, "prompt_ids": encode_prompt(tokenizer, problem)} for problem in problems]
     short = [problem for problem in problems if len(problem["prompt_ids"]) <= config.max_prompt_tokens]

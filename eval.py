@@ -33,12 +33,12 @@ import sys
 import time
 import urllib.request
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from model import load_model, resolve_model
+from model import best_device, load_model, resolve_model
 from reward import equal, extract_answer
 from rollout import generate
 
@@ -152,6 +152,7 @@ def bbh_folder():
 
 def find_files(name, split):
     """name (local path, benchmark, "bbh/TASK", or hub OWNER/NAME[:CONFIG]) -> (files, Task or None)."""
+    name = resolve_model(name) if name == "tiny" else name  # the tiny world's folder holds its problems too
     path, (short, _, part) = Path(name), str(name).partition("/")
     if path.is_dir():
         one = [path / f"{split or 'test'}{suffix}" for suffix in SUFFIXES]
@@ -316,3 +317,259 @@ def encode_prompt(tokenizer, problem, template="chat", max_prompt_tokens=None):
             question = f"Question: {question}\nAnswer:"
         ids = tokenizer(f"{system}\n\n{question}" if system else question).input_ids
     return ids[-max_prompt_tokens:] if max_prompt_tokens else ids
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Grading
+
+
+def option_of(response, num_options=len(LETTERS)):
+    """The letter a response chooses, or None: the last "answer is (X)" or "Answer: X", the last box, the last lone letter."""
+    legal = LETTERS[:num_options]
+    stated = re.findall(rf"answer(?: is|:)\**\s*\**\(?([{legal}])\b", response, flags=re.IGNORECASE)
+    boxed = re.fullmatch(rf"(?:\\text\{{)?\(?([{legal}])\)?\.?\}}?", (extract_answer(response) or "").strip())
+    lone = re.findall(rf"(?<![\w'])\(?([{legal}])\)?(?![\w'])", response)
+    found = stated[-1:] or (list(boxed.groups()) if boxed else []) or lone[-1:]
+    return found[0].upper() if found else None
+
+
+def stated_answer(response):
+    """What follows the last "answer is", to the end of its sentence, as BBH's own few-shot evaluation takes it; or None."""
+    _, cue, tail = response.rpartition("answer is ")
+    if not cue:
+        return extract_answer(response)
+    return tail.split("\n")[0].strip().removesuffix(".").strip()
+
+
+def same_text(predicted, answer):
+    """Exact match but for case, quotes, the brackets around an option's letter, and the spacing of words and brackets."""
+    def plain(text):
+        text = re.sub(r"\s+", " ", text.strip().strip("\"'*").lower())
+        option = re.match(r"\(([a-z])\)", text) or re.fullmatch(r"([a-z])", text)
+        return option.group(1) if option else text
+
+    return plain(predicted) == plain(answer) or predicted.split() == answer.split()
+
+
+def answer_in(problem, response):
+    """The answer that `grade` looks at, or None: also what majority@k votes with."""
+    if problem["kind"] == "choice":
+        return option_of(response, len(problem["options"]))
+    if problem["kind"] == "bbh":
+        return stated_answer(response)
+    return extract_answer(response, loose=True)
+
+
+def as_number(text):
+    """The number a short answer is, "1.2e-3" and "6 \\times 10^{-4}" included, or None."""
+    text = re.sub(r"\\(?:times|cdot)\s*10\^\{?(-?\d+)\}?", r"e\1", text.replace(",", "").replace("$", ""))
+    match = re.match(r"\s*(-?\d*\.?\d+(?:\s*e[-+]?\d+)?)", text)
+    return float(match.group(1).replace(" ", "")) if match and match.end() == len(text.rstrip()) else None
+
+
+def grade(problem, response):
+    """1.0 if the response answers the problem in the standard way of its kind (table in the header), else 0.0."""
+    predicted, answer = answer_in(problem, response), problem["answer"]
+    if predicted is None:
+        return 0.0
+    if problem["kind"] == "choice":
+        return float(predicted == answer.strip("() "))
+    if problem["kind"] == "bbh":
+        return float(same_text(predicted, answer))
+    tolerance = problem.get("error")
+    if problem["kind"] == "minerva" and (gold := as_number(answer)) is not None:
+        tolerance = 0.01 * abs(gold)
+    if tolerance and (gold := as_number(answer)) is not None and (value := as_number(predicted)) is not None:
+        return float(abs(value - gold) <= tolerance)
+    return float(equal(predicted, answer))
+
+
+def grade_all(problems, responses):
+    """`grade` of each pair."""
+    return [grade(problem, response) for problem, response in zip(problems, responses, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def avg_at_k(correct):
+    """(N, k) grades -> their mean, in [0, 1]."""
+    return float(torch.as_tensor(correct, dtype=torch.float64).mean())
+
+
+def standard_error(correct):
+    """Standard error of avg_at_k over problems: std of the N problem means / sqrt(N); 0 for one problem."""
+    means = torch.as_tensor(correct, dtype=torch.float64).mean(1)
+    return float(means.std() / math.sqrt(len(means))) if len(means) > 1 else 0.0
+
+
+def pass_at_k(n, c, k):
+    """Chance that k of n responses, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374)."""
+    if not 1 <= k <= n or not 0 <= c <= n:
+        raise ValueError(f"pass@{k} of {n} responses with {c} right: needs 1 <= k <= n and 0 <= c <= n")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def majority(problem, answers, grades):
+    """Grade of the answer that most responses give; no answer does not vote; the first seen wins a tie."""
+    groups = []  # [answer, votes, grade]
+    for answer, value in zip(answers, grades, strict=True):
+        if answer is None:
+            continue
+        same = same_text if problem["kind"] in ("choice", "bbh") else equal
+        group = next((group for group in groups if same(answer, group[0])), None)
+        if group is None:
+            groups.append([answer, 1, value])
+        else:
+            group[1] += 1
+    return max(groups, key=lambda group: group[1])[2] if groups else 0.0
+
+
+REFLECTION = ("verify", "make sure", "hold on", "think again", "'s correct", "'s incorrect", "let me check", "seems right")
+TRANSITION = ("think differently", *(f"another {word}" for word in
+              ("way", "approach", "method", "solution", "strategy", "technique")))
+
+
+def count_thoughts(text):
+    """Pieces between blank lines that reflect, change course, or just execute: the SEAL rule (arXiv 2504.07986)."""
+    counts = {"reflection": 0, "transition": 0, "execution": 0}
+    for piece in re.split(r"\n\s*\n", text.lower()):
+        piece = piece.strip()
+        if piece.startswith("wait") or any(phrase in piece for phrase in REFLECTION):
+            counts["reflection"] += 1
+        elif piece.startswith("alternatively") or any(phrase in piece for phrase in TRANSITION):
+            counts["transition"] += 1
+        elif piece:
+            counts["execution"] += 1
+    return counts
+
+
+def thought_summary(rows):
+    """Per kind of thought: per response, share of responses with one, per 1,000 tokens, and per right / wrong response."""
+    def mean(values):
+        return statistics.fmean(values) if values else 0.0
+
+    summary = {}
+    for name in ("reflection", "transition"):
+        counts = [row[name] for row in rows]
+        summary[name] = {
+            "per_response": mean(counts),
+            "share": mean([count > 0 for count in counts]),
+            "per_1000_tokens": 1000 * sum(counts) / max(1, sum(row["tokens"] for row in rows)),
+            "per_right": mean([row[name] for row in rows if row["correct"]]),
+            "per_wrong": mean([row[name] for row in rows if not row["correct"]]),
+        }
+    return summary
+
+
+def summarize(problems, rows, k):
+    """All figures of n problems x k rows (the k rows of a problem adjacent)."""
+    correct = [[row["correct"] for row in rows[i : i + k]] for i in range(0, len(rows), k)]
+    votes = [majority(problem, [row["answer"] for row in rows[i * k : i * k + k]], correct[i]) for i, problem in enumerate(problems)]
+    ks = sorted({2**power for power in range(k.bit_length()) if 2**power <= k} | {k})
+    return {
+        "problems": len(problems), "k": k,
+        "avg_at_k": avg_at_k(correct), "avg_at_k_se": standard_error(correct),
+        "pass_at_k": {j: statistics.fmean(pass_at_k(k, int(sum(row)), j) for row in correct) for j in ks},
+        "majority_at_k": statistics.fmean(votes),
+        "cut": statistics.fmean(not row["finished"] for row in rows),
+        "no_answer": statistics.fmean(row["answer"] is None for row in rows),
+        "length": statistics.fmean(row["tokens"] for row in rows),
+        "thoughts": thought_summary(rows),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+
+
+def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", max_prompt_tokens=None, grade_with=grade_all, **sampling):
+    """Sample k responses for each problem, all in one `generate`, and grade them.
+
+    sampling  goes on to `rollout.generate`: temperature, top_p, top_k, seed, progress, ...
+    Returns   (summary, rows): see `summarize`; a row holds index, sample, response, answer, correct, finished, tokens, thoughts
+    """
+    if k < 1 or not problems:
+        raise ValueError(f"k = {k} responses of {len(problems)} problems: both must be at least 1")
+    prompts = [encode_prompt(tokenizer, problem, template, max_prompt_tokens) for problem in problems]
+    rollout = generate(model, prompts, group_size=k, max_new_tokens=max_new_tokens, eos_ids=model.eos_ids, tokenizer=tokenizer, **sampling)
+    texts = rollout.response_texts(tokenizer)
+    grades = grade_with([problem for problem in problems for _ in range(k)], texts)
+    tokens, finished = rollout.response_mask.sum(1).tolist(), rollout.finished.tolist()
+    rows = []
+    for i, (text, value) in enumerate(zip(texts, grades, strict=True)):
+        problem = problems[i // k]
+        rows.append({
+            "index": problem["index"], "sample": i % k, "problem": problem["problem"], "ground_truth": problem["answer"],
+            "response": text, "answer": answer_in(problem, text), "correct": value, "finished": finished[i],
+            "tokens": tokens[i], **count_thoughts(text),
+        })  # fmt: skip
+    return summarize(problems, rows, k), rows
+
+
+def report(name, summary, sampling):
+    """One block of text per task."""
+    passes = ", ".join(f"pass@{j} {value:.3f}" for j, value in summary["pass_at_k"].items())
+    thoughts = "; ".join(f"{kind} {value['per_response']:.3f} per response, {value['per_1000_tokens']:.2f} per 1,000 tokens, "
+                         f"{value['per_right']:.3f} when right, {value['per_wrong']:.3f} when wrong"
+                         for kind, value in summary["thoughts"].items())
+    return (f"{name}: Avg@{summary['k']} {summary['avg_at_k']:.4f} +- {summary['avg_at_k_se']:.4f} over {summary['problems']} problems\n"
+            f"  {passes}, majority@{summary['k']} {summary['majority_at_k']:.3f}\n"
+            f"  cut {summary['cut']:.3f}, without an answer {summary['no_answer']:.3f}, {summary['length']:.1f} tokens\n"
+            f"  {thoughts}\n  sampling: {json.dumps(sampling)}")
+
+
+def run_task(model, tokenizer, name, args, folder):
+    """Evaluate one task; write its responses; return {task: summary}."""
+    source = dict(item.split("=", 1) for item in args.data).get(name, name)
+    problems = load_problems(source, limit=args.limit)
+    task = TASKS.get(name.partition("/")[0])
+    sampling = {
+        "k": args.k or (task.k if task else 8),
+        "temperature": args.temperature if args.temperature is not None else (task.temperature if task else 1.0),
+        "max_new_tokens": args.max_new_tokens or (task.max_new_tokens if task else 1024),
+        "top_p": args.top_p, "top_k": args.top_k, "seed": args.seed, "template": args.template,
+    }  # fmt: skip
+    start = time.perf_counter()
+    summary, rows = evaluate(model, tokenizer, problems, progress=name, **sampling)
+    seconds = time.perf_counter() - start
+    with (folder / "responses.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"task": name, **row}, ensure_ascii=False) + "\n" for row in rows)
+    print(report(name, summary, sampling))
+    print(f"  {seconds:.1f} s, {sum(row['tokens'] for row in rows) / seconds:,.0f} tokens per second")
+    return {"sampling": sampling, "seconds": seconds, **summary}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Benchmarks, scored the standard way.")
+    parser.add_argument("--model", default="tiny", help="tiny, a folder, a short name or a hub id")
+    parser.add_argument("--tasks", required=True, help=f"comma-separated: {', '.join(TASKS)}, bbh/TASK, tiny, or a file")
+    parser.add_argument("--data", action="append", default=[], metavar="TASK=FILE", help="a local copy of a task's data")
+    parser.add_argument("--k", type=int, help="responses per problem (default: the task's)")
+    parser.add_argument("--limit", type=int, help="problems, the first so many")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (default: the task's)")
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=0)
+    parser.add_argument("--max-new-tokens", type=int, help="tokens (default: the task's)")
+    parser.add_argument("--template", choices=("chat", "base"), default="chat", help="base: plain text, for a base model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="out-eval", help="folder of results.json and responses.jsonl")
+    args = parser.parse_args(argv)
+    folder = Path(args.out)
+    try:
+        if (folder / "results.json").exists():
+            raise ValueError(f"{folder} holds results already: give another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        model, tokenizer = load_model(args.model, **best_device())
+        results = {name: run_task(model, tokenizer, name, args, folder) for name in args.tasks.split(",")}
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    (folder / "results.json").write_text(json.dumps({"model": args.model, "versions": versions, "tasks": results}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

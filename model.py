@@ -19,6 +19,7 @@ Shapes: B rows, T tokens of a row, N tokens of a packed batch, V vocabulary, D w
 
 import inspect
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -40,6 +41,7 @@ MODELS = {
 }
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # config.model_type; each is the class below with other switches
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that do not depend on the length of the input
+ROWS_IN_CACHE = 16  # on the CPU: so many rows of logits are read, and read again, while they are in cache
 LOGITS_PER_CHUNK = 2**27  # elements of one logits chunk: 512 MB in fp32, 256 MB in bf16; 883 tokens of Qwen's V = 151,936
 
 
@@ -329,23 +331,100 @@ def token_logprobs_reference(hidden, weight, targets, temperature=1.0):
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].float()
 
 
+@cache
+def triton_kernels():
+    """The two kernels, compiled on first use: one program a row, the row read in blocks, all arithmetic in fp32.
+
+    Matrix products stay with cuBLAS: the kernels have no tl.dot, atomics or autotuning, so Triton's interpreter runs them too.
+    """
+    global triton, tl  # lazily, because only CUDA needs them; globally, because Triton looks its names up there
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def score(logits, stride, targets, logprobs, logsumexps, entropies, V, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)  # n V passes 2^31 in a chunk of 14,000 Qwen tokens
+        logits += row * stride
+        largest, total, weighted = float("-inf"), 0.0, 0.0  # m, sum e^(z-m), sum (z-m) e^(z-m) of the blocks so far
+        for start in range(0, V, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            z = tl.load(logits + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
+            grown = tl.maximum(largest, tl.max(z, 0))
+            shift = tl.where(grown == float("-inf"), 0.0, grown)  # nothing but -inf so far: -inf - -inf is no number
+            rescale, e = tl.exp(largest - shift), tl.exp(z - shift)
+            moved = tl.where(rescale > 0, (weighted + (largest - shift) * total) * rescale, 0.0)
+            weighted = moved + tl.sum(tl.where(e > 0, (z - shift) * e, 0.0), 0)  # p log p is 0 at p = 0
+            total = total * rescale + tl.sum(e, 0)
+            largest = grown
+        logsumexp = tl.where(total == 0, float("-inf"), largest + tl.log(total))
+        target = tl.load(logits + tl.load(targets + row)).to(tl.float32)
+        tl.store(logprobs + row, tl.where(total == 0, float("-inf"), target - logsumexp))
+        tl.store(logsumexps + row, logsumexp)
+        tl.store(entropies + row, tl.where(total == 0, 0.0, tl.log(total) - weighted / total))
+
+    @triton.jit
+    def gradient(logits, stride, targets, logsumexps, coefficients, V, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)
+        logits += row * stride
+        target, logsumexp = tl.load(targets + row), tl.load(logsumexps + row)
+        dead = logsumexp == float("-inf")
+        coefficient = tl.where(dead, 0.0, tl.load(coefficients + row))
+        logsumexp = tl.where(dead, 0.0, logsumexp)
+        for start in range(0, V, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            z = tl.load(logits + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
+            onehot = tl.where(columns == target, 1.0, 0.0)
+            tl.store(logits + columns, coefficient * (onehot - tl.exp(z - logsumexp)), mask=columns < V)
+
+    return score, gradient
+
+
+def launch(kernel, logits, *tensors):
+    assert logits.stride(1) == 1, f"the kernels read rows that lie in one piece, strides are {logits.stride()}"
+    n, V = logits.shape
+    block = min(4096, triton.next_power_of_2(V))
+    kernel[(n,)](logits, logits.stride(0), *tensors, V, BLOCK=block, num_warps=8)
+
+
+def triton_score_logits(logits, targets):
+    logprobs, logsumexp, entropy = torch.empty(3, len(logits), dtype=torch.float32, device=logits.device)
+    launch(triton_kernels()[0], logits, targets, logprobs, logsumexp, entropy)
+    return logprobs, logsumexp, entropy
+
+
+def triton_logits_gradient_(logits, targets, logsumexp, coefficients):
+    launch(triton_kernels()[1], logits, targets, logsumexp, coefficients)
+    return logits
+
+
 def score_logits(logits, targets):
-    """(n, V) logits -> logprobs, logsumexp, entropy, each (n,) float32: one online pass over the logits on CUDA."""
+    """(n, V) logits -> log P(target), logsumexp, entropy, each (n,) float32, nats. A row of -inf: -inf, -inf, 0."""
     if logits.is_cuda:
         return triton_score_logits(logits, targets)
+    blocks = zip(logits.split(ROWS_IN_CACHE), targets.split(ROWS_IN_CACHE), strict=True)
+    return [torch.cat(parts) for parts in zip(*(score_rows(*block) for block in blocks), strict=True)]
+
+
+def score_rows(logits, targets):
+    logits = logits.float()
     logsumexp = logits.logsumexp(-1)
-    logprobs = logits.gather(1, targets[:, None])[:, 0] - logsumexp
-    probabilities = (logits - logsumexp[:, None]).exp_()
-    entropy = logsumexp - (probabilities.mul_(logits)).sum(-1)  # H = lse - sum p z, nats
-    return logprobs.float(), logsumexp.float(), entropy.float()
+    log_p = logits - logsumexp.masked_fill(logsumexp == -torch.inf, 0.0)[:, None]
+    logprobs = log_p.gather(1, targets[:, None])[:, 0]
+    # p log p is 0 at p = 0; fp32 has no e^-200, so the bound changes no other term
+    entropy = -(log_p.exp() * log_p.clamp_(min=-200.0)).sum(-1)
+    return logprobs, logsumexp, entropy
 
 
 def logits_gradient_(logits, targets, logsumexp, coefficients):
-    """In place: logits become the gradient of sum_n c_n log P(target_n), that is c (onehot - softmax)."""
+    """In place: logits become the gradient of sum_n c_n log P(target_n), that is c (onehot - softmax). A row of -inf: 0."""
     if logits.is_cuda:
         return triton_logits_gradient_(logits, targets, logsumexp, coefficients)
-    logits.sub_(logsumexp[:, None]).exp_().mul_(-coefficients[:, None])
-    return logits.scatter_add_(1, targets[:, None], coefficients[:, None].to(logits.dtype))
+    dead = logsumexp == -torch.inf
+    columns = targets, logsumexp.masked_fill(dead, 0.0), coefficients.masked_fill(dead, 0.0)
+    for z, target, lse, c in zip(*(tensor.split(ROWS_IN_CACHE) for tensor in (logits, *columns)), strict=True):
+        gradient = (z.float() - lse[:, None]).exp_().mul_(-c[:, None])
+        z.copy_(gradient.scatter_add_(1, target[:, None], c[:, None]))
+    return logits
 
 
 def chunks_of(num_tokens, vocab_size):

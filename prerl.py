@@ -371,7 +371,7 @@ def measure_alignment(args):
     from rollout import generate
 
     model, tokenizer = load_model(args.model, **best_device())
-    problems = load_problems(args.data or args.model, limit=args.prompts)
+    problems = load_problems(args.data or "tiny", limit=args.prompts)
     prompts = [encode_prompt(tokenizer, problem) for problem in problems]
     options = dict(group_size=4, max_new_tokens=args.max_new_tokens, eos_ids=model.eos_ids, progress="sampling")
     rollout = generate(model, prompts, **options)

@@ -1,1251 +1,1023 @@
-r"""Is this final answer right?  A grader of mathematical answers that treats model output as untrusted text.
+r"""Is this final answer right?  Grades mathematical answers; model output is untrusted text.
 
-A response passes through four steps: extract (the last \boxed{}), normalise, parse, compare.  What is parsed:
+Four steps: extract (the last \boxed{}), normalise, parse, compare.  The grammar, loosest first:
 
-    answer   = item {("," | ";" | "or" | "and") item}      a bare list: unordered, repeats count
-    item     = ratio {("=" | "<" | "<=" | "in" | ...) ratio}   x = 5 reads as 5, x < 3 as (-inf, 3)
-    ratio    = region {":" region}
-    region   = sum {("cup" | "cap" | "setminus") sum}
-    sum      = product {("+" | "-") product}               "+-" gives a list of both signs
-    product  = power {["*" | "/"] power}                   a word after a number is a unit: dropped
-    power    = atom {"!" | "%" | degree} ["^" power]
-    atom     = number | name | function power | (answer) | [answer] | {answer} | |sum| | matrix | text
+    answer   = relation {("," | ";" | "or" | "and") relation}   a bare list: unordered, repeats count
+    relation = ratio {("=" | "<" | "!=" | "in" ...) ratio}       x = 5 is 5; x < 3 is (-inf, 3)
+    ratio    = set {":" set}
+    set      = sum {("cup" | "cap" | "setminus") sum}
+    sum      = product {("+" | "-" | "+-") product}              +- stands for both values
+    product  = operand {["*" | "/"] operand}                     words after a number are dropped units
+    operand  = ["-"] atom {"!" | "%" | degree} ["^" operand]
+    atom     = number | name | function | (answer) | [answer] | {answer} | |sum| | matrix | words
 
-Two expressions are equal if they are equal at fixed points (exact fractions while they last, then 100 digits);
-an equation or inequality may be scaled.  Nothing is executed and nothing can grow: text, tokens, nesting and
-the bits of a power are limited before any work is done, so no timer or signal is needed, and threads, worker
-processes and the main thread agree.  sympy itself is not used: its constructors compute (9**9**9 hangs) and its
-parsers execute text; its number library, mpmath, is.  `strict=True` gives the string rules of Hendrycks et al.
-(MATH, 2021), the grader of the method's authors, for comparing numbers with theirs.
+Expressions are equal if they are so at fixed points of both signs: in exact fractions while they
+last, else with 100 digits.  Nothing is executed and nothing can grow: text, tokens, nesting and the
+bits of a power are bounded before any work, so no timer is needed and threads and processes agree.
+Of sympy only mpmath, its number library, is used: sympy's parsers execute text, its constructors
+compute 9**9**9.  README has the policy; strict=True is the string grader of the method's authors.
 
-    python reward.py "\frac{2}{4}" "0.5"
+    python reward.py "\frac{2}{4}" "0.5"     explains its verdict; no arguments: tricky answers
 """
 import argparse
 import functools
+import itertools
 import json
+import math
 import os
 import re
 import select
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import mpmath
 
-# Limits, all checked before the work they bound.
 MAX_RESPONSE, MAX_ANSWER, MAX_TOKENS, MAX_DEPTH = 20_000, 2_000, 400, 40
-MAX_BITS = 20_000        # of an exact number; Python multiplies and reduces these in well under 1 ms
-MAX_ITEMS = 64           # elements of a list; unordered comparison is quadratic
-DECIMAL_TOLERANCE = Fraction(2, 10**6)   # relative, where one side is written with a decimal point
-SAME = mpmath.mpf(10) ** -70             # relative, for values carried with 100 digits
+MAX_BITS = 20_000                        # of an exact number: arithmetic well under 1 ms
+MAX_ITEMS = 40                           # of a list: comparing without order is quadratic
+DECIMAL_TOLERANCE = Fraction(2, 10**6)   # relative, where a side has a decimal point
+SAME = Fraction(1, 10**70)               # relative, for values carried with 100 digits
+MP = mpmath.MPContext()                  # our own: nothing changes its precision, threads may share
+MP.dps = 100
 
 
 class Unreadable(ValueError):
-    """The text is not an answer of the grammar, or is larger than the limits."""
+    """Not an answer of the grammar, beyond the limits, or without a value."""
 
 
-class Undefined(ArithmeticError):
-    """No (real) value at this point: division by zero, root of a negative number, ..."""
-
-
-# ---- 1. extract ----------------------------------------------------------------------------------
+# ---- extract: response -> answer -----------------------------------------------------------------
 
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
-# What may stand between boxes that form one list.
-BOX_JOINT = re.compile(r"(?:[\s,;$~&]|\\[,;! ]|\\q?quad\b|\\\[|\\\]|\\\(|\\\)|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
-CUE = re.compile(r"(?:final answer|answer)(?:\s+is|\s*:|(?=\s*\\\[)|(?=\s\$?-?\d))[\s:*]*(?:the (?:final )?answer is:?\s*)?", re.I)
+BOX_JOINT = re.compile(r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
+CUE = re.compile(r"answer(?:\s+is\b|\s*:|(?=\s*\\\[))[\s:*]*(?:the (?:final )?answer is:?\s*)?"
+                 r"|final answer(?=\s\$?-?\d)", re.I)
 MATH_SPAN = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*", re.S)
 
 
-def closing_brace(text: str, start: int, escapes: bool) -> int:
-    r"""Index after the brace that closes the one before `start`, or -1.  `escapes`: \{ and \} do not count."""
-    depth, i = 1, start
-    while i < len(text):
-        if text[i] == "\\" and escapes:
-            i += 1
-        elif text[i] in "{}":
-            depth += 1 if text[i] == "{" else -1
-            if depth == 0:
-                return i + 1
-        i += 1
+def closing_brace(text: str, start: int, brace: str) -> int:
+    """Index of the brace that closes the one before `start`, or -1; `brace` matches the braces."""
+    depth = 1
+    for match in re.compile(brace).finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.start()
     return -1
 
 
-def last_boxes(text: str) -> tuple[str | None, str]:
-    """The content of the last box, or of the last run of joined boxes as one comma list; and what happened."""
-    contents, end, i = [], -1, 0
-    reason = "no answer"
-    while match := BOX.search(text, i):
-        # `185\` in a box ends in an escaped brace: the second count takes every brace for one.
-        close = closing_brace(text, match.end(), True)
-        if close < 0:
-            close = closing_brace(text, match.end(), False)
-        if close < 0:
+def last_box(text: str) -> tuple[str | None, str]:
+    """The last box, or the last run of joined boxes as a comma list; or None; and the reason."""
+    contents, end = [], 0
+    while match := BOX.search(text, end):
+        # An escaped brace is no brace, unless that leaves the box open: \boxed{185\}.
+        closes = [closing_brace(text, match.end(), brace) for brace in (r"\\.|[{}]", r"[{}]")]
+        if max(closes) < 0:
             return None, "truncated"
-        joined = end >= 0 and BOX_JOINT.fullmatch(text, end, match.start())
-        content = text[match.end():close - 1].strip()
-        contents = contents + [content] if joined else [content]
-        i = end = close
-    if not contents:
-        return None, reason
-    if not all(contents):
-        return None, "empty box"
-    return ", ".join(contents if len(set(contents)) > 1 else contents[:1]), "boxed"
+        joined = contents and BOX_JOINT.fullmatch(text, end, match.start())
+        close = closes[0] if closes[0] >= 0 else closes[1]
+        contents = (contents if joined else []) + [text[match.end():close].strip()]
+        end = close + 1
+    if not all(contents or [""]):
+        return None, "empty box" if contents else "no answer"
+    return ", ".join(dict.fromkeys(contents)), "box"
 
 
 def find_answer(response: str, loose: bool) -> tuple[str | None, str]:
-    """The answer, or None, and the rule that found it or the reason why there is none."""
-    text = response[-MAX_RESPONSE:].rpartition("</think>")[2]
-    answer, reason = last_boxes(text)
-    if answer is not None or not loose or reason != "no answer":
-        return answer, reason
-    text = text.partition("<|im_")[0]      # a hallucinated next turn is not part of the answer
+    """The answer and the rule that found it, or None and the reason."""
+    text = str(response)[-MAX_RESPONSE:].rpartition("</think>")[2]
+    answer, rule = last_box(text)
+    if not loose or rule != "no answer":
+        return answer, rule
+    text = text.partition("<|im_")[0]                        # a made-up next turn is no answer
     if "<answer>" in text:
-        inside, closed, _ = text.rpartition("<answer>")[2].partition("</answer>")
-        return (inside.strip(), "<answer>") if closed else (None, "truncated")
+        answer, closed, _ = text.rpartition("<answer>")[2].partition("</answer>")
+        return (answer, "<answer>") if closed else (None, "truncated")
     if "####" in text:
-        return text.rpartition("####")[2].strip().partition("\n")[0].strip() or None, "####"
-    cues = list(CUE.finditer(text))
-    return (cue_answer(text[cues[-1].end():]), "answer is") if cues else (None, "no answer")
-
-
-def cue_answer(rest: str) -> str | None:
-    """The answer at the start of the text after "answer is": a math span, or the words up to the sentence's end."""
-    rest = rest.lstrip()[:MAX_ANSWER]
-    if span := MATH_SPAN.match(rest):
-        return next(group for group in span.groups() if group).strip()
-    sentence = re.split(r"\.(?=\s|$)|\n| because |, (?=[a-z])|\. ", rest)[0]
-    sentence = re.split(r" (?:is|equals) ", sentence)[-1]
-    if span := MATH_SPAN.match(sentence):
-        return next(group for group in span.groups() if group).strip()
-    return sentence.strip(" *:") or None
+        return text.rpartition("####")[2].strip().partition("\n")[0], "####"
+    if not (cues := list(CUE.finditer(text))):
+        return None, "no answer"
+    rest = text[cues[-1].end():].lstrip()[:MAX_ANSWER]
+    if not MATH_SPAN.match(rest):                            # the sentence, and what its "is" says
+        rest = re.split(r"\.(?=\s|$)|\n| because |, (?=[a-z])", rest)[0]
+        rest = re.split(r" (?:is|equals) ", rest)[-1]
+    span = MATH_SPAN.match(rest)
+    return (next(filter(None, span.groups())) if span else rest).strip(" *:"), "answer is"
 
 
 def extract_answer(response: str, loose: bool = False) -> str | None:
-    r"""The content of the last balanced \boxed{} after the last </think>; None if there is none, or it is open or empty.
+    r"""The last \boxed{} after the last </think>; None if there is none, or it is open or empty.
 
-    Boxes joined by "and", "or", commas or space form one comma list.  `loose`, for evaluation only, falls back to
-    <answer>, then ####, then "answer is" / "Answer:"; never to the last number somewhere.
+    Boxes joined by "and", "or", commas or space form one list.  `loose`, for evaluation, falls back
+    to <answer>, then ####, then "answer is" / "Answer:"; never to the last number somewhere.
     """
-    return find_answer(str(response), loose)[0]
+    return find_answer(response, loose)[0]
 
 
-# ---- 2. normalise --------------------------------------------------------------------------------
+# ---- normalise: one spelling for what prints the same --------------------------------------------
 
-UNICODE = str.maketrans({
-    "−": "-", "–": "-", "—": "-", "‐": "-", "×": r"\times ", "·": "*", "⋅": "*", "÷": "/", "∕": "/", "⁄": "/",
-    "π": r"\pi ", "θ": r"\theta ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-    "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ",
-    "°": r"^\circ ", "ℝ": r"\mathbb{R}", "∖": r"\setminus ", "“": "", "”": "", "⟨": "(", "⟩": ")",
-    "£": "", "€": "", "\u200b": "", "\u00a0": " "} | {c: f"^{i}" for i, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
+UNICODE = str.maketrans(
+    dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"^{i}" for i in range(10)))) | dict(zip("−–—×·⋅÷∕⁄⟨⟩", "---***///()"))
+    | dict(zip("½⅓⅔¼¾", (rf"\frac{i}" for i in (12, 13, 23, 14, 34)))) | dict.fromkeys("£€“”\u200b")
+    | dict(zip("πθ√∞≤≥≠≈∪∩∈∅±∓∖°", (rf"\{name} " for name in (
+        "pi theta sqrt infty le ge ne approx cup cap in emptyset pm mp setminus degree").split()))))
+
+
+def mixed_number(match: re.Match) -> str:
+    r"""1\frac12 and 1 1/2 are 3/2; an improper fraction is a factor."""
+    whole, top, bottom = filter(None, match.groups())
+    return f"({whole}+{top}/{bottom})" if 0 < int(top) < int(bottom) else match[0]
+
 
 REWRITES = [(re.compile(pattern), new) for pattern, new in [
-    (r"\\(?:left|right|displaystyle|textstyle|limits|[bB]igg?[lrm]?)(?![a-zA-Z])\.?", ""),
-    (r"\{,\}|,\\!\s*", ","),                                       # 1{,}000 and 1,\! 000
-    (r"(?<=\d)\\[, ](?=\d{3}(?!\d))", ""),                         # 1\,000
-    (r"\\[$]|\\[()\[\]](?![0-9]+(?:pt|em))|\$|\*\*(?=\s*$)|^\s*\*\*", " "),   # dollars, math delimiters, bold
-    (r"\\(?:[,;:!> ]|q?quad(?![a-zA-Z]))|~|&nbsp;", " "),
-    (r"\\(?:dfrac|tfrac|cfrac)", r"\\frac"),
-    (r"\\(?:mathbf|boldsymbol|mathit|bm|mathsf|ensuremath|vec|hat|bar|overline|overrightarrow)(?![a-zA-Z])", ""),
-    (r"\\(?:text|textbf|textit|textrm|mbox|hbox|operatorname)\s*\*?\s*\{", r"\\text{"),
+    (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lrm]?)(?![a-zA-Z])\.?", ""),
+    (r"\{,\}|,\\!\s*", ","), (r"(?<=\d)(?:\\[, ]| )(?=\d{3}(?!\d))", ""),     # 1{,}000 and 1\,000
+    (r"(?<!\\)\\(?:[$()\[\],;:!> ]|q?quad)|[$~]|\*\*(?=\s*$)|^\s*\*\*", " "),  # layout, dollars
+    (r"\\[dtc]frac", r"\\frac"), (r"\\[dt]binom", r"\\binom"), (r"(?<![a-z])\{(or|and)\}", r" \1 "),
+    (r"\\(?:math(?:bf|it|sf|cal)|bm|boldsymbol|vec|hat|bar|d?dot|overline|overrightarrow|angle|phantom)"
+     r"(?![a-zA-Z])", ""),
+    (r"\\(?:textbf|textit|textrm|mbox|hbox|operatorname)\s*\*?\s*\{", r"\\text{"),
     (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|\bdegrees?\b", r"\\circ "),
-    (r"\\lvert|\\rvert|\\vert", "|"), (r"\\l?angle\s*(?=[-\d(])|\\langle", "("), (r"\\rangle", ")"),
+    (r"\^\s*\{?\s*\\prime\s*\}?", "'"), (r"\\[lr]?vert|\\mid", "|"), (r"\\langle", "("),
+    (r"\\rangle", ")"), (r"(?<=\d)\s*x\s*(?=10\s*\^)", "*"),
+    (r"(?<=\d)\s*(?:\\text\s?\{\s*to\s*\}|to)\s*(?=\d)", ":"),
     (r"(?<=[\])}])\s*U\s*(?=[\[({\\])", r"\\cup "),
-    (r"\s*[.,;:]*\s*\\?\s*$", ""),                                 # what ends a sentence, and a lone backslash
+    (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*[|:]", r"\1"),    # {x : x > 3} is x > 3
+    # f(x) = ... is f = ...
+    (r"([a-zA-Z])(?:\^\{-1\})?\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
+    (r"(?<![\d.^_}/])(\d+)(?:\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
+     r"| +(\d+)/(\d+))(?![\d.])", mixed_number),
+    (r"[\s.,;:]*\\?\s*$", ""),                               # the sentence's end, a lone backslash
 ]]
 
 
 def normalise(text: str) -> str:
-    """Plain ASCII LaTeX without layout: one spelling for what prints the same."""
-    text = unicodedata.normalize("NFKC", str(text)[:MAX_ANSWER].translate(UNICODE))[:2 * MAX_ANSWER]
+    text = unicodedata.normalize("NFKC", str(text)[:MAX_ANSWER].translate(UNICODE))[:MAX_ANSWER]
     if r"\begin" not in text:
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)           # \\sqrt{5}, escaped once too often
+        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)      # \\sqrt{5}: escaped once too often
     for pattern, new in REWRITES:
         text = pattern.sub(new, text)
     return text.strip()
 
 
 def text_key(text: str) -> str:
-    """The letters and digits of a text, for comparing words."""
-    text = re.sub(r"\\(?:text|mathrm|circ)(?![a-zA-Z])", "", text)
-    return re.sub(r"[^a-z0-9]", "", text.lower())
+    """The letters and digits of words."""
+    return re.sub(r"\\(?:text|mathrm)(?![a-zA-Z])|[^a-zA-Z0-9]", "", text).lower()
 
 
-# ---- 3. tokens and grammar -----------------------------------------------------------------------
+# ---- tokens --------------------------------------------------------------------------------------
 
-FUNCTIONS = ("arcsin arccos arctan arcsec arccsc arccot asin acos atan sinh cosh tanh sin cos tan sec csc cot "
-             "ln lg log exp sqrt frac gcd lcm max min floor ceil abs binom").split()
-GREEK = ("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-         "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar").split()
-CONSTANTS = {"pi": "pi", "infty": "oo", "infinity": "oo", "oo": "oo"}
-SPELLINGS = {
-    "le": "<=", "leq": "<=", "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">",
-    "ne": "!=", "neq": "!=", "approx": "~=", "sim": "~=", "simeq": "~=", "in": "in", "times": "*", "cdot": "*",
-    "ast": "*", "div": "/", "pm": "+-", "mp": "-+", "cup": "cup", "cap": "cap", "setminus": "setminus",
-    "backslash": "setminus", "mid": "|", "colon": ":", "lfloor": "lfloor", "rfloor": "rfloor", "lceil": "lceil",
-    "rceil": "rceil", "begin": "begin", "end": "end", "text": "text", "mathrm": "text", "mathbb": "mathbb",
-    "prime": "'", "circ": "circ", "emptyset": "emptyset", "varnothing": "emptyset", "land": "and", "lor": "or",
-    "mathcal": "mathcal", "sum": "sum", "int": "int", "prod": "prod", "ldots": "...", "dots": "...", "cdots": "..."}
-COMMANDS = sorted([*FUNCTIONS, *GREEK, *CONSTANTS, *SPELLINGS], key=len, reverse=True)
-COMMAND_PREFIX = re.compile("|".join(COMMANDS))
-NAME_PARTS = re.compile("|".join(sorted([*FUNCTIONS, "theta", "alpha", "beta", "lambda", "infty", "infinity", "pi",
-                                         "oo"], key=len, reverse=True)))
-SHORT_WORDS = {"no", "on", "up", "am", "pm", "is", "of", "if", "cm", "mm", "km", "kg", "mg", "ml", "ft", "mi", "hr"}
-TOKEN = re.compile(r"""(?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)
-    | \\text\s?\{(?P<words>[^{}]*)\} | \\mathrm\s?\{(?P<roman>[^{}\\]*)\} | \\(?P<command>[a-zA-Z]+) | (?P<letters>[a-zA-Z]+)
-    | (?P<brace>\\[{}]) | \\?(?P<percent>%) | (?P<row>\\\\|\\cr|\\(?=[-\d.]))
-    | (?P<symbol><=|>=|!=|==|:=|\*\*|\+/-|\+-|[-+*/^_=<>()\[\]{}|!,;:&']) | (?P<space>\s+|\#)""", re.X)
-SYMBOLS = {"==": "=", ":=": "=", "**": "^", "+/-": "+-"}
+FUNCTIONS = set("""arcsin arccos arctan asin acos atan asinh acosh atanh sinh cosh tanh sin cos tan
+    sec csc cot ln lg log exp sqrt frac binom gcd lcm max min floor ceil abs""".split())
+NAMES = set("""alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi rho
+    sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega ell hbar odot pi
+    infty infinity oo sum int prod""".split())
+OPERATORS = {
+    "leqslant": "<=", "leq": "<=", "le": "<=", "geqslant": ">=", "geq": ">=", "ge": ">=", "lt": "<",
+    "gt": ">", "neq": "!=", "ne": "!=", "approx": "~=", "times": "*", "cdot": "*", "div": "/",
+    "pm": "+-", "mp": "-+", "backslash": "setminus", "colon": ":", "varnothing": "emptyset",
+    "cr": "\\\\", "\\": "\\\\", "lor": "or", "land": "and", "==": "=", ":=": "=", "**": "^",
+    "+/-": "+-", "percent": "%", "pct": "%"} | {word: word for word in """in cup cap setminus lfloor
+    rfloor lceil rceil begin end mathbb circ emptyset""".split()}
 RELATIONS = ("=", "~=", "!=", "<=", ">=", "<", ">", "in")
 
 
-def tokenize(text: str) -> list[tuple[str, str, bool]]:
-    """(kind, value, preceded by space) of each token; kinds: number, name, function, word, op."""
-    tokens, position, spaced = [], 0, False
+def any_of(words) -> str:
+    return "|".join(sorted((word for word in words if word.isalpha()), key=len, reverse=True))
+
+
+KNOWN = re.compile(any_of(FUNCTIONS | NAMES | set(OPERATORS)))
+IN_WORDS = re.compile(f"({any_of(FUNCTIONS | {'theta', 'infinity', 'pi', 'oo'})})")
+SHORT_WORDS = set("no on up am pm is of if cm mm km kg mg ml ft mi hr".split())
+TOKEN = re.compile(r"""(?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)
+    | \\text\s?\{(?P<text>[^{}]*)\} | \\mathrm\s?\{(?P<roman>[^{}]*)\} | \\(?P<command>[a-zA-Z]+)
+    | (?P<letters>[a-zA-Z]+) | \\?(?P<percent>%) | (?P<row>\\\\|\\(?=[-\d.])) | (?P<space>\s+)
+    | (?P<symbol><=|>=|!=|==|:=|\*\*|\+/-|\+-|[-+*/^_=<>()\[\]{}|!,;:&']|\\[{}])""", re.X)
+
+
+def tokenize(text: str) -> list[tuple[str, str]]:
+    """(kind, value) of each token; the kinds are number, name, function, word and op."""
+    tokens, position = [], 0
     while position < len(text):
         match = TOKEN.match(text, position)
         if not match or len(tokens) > MAX_TOKENS:
-            raise Unreadable(f"cannot read {text[position:position + 20]!r}" if not match else "too many tokens")
+            raise Unreadable("too many tokens" if match else f"cannot read {text[position:][:20]!r}")
         position, kind, value = match.end(), match.lastgroup, match[match.lastgroup]
-        if kind == "space":
-            spaced = True
-            continue
-        after_number = bool(tokens) and tokens[-1][0] == "number"
         if kind == "command":
-            # Some data sets lost their spaces: \cotx is \cot x.
-            if not (prefix := COMMAND_PREFIX.match(value)):
+            if not (known := KNOWN.match(value)):
                 raise Unreadable(f"unknown command \\{value}")
-            position -= len(value) - prefix.end()
-            new = [name_token(prefix[0])]
-        elif kind in ("words", "roman"):
-            new = word_tokens(value.strip(" ~"), after_number or kind == "words")
-        elif kind == "letters":
-            new = letter_tokens(value)
-        else:
-            new = [(kind if kind == "number" else "op", SYMBOLS.get(value, value))]
-        for kind, value in new:
-            tokens.append((kind, value, spaced))
-            spaced = False
+            position -= len(value) - known.end()             # some data lost spaces: \cotx is \cot x
+            tokens.append(known_token(known[0]))
+        elif kind in ("text", "roman", "letters"):
+            unit = kind == "text" or kind == "roman" and tokens and tokens[-1][0] == "number"
+            tokens += word_tokens(value.strip(" ~"), bool(unit), kind == "letters")
+        elif kind != "space":
+            tokens.append(("number" if kind == "number" else "op", OPERATORS.get(value, value)))
     return tokens
 
 
-def name_token(name: str) -> tuple[str, str]:
-    if name in SPELLINGS:
-        return "op", SPELLINGS[name]
-    return ("function", name) if name in FUNCTIONS else ("name", CONSTANTS.get(name, name))
+def known_token(word: str) -> tuple[str, str]:
+    if word in OPERATORS:
+        return "op", OPERATORS[word]
+    return ("function", word) if word in FUNCTIONS else ("name", "oo" if word[:3] == "inf" else word)
 
 
-def word_tokens(content: str, is_text: bool) -> list[tuple[str, str]]:
-    r"""Tokens of \text{content} or \mathrm{content}; "and", "or" and commas stay separators."""
-    words = re.sub(r"\\[a-zA-Z]*", " ", content).strip()
-    if words.lower().strip(" ,") in ("and", "or", ",", "percent", "pm"):
-        return letter_tokens(words.lower().strip(" ,")) if words.strip(" ,") else [("op", ",")]
-    if words in FUNCTIONS or (not is_text and len(words) == 1):
-        return [name_token(words)]
-    return [("word", words)] if text_key(words) else []
+def word_tokens(words: str, is_unit: bool, is_bare: bool) -> list[tuple[str, str]]:
+    """A separator, a unit or other word, or a product of names and functions: xcosx, 2pi, ab."""
+    bare = words.lower().strip(" ,")
+    if bare in ("or", "and", "percent", "pct", ""):
+        return [("op", OPERATORS.get(bare, bare) or ",")] if words else []
+    parts = [part for part in IN_WORDS.split(words) if part]
+    rest = [part for part in parts if not IN_WORDS.fullmatch(part)]
+    # abc and xyz are products, "two" and "yes" are words.
+    in_order = bare == "".join(sorted(bare)) or not set(bare) & set("aeiou")
+    is_product = len(rest) <= 2 and all(len(part) <= (4 if in_order else 2) for part in rest)
+    if words not in FUNCTIONS and (bare in SHORT_WORDS or not is_product or is_unit
+                                   or not is_bare and len(bare) > 2):
+        return [("word", words)]
+    return [token for part in parts for token in ([known_token(part)] if IN_WORDS.fullmatch(part)
+                                                  else [("name", letter) for letter in part])]
 
 
-def letter_tokens(run: str) -> list[tuple[str, str]]:
-    """A run of letters is a word, or a product of names: xcosx, pi, ab."""
-    if run in ("or", "and"):
-        return [("op", run)]
-    if run.lower() in ("percent", "pct"):
-        return [("op", "%")]
-    parts = [part for part in re.split(f"({NAME_PARTS.pattern})", run) if part]
-    singles = [part for part in parts if not NAME_PARTS.fullmatch(part)]
-    longest = max((len(part) for part in singles), default=0)
-    product = longest <= 2 or (longest <= 4 and (run == "".join(sorted(run)) or not set(run.lower()) & set("aeiou")))
-    if run.lower() in SHORT_WORDS or not product or len(singles) > 2:
-        return [("word", run)]
-    return [token for part in parts for token in
-            ([name_token(part)] if NAME_PARTS.fullmatch(part) else [("name", letter) for letter in part])]
+# ---- parse: tokens -> tree of (kind, ...) --------------------------------------------------------
+
+LEVELS = ({op: 1 for op in (",", ";", "or", "and")} | dict.fromkeys(RELATIONS, 2) | {":": 3}
+          | dict.fromkeys(("cup", "cap", "setminus"), 4) | {"+": 5, "-": 5, "*": 6, "/": 6})
+ARGUMENT, FACTOR = 6.5, 7                # sin 2x cos x: an argument ends at the next function
+CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "lfloor": ("rfloor",),
+           "lceil": ("rceil",)}
+ONE, TWO, MINUS_ONE = (("number", Fraction(n), False) for n in (1, 2, -1))
 
 
-def peek(tokens: list) -> str:
-    """The next token's value if it is an operator; the token list is a stack, next token last."""
-    return tokens[-1][1] if tokens and tokens[-1][0] == "op" else ""
+def multiply(*factors: tuple) -> tuple:
+    """A product; what multiplies a matrix goes into its cells."""
+    for i, factor in enumerate(factors):
+        if factor[0] == "matrix":
+            rest = factors[:i] + factors[i + 1:]
+            return "matrix", [[multiply(*rest, cell) for cell in row] for row in factor[1]]
+    return "multiply", [f for factor in factors for f in (
+        factor[1] if factor[0] == "multiply" else [factor])]
 
 
-def expect(tokens: list, *values: str) -> None:
-    if peek(tokens) not in values:
-        raise Unreadable(f"expected {' or '.join(values)}, found {tokens[-1][1] if tokens else 'the end'!r}")
-    tokens.pop()
+def combine(operator: str, left: tuple, right: tuple) -> tuple:
+    """The node of a binary operator; a chain of one operator is one node."""
+    if operator == "*":
+        return left if right[0] == "text" else multiply(left, right)     # a text factor is a unit
+    if operator == "/":
+        return multiply(left, ("power", right, MINUS_ONE))
+    if operator in ("cup", "cap", "setminus"):
+        return operator, [left, right]
+    if operator in RELATIONS:
+        operators, sides = left[1:] if left[0] == "relation" else ([], [left])
+        return "relation", [*operators, operator], [*sides, right]
+    kind = {1: "list", 3: "ratio", 5: "add"}[LEVELS[operator]]
+    right = multiply(MINUS_ONE, right) if operator == "-" else right
+    return kind, [*(left[1] if left[0] == kind else [left]), right]
 
 
-def split_items(tokens: list) -> list[list]:
-    """Cut a token list (in reading order) at the separators outside all brackets."""
-    items, depth = [[]], 0
-    for token in tokens:
-        is_op = token[0] == "op"
-        if is_op and token[1] in ("(", "[", "{", "\\{", "begin", "lfloor", "lceil"):
-            depth += 1
-        elif is_op and token[1] in (")", "]", "}", "\\}", "end", "rfloor", "rceil"):
-            depth -= 1
-        if is_op and depth <= 0 and token[1] in (",", ";", "or", "and"):
-            items.append([])
-        else:
-            items[-1].append(token)
-    if len(items) > MAX_ITEMS:
-        raise Unreadable("too many items")
-    return [item for item in items if item]
+def peek(tokens: list) -> str | None:
+    """The operator that comes next; the tokens are a stack, the next one last."""
+    return tokens[-1][1] if tokens and tokens[-1][0] == "op" else None
 
 
-def parse_items(tokens: list, depth: int) -> list:
-    """The nodes of a comma list given in reading order; an item with +- gives one node per sign."""
-    if depth > MAX_DEPTH:
-        raise Unreadable("nested too deeply")
-    nodes = []
-    for item in split_items(tokens):
-        nodes += [parse_item(signed[::-1], depth) for signed in choose_signs(item)]
-    return nodes
+def take(tokens: list, *wanted: str) -> str:
+    if not tokens or wanted and peek(tokens) not in wanted:
+        raise Unreadable(f"expected {' or '.join(wanted) or 'an operand'}")
+    return tokens.pop()[1]
 
 
-def choose_signs(item: list) -> list[list]:
-    """Item with each +- replaced by + and by -; signs go together when -+ occurs or several stand in one tuple."""
-    places = [i for i, token in enumerate(item) if token[0] == "op" and token[1] in ("+-", "-+")]
-    if not places:
-        return [item]
-    together = any(item[i][1] == "-+" for i in places) or any(token[1] == "," for token in item) or len(places) > 3
-    variants = []
-    for number in range(2 if together else 2 ** len(places)):
-        variant = list(item)
-        for bit, i in enumerate(places):
-            minus = bool(number if together else number >> bit & 1) != (item[i][1] == "-+")
-            variant[i] = ("op", "-" if minus else "+", item[i][2])
-        variants.append(variant)
-    return variants
-
-
-def parse_item(tokens: list, depth: int) -> tuple:
-    """item: a chain of relations; one side only is the side itself."""
-    while tokens and peek(tokens) == "~=":       # "\approx 8.24"
-        tokens.pop()
-    sides, relations = [], []
-    if peek(tokens) in RELATIONS:                # ">5" says something of a nameless x, and is not 5
-        sides.append(("name", "?"))
-    else:
-        sides.append(parse_ratio(tokens, depth))
-    while peek(tokens) in RELATIONS:
-        relations.append(tokens.pop()[1])
-        sides.append(parse_ratio(tokens, depth))
-    if tokens:
-        raise Unreadable(f"unexpected {tokens[-1][1]!r}")
-    return ("relation", relations, sides) if relations else sides[0]
-
-
-def parse_ratio(tokens: list, depth: int) -> tuple:
-    parts = [parse_region(tokens, depth)]
-    while peek(tokens) == ":":
-        tokens.pop()
-        parts.append(parse_region(tokens, depth))
-    return ("ratio", parts) if len(parts) > 1 else parts[0]
-
-
-def parse_region(tokens: list, depth: int) -> tuple:
-    node = parse_sum(tokens, depth)
-    while peek(tokens) in ("cup", "cap", "setminus"):
-        node = (tokens.pop()[1], node, parse_sum(tokens, depth))
+def parse(tokens: list, depth: int, level: float = 0) -> tuple:
+    """The expression ahead whose operators all bind tighter than `level`."""
+    node = parse_operand(tokens, depth)
+    while tokens:
+        kind, value = tokens[-1]
+        if kind == "word":
+            skip_unit(tokens)
+            continue
+        implicit = kind != "op" or value in CLOSING or value in ("begin", "mathbb", "emptyset")
+        power = LEVELS["*"] if implicit else LEVELS.get(value, 0)
+        if level == ARGUMENT and implicit and kind != "function":
+            power = FACTOR
+        if power <= level:
+            break
+        if implicit and kind == node[0] == "number":
+            raise Unreadable("two numbers side by side")
+        operator = "*" if implicit else tokens.pop()[1]
+        while power == 1 and LEVELS.get(peek(tokens)) == 1:  # "1, 2, and 3"
+            tokens.pop()
+        node = combine(operator, node, parse(tokens, depth, power))
     return node
 
 
-def parse_sum(tokens: list, depth: int) -> tuple:
-    terms = []
-    while not terms or peek(tokens) in ("+", "-"):
-        negative = False
-        while peek(tokens) in ("+", "-"):
-            negative ^= tokens.pop()[1] == "-"
-        term = parse_product(tokens, depth)
-        terms.append(multiply([NUMBER(-1), term]) if negative else term)
-    return ("add", terms) if len(terms) > 1 else terms[0]
-
-
-def NUMBER(value) -> tuple:
-    return "number", Fraction(value), False
-
-
-def multiply(factors: list) -> tuple:
-    """A product; a scalar times a matrix or tuple goes inside."""
-    holders = [f for f in factors if f[0] in ("matrix", "oriented")]
-    if len(holders) == 1 and len(factors) > 1:
-        scalars = [f for f in factors if f is not holders[0]]
-        return holders[0][0], [[multiply([*scalars, cell]) for cell in row] for row in holders[0][1]]
-    return ("multiply", factors) if len(factors) > 1 else factors[0]
-
-
-def starts_atom(tokens: list) -> bool:
-    return bool(tokens) and (tokens[-1][0] != "op" or tokens[-1][1] in (
-        "(", "[", "{", "\\{", "begin", "lfloor", "lceil", "mathbb", "mathcal", "emptyset", "sum", "int", "prod"))
-
-
-def parse_product(tokens: list, depth: int, argument: bool = False) -> tuple:
-    """product; as a function's `argument` it stops at "*", "/" and the next function: sin 2x cos x."""
-    if tokens and tokens[-1][0] == "word":
-        return parse_text(tokens)
-    factors = [parse_power(tokens, depth)]
-    while tokens:
-        if tokens[-1][0] == "word":              # a unit: dropped with its power and its "per"
-            tokens.pop()
-            skip_unit(tokens)
-        elif peek(tokens) in ("*", "/") and not argument:
-            divide = tokens.pop()[1] == "/"
-            sign = 1
-            while peek(tokens) in ("-", "+"):
-                sign = -sign if tokens.pop()[1] == "-" else sign
-            factor = multiply([NUMBER(-1), parse_power(tokens, depth)]) if sign < 0 else parse_power(tokens, depth)
-            factors.append(("power", factor, NUMBER(-1)) if divide else factor)
-        elif starts_atom(tokens) and not (argument and tokens[-1][0] == "function"):
-            if tokens[-1][0] == "number" and len(factors) == 1 and factors[0][0] == "number" and is_mixed(tokens):
-                factors = [("add", [factors[0], parse_fraction_of(tokens)])]
-                continue
-            factor = parse_power(tokens, depth)
-            # 1\frac12 is a mixed number; 2\frac{a}{2b} and 2\frac32 are products.
-            if len(factors) == 1 and is_whole(factors[0]) and is_proper(factor):
-                factors = [("add", [factors[0], factor])]
-            else:
-                factors.append(factor)
-        else:
-            break
-    return multiply(factors)
-
-
-def parse_text(tokens: list) -> tuple:
-    """text: a word at the start makes everything up to the next relation a text."""
-    words = []
-    while tokens and peek(tokens) not in RELATIONS:
-        words.append(tokens.pop()[1])
-    return "text", text_key(" ".join(words))
-
-
 def skip_unit(tokens: list) -> None:
-    if peek(tokens) == "^" and len(tokens) > 1:
+    """Drop a word after a number, with its power and its "per": 5 cm^2, 60 km/h."""
+    tokens.pop()
+    if peek(tokens) == "^":
         tokens.pop()
-        parse_power(tokens, 0)
+        parse_operand(tokens, 0)
     if peek(tokens) in ("/", "*") and len(tokens) > 1 and tokens[-2][0] in ("word", "name"):
-        del tokens[-2:]
+        tokens.pop()
         skip_unit(tokens)
 
 
-def is_whole(node: tuple) -> bool:
-    return node[0] == "number" and node[1].denominator == 1 and not node[2]
+def parse_operand(tokens: list, depth: int) -> tuple:
+    """A signed atom with its postfix marks and power."""
+    if depth > MAX_DEPTH:
+        raise Unreadable("nested too deeply")
+    operator = peek(tokens)
+    if operator in ("+", "-"):
+        return multiply(ONE if take(tokens) == "+" else MINUS_ONE, parse_operand(tokens, depth + 1))
+    if operator == "~=":                                     # "\approx 8.24"
+        tokens.pop()
+    elif operator in RELATIONS:                              # ">5" is x > 5 of a nameless x
+        return "name", "?"
+    node = parse_atom(tokens, depth)
+    while (mark := peek(tokens)) in ("!", "%", "circ", "'"):
+        tokens.pop()
+        if mark == "!" and node[:2] == ("call", "!") or mark == "'" and node[0] != "name":
+            raise Unreadable(f"misplaced {mark}")
+        node = (("call", mark, [node]) if mark == "!" else ("name", node[1] + mark) if mark == "'"
+                else multiply(node, ("name", mark)))
+    return ("power", node, parse_operand(tokens, depth + 1)) if mark == "^" and tokens.pop() else node
 
 
-def is_proper(node: tuple) -> bool:
-    return node[0] == "fraction" and is_whole(node[1]) and is_whole(node[2]) and 0 < node[1][1] < node[2][1]
+def parse_atom(tokens: list, depth: int) -> tuple:
+    kind, value = tokens.pop() if tokens else ("op", "nothing")
+    if kind == "word":                                       # words first: text up to a relation
+        while tokens and tokens[-1][1] not in (*LEVELS, ")", "]", "}", "\\}", "&", "end"):
+            value += tokens.pop()[1]
+        return "text", text_key(value)
+    if kind == "number":
+        return parse_number(value, tokens)
+    if kind == "name":
+        while peek(tokens) == "_" or value[:3] in ("sum", "int", "pro") and peek(tokens) == "^":
+            value += take(tokens) + raw_script(tokens)       # a sum's sign is a name in a product
+        return "name", value
+    if kind == "function":
+        return parse_function(value, tokens, depth + 1)
+    if value == "|":
+        node = parse(tokens, depth + 1, level=LEVELS["cup"])
+        take(tokens, "|")
+        return "call", "abs", [node]
+    if value in CLOSING:
+        return parse_bracket(value, tokens, depth + 1)
+    if value == "begin":
+        return parse_matrix(tokens, depth + 1)
+    if value in ("emptyset", "mathbb"):
+        return ("set", []) if value == "emptyset" else ("name", "set " + raw_script(tokens))
+    raise Unreadable(f"unexpected {value}")
 
 
-def is_mixed(tokens: list) -> bool:
-    """Next is "1/2" after a whole number and a space."""
-    return tokens[-1][2] and len(tokens) > 2 and tokens[-2][:2] == ("op", "/") and tokens[-3][0] == "number"
-
-
-def parse_fraction_of(tokens: list) -> tuple:
-    top, _, bottom = tokens.pop(), tokens.pop(), tokens.pop()
-    return "fraction", number_node(top[1]), number_node(bottom[1])
-
-
-def number_node(text: str) -> tuple:
-    """An exact number.  Decimals may be rounded, unless they are all but an integer: 5.000001 is not 5."""
+def parse_number(text: str, tokens: list) -> tuple:
+    """An exact number, and whether it may be rounded.  101_2 equals only numbers of base 2."""
+    if peek(tokens) == "_" and tokens.pop() and (base := raw_script(tokens)) not in ("10", "ten"):
+        words = {"two": "2", "three": "3", "eight": "8", "sixteen": "16"}
+        return "based", text.lstrip("0"), words.get(base, base)
     mantissa, _, exponent = text.lower().partition("e")
     if len(exponent) > 4:
         raise Unreadable("exponent too large")
     value = Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
-    return "number", value, value.denominator > 1 and abs(value - round(value)) > DECIMAL_TOLERANCE * abs(value)
+    # A decimal next to an integer, 5.000001, is not that integer rounded.
+    return "number", value, abs(value - round(value)) > DECIMAL_TOLERANCE * abs(value) > 0
 
 
-def parse_power(tokens: list, depth: int) -> tuple:
-    node = parse_atom(tokens, depth + 1)
-    while peek(tokens) in ("!", "%", "circ", "'"):
-        mark = tokens.pop()[1]
-        if mark == "!":
-            if node[0] == "call" and node[1] == "factorial":
-                raise Unreadable("double factorial")
-            node = ("call", "factorial", [node])
-        elif mark == "'" and node[0] == "name":
-            node = ("name", node[1] + "'")
-        else:
-            node = ({"%": "percent", "circ": "degree"}.get(mark, "prime"), node)
-    if peek(tokens) == "^":
-        tokens.pop()
-        if [t[1] for t in tokens[:-4:-1]] == ["{", "'", "}"] and node[0] == "name":
-            del tokens[-3:]
-            return "name", node[1] + "'"
-        negative = False
-        while peek(tokens) in ("-", "+"):
-            negative ^= tokens.pop()[1] == "-"
-        exponent = parse_power(tokens, depth + 1)
-        node = ("power", node, multiply([NUMBER(-1), exponent]) if negative else exponent)
-        return ("degree", node) if peek(tokens) == "circ" and tokens.pop() else node
-    return node
-
-
-def parse_group(tokens: list, depth: int, close: str, open_: str) -> list:
-    """The nodes up to the closing bracket; `tokens` stands after the opening one."""
-    inside, level = [], 1
-    while tokens:
-        token = tokens.pop()
-        if token[0] == "op" and token[1] in close:
-            level -= 1
-            if level == 0:
-                tokens.append(token)
-                break
-        if token[0] == "op" and token[1] in open_:
-            level += 1
-        inside.append(token)
-    else:
-        raise Unreadable("bracket not closed")
-    return inside
-
-
-BRACKETS = {"(": ((")", "]"), ("(", "[")), "[": ((")", "]"), ("(", "[")), "{": (("}",), ("{",)),
-            "\\{": (("\\}",), ("\\{",)), "lfloor": (("rfloor",), ("lfloor",)), "lceil": (("rceil",), ("lceil",))}
-
-
-def parse_atom(tokens: list, depth: int) -> tuple:
-    if depth > MAX_DEPTH or not tokens:
-        raise Unreadable("nested too deeply" if tokens else "an operand is missing")
-    kind, value, _ = tokens.pop()
-    if kind == "number":
-        return parse_based(value, tokens) if peek(tokens) == "_" else number_node(value)
-    if kind == "name":
-        return parse_name(value, tokens, depth)
-    if kind == "function":
-        return parse_function(value, tokens, depth)
-    if kind == "word":
-        return "text", text_key(value)
-    if value == "|":
-        node = parse_sum(tokens, depth + 1)
-        expect(tokens, "|")
-        return "call", "abs", [node]
-    if value in BRACKETS:
-        return parse_bracket(value, tokens, depth)
-    if value == "begin":
-        return parse_matrix(tokens, depth)
-    if value in ("mathbb", "mathcal"):
-        return "name", "set " + flat(parse_script(tokens))
-    if value == "emptyset":
-        return "set", []
-    if value in ("sum", "int", "prod"):
-        return parse_name(value, tokens, depth, bounds=True)
-    raise Unreadable(f"unexpected {value!r}")
-
-
-def parse_script(tokens: list) -> list:
-    """The raw tokens of a sub- or superscript: one token or a group."""
-    if not tokens:
-        raise Unreadable("an operand is missing")
-    token = tokens.pop()
-    if token[1] != "{":
-        return [token]
-    inside = parse_group(tokens, 0, *BRACKETS["{"])
-    tokens.pop()
-    return inside
-
-
-def flat(tokens: list) -> str:
-    return "".join(token[1] for token in tokens)
-
-
-def parse_based(digits: str, tokens: list) -> tuple:
-    """101_2: a number in base 2 equals only a number in base 2; base 10 is the plain number."""
-    tokens.pop()
-    base = flat(parse_script(tokens))
-    base = {"two": "2", "three": "3", "eight": "8", "ten": "10", "sixteen": "16"}.get(base, base)
-    return number_node(digits) if base == "10" else ("based", digits.lstrip("0"), base)
-
-
-def parse_name(name: str, tokens: list, depth: int, bounds: bool = False) -> tuple:
-    """A name with its subscript.  A sum or integral sign with its bounds is one more name in a product."""
-    while peek(tokens) == "_" or (bounds and peek(tokens) == "^"):
-        mark = tokens.pop()[1]
-        name += mark + flat(parse_script(tokens))
-    if name[0] in "fghFGHPNpqryuTS" and peek(tokens) == "(" and not bounds:
-        inside = parse_group(tokens[:-1], depth, *BRACKETS["("])
-        if len(inside) == 1 and inside[0][0] in ("name", "number"):
-            del tokens[-3:]
-            return "applied", name, ("name", inside[0][1]) if inside[0][0] == "name" else number_node(inside[0][1])
-    return "name", name
+def raw_script(tokens: list) -> str:
+    """The text of a sub- or superscript: one token or a group."""
+    if (value := take(tokens)) != "{":
+        return value
+    return "".join(iter(lambda: take(tokens), "}"))
 
 
 def parse_function(name: str, tokens: list, depth: int) -> tuple:
-    """sin x, sin^2 x, sin^{-1} x, log_2 8, \\sqrt[3]{x}, \\frac12, max(1, 2)."""
-    if name == "frac":
+    r"""sin x, sin^2 x, sin^{-1} x, log_2 8, \sqrt[3]{x}, \frac12, max(1, 2)."""
+    if name in ("frac", "binom"):
         top, bottom = parse_digit(tokens, depth), parse_digit(tokens, depth)
-        return "fraction", top, bottom
-    if name == "binom":
-        return "call", name, [parse_digit(tokens, depth), parse_digit(tokens, depth)]
+        return ("call", name, [top, bottom]) if name == "binom" else combine("/", top, bottom)
     if name == "sqrt":
-        index = NUMBER(2)
+        index = TWO
         if peek(tokens) == "[":
-            tokens.pop()
-            index = parse_sum(tokens, depth + 1)
-            expect(tokens, "]")
-        inside = parse_atom(tokens, depth + 1)
-        return "power", inside, ("power", index, NUMBER(-1))
-    exponent = base = None
+            index = parse_bracket(take(tokens), tokens, depth)
+        return "power", parse_atom(tokens, depth), ("power", index, MINUS_ONE)
+    power = base = None
     while peek(tokens) in ("^", "_"):
-        if tokens.pop()[1] == "^":
-            exponent = parse_signed(tokens, depth)
+        if take(tokens) == "^":
+            power = parse_operand(tokens, depth)
         else:
-            base = parse_atom(tokens, depth + 1)
-    if exponent == NUMBER(-1) and name in ("sin", "cos", "tan", "sec", "csc", "cot"):
-        name, exponent = "arc" + name, None
-    if peek(tokens) in ("(", "{"):
-        node = parse_atom(tokens, depth + 1)
-        arguments = node[3] if node[0] == "tuple" else [node]
-    else:
-        arguments = [parse_product(tokens, depth + 1, argument=True)]
-    if base is not None:
-        arguments = [*arguments, base]
-    node = ("call", name.replace("arc", "a"), arguments)
-    return ("power", node, exponent) if exponent is not None else node
-
-
-def parse_signed(tokens: list, depth: int) -> tuple:
-    if peek(tokens) == "-":
-        tokens.pop()
-        return NUMBER(-parse_atom(tokens, depth + 1)[1])
-    node = parse_atom(tokens, depth + 1)
-    if node[0] == "multiply" and node[1][0] == NUMBER(-1) and is_whole(node[1][1]):
-        return NUMBER(-node[1][1][1])
-    return node
+            base = parse_digit(tokens, depth)
+    if power == multiply(MINUS_ONE, ONE) and name in ("sin", "cos", "tan", *INVERSE):
+        name, power = "a" + name, None
+    argument = parse_atom(tokens, depth) if peek(tokens) in ("(", "{") else \
+        parse(tokens, depth, ARGUMENT)
+    arguments = argument[2] if argument[0] == "tuple" else [argument]
+    node = ("call", name.replace("arc", "a"), arguments + ([base] if base else []))
+    return ("power", node, power) if power else node
 
 
 def parse_digit(tokens: list, depth: int) -> tuple:
     r"""An argument of \frac: a group or one character, so \frac12 is 1/2."""
     if tokens and tokens[-1][0] == "number" and len(tokens[-1][1]) > 1:
-        kind, digits, spaced = tokens.pop()
-        tokens.append((kind, digits[1:], False))
-        return number_node(digits[0])
-    return parse_atom(tokens, depth + 1)
+        digits = tokens.pop()[1]
+        tokens.append(("number", digits[1:]))
+        return "number", Fraction(digits[0]), False
+    return parse_atom(tokens, depth)
 
 
-def parse_bracket(open_: str, tokens: list, depth: int) -> tuple:
-    inside = parse_group(tokens, depth, *BRACKETS[open_])
-    close = tokens.pop()[1]
-    if open_ == "\\{":
-        return parse_set(inside, depth)
-    nodes = parse_items(inside, depth + 1)
-    if len(nodes) == 1:
-        if nodes[0][0] == "relation" and open_ != "{":
-            raise Unreadable("a relation in brackets")
-        if open_ in ("lfloor", "lceil"):
-            return "call", "floor" if open_ == "lfloor" else "ceil", nodes
-        return nodes[0] if nodes[0][0] != "fraction" else ("multiply", [nodes[0]])
-    if not nodes and open_ == "{":
-        return "text", ""
-    return ("set", nodes) if open_ == "{" else ("tuple", open_, close, nodes)
-
-
-def parse_set(inside: list, depth: int) -> tuple:
-    r"""\{1, 2\}, or \{x : x > 3\}, which is its condition."""
-    for i, token in enumerate(inside):
-        if token[0] == "op" and token[1] in ("|", ":") and inside[0][0] == "name" and 1 <= i:
-            conditions = [n for n in parse_items(inside[i + 1:], depth + 1)
-                          if not (n[0] == "relation" and n[2][-1] == ("name", "set R"))]
-            if len(conditions) == 1 and conditions[0][0] == "relation":
-                return conditions[0]
-            break
-    return "set", parse_items(inside, depth + 1)
+def parse_bracket(opening: str, tokens: list, depth: int) -> tuple:
+    closed = peek(tokens) in CLOSING[opening]
+    node = ("list", []) if closed else parse(tokens, depth)
+    brackets = opening + take(tokens, *CLOSING[opening])
+    if opening in ("lfloor", "lceil"):
+        return "call", opening[1:], [node]
+    if opening == "\\{" and node[0] not in ("list", "relation"):
+        return "set", [node]
+    if node[0] != "list":
+        return node
+    return ("set", node[1]) if "{" in opening else ("tuple", brackets, node[1])
 
 
 def parse_matrix(tokens: list, depth: int) -> tuple:
     r"""\begin{pmatrix} a & b \\ c & d \end{pmatrix}."""
-    environment = flat(parse_script(tokens))
-    if "matrix" not in environment and environment != "array":
-        raise Unreadable(f"unknown environment {environment}")
+    environment, rows = raw_script(tokens), [[]]
     if environment == "array":
-        parse_script(tokens)                     # column layout
-    rows, cell = [[]], []
+        raw_script(tokens)                                   # the column layout
     while peek(tokens) != "end":
-        if not tokens:
-            raise Unreadable("matrix not closed")
-        token = tokens.pop()
-        if token[0] == "op" and token[1] in ("&", "\\\\", "\\", "\\cr"):
-            rows[-1].append(cell)
-            cell = []
-            if token[1] != "&":
-                rows.append([])
-        else:
-            cell.append(token)
-    tokens.pop()
-    parse_script(tokens)
-    if cell:
-        rows[-1].append(cell)
+        rows[-1].append(parse(tokens, depth))
+        if peek(tokens) != "end" and take(tokens, "&", "\\\\") != "&":
+            rows.append([])
+    take(tokens)
+    raw_script(tokens)
     rows = [row for row in rows if row]
-    if not rows or len({len(row) for row in rows}) > 1:
-        raise Unreadable("ragged matrix")
-    kind = "determinant" if environment.startswith("v") else "matrix"
-    return kind, [[parse_item(cell[::-1], depth + 1) for cell in row] for row in rows]
+    if len({len(row) for row in rows}) != 1 or environment not in (
+            "matrix", "pmatrix", "bmatrix", "Bmatrix", "array", "smallmatrix"):
+        raise Unreadable("not a matrix")
+    return "matrix", rows
 
 
-# ---- 4. compare ----------------------------------------------------------------------------------
+# ---- values: tree -> Fraction while exact, else a number with 100 digits -------------------------
 
-@functools.cache
-def context():
-    """mpmath with 100 digits in a context of its own, whose precision nothing changes: safe in threads."""
-    numbers = mpmath.MPContext()
-    numbers.dps = 100
-    return numbers
-
-
-def real(value):
-    """A Fraction as a 100-digit number; anything else as it is."""
-    return context().mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
+INVERSE = {"sec": "cos", "csc": "sin", "cot": "tan"}
+CONSTANTS = {"pi": "pi", "e": "e", "i": "j", "oo": "inf"}
+MARKS = {"circ": Fraction(1), "%": Fraction(1, 100), "log": MP.e}        # what the marks stand for
+# From 1/100 to 6 and of both signs, so that no root, absolute value or small term can hide.
+COORDINATES = [Fraction(n, 1000) for n in (
+    1237, 2871, 413, 3319, 1709, 523, 5011, 2203, 811, 4157, 1453, 3701)]
+TRIALS = [(0, 1, (1,)), (3, 1, (1,)), (5, Fraction(1, 40), (1,)), (7, 1, (-1,)), (2, 1, (1, -1)),
+          (9, 1, (-1, 1))]               # first coordinate, scale, signs
 
 
-def power(base, exponent, is_real: bool):
-    """base ** exponent; exact while small, the real root of a negative base if there is one."""
-    if isinstance(exponent, Fraction) and exponent.denominator == 1 and isinstance(base, Fraction):
-        if base == 0 and exponent < 0:
-            raise Undefined("division by zero")
-        if abs(exponent) * max(base.numerator.bit_length(), base.denominator.bit_length()) > MAX_BITS and abs(base) != 1:
-            raise Unreadable("a power is too large")
+def raise_power(base, exponent):
+    """base ** exponent: exact for an integer exponent, the real odd root of a negative number."""
+    root = exponent.denominator if isinstance(exponent, Fraction) else 0          # 0: irrational
+    bits = abs(MP.mag(base)) + 1 if base else 1
+    if isinstance(base, Fraction):
+        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if abs(exponent) * bits > MAX_BITS or not base and not MP.convert(exponent).real > 0:
+        raise Unreadable("a power is too large" if base else "zero to the power of zero or less")
+    if root == 1:
         return base ** int(exponent)
-    numbers, exact, base, exponent = context(), exponent, real(base), real(exponent)
-    if base == 0:
-        if not exponent.real > 0:
-            raise Undefined("zero to the power of zero or less")
-        return Fraction(0)
-    if abs(exponent) * (abs(numbers.mag(base)) + 1) > 10 * MAX_BITS:
-        raise Unreadable("a power is too large")
-    if isinstance(base, numbers.mpf) and base < 0 and isinstance(exact, Fraction) and exact.denominator > 1:
-        if exact.denominator % 2:
-            return (-1) ** (exact.numerator % 2) * numbers.power(-base, exponent)
-    if is_real and isinstance(base, numbers.mpf) and base < 0 and not (
-            isinstance(exact, Fraction) and exact.denominator == 1):
-        raise Undefined("power of a negative number")
-    return numbers.power(base, exponent)
-
-
-def whole(value) -> int:
-    """The integer that the value is, for factorials and the like."""
-    if not isinstance(value, Fraction) or value.denominator > 1:
-        raise Undefined("not an integer")
-    return int(value)
-
-
-def rounded(value, up: bool) -> Fraction:
-    if not isinstance(value, Fraction):
-        near = context().nint(real(value).real)
-        # sqrt(16) carried with 100 digits may lie just below 4.
-        value = near if abs(value - near) < SAME else value
-        return Fraction(int(context().ceil(value) if up else context().floor(value)))
-    return Fraction(-(-value.numerator // value.denominator) if up else value.numerator // value.denominator)
+    if root % 2 and not isinstance(base, MP.mpc) and base < 0:
+        return (-1) ** (exponent.numerator % 2) * MP.power(-base, exponent)
+    return MP.power(base, exponent) if base else Fraction(0)
 
 
 def factorial(n):
-    if isinstance(n, Fraction) and n.denominator == 1:
-        if not 0 <= n <= 1500:                   # 1500! has 13,700 bits
-            raise Unreadable("factorial too large")
-        return Fraction(mpmath.libmp.ifac(int(n)))
-    if abs(n) > 1000:
+    if abs(n) > 1_500:                                       # 1500! has 13,700 bits
         raise Unreadable("factorial too large")
-    return context().factorial(real(n))
+    is_whole = isinstance(n, Fraction) and n.denominator == 1 and n >= 0
+    return Fraction(math.factorial(int(n))) if is_whole else MP.factorial(n)
 
 
-def call(name: str, values: list, is_real: bool):
+def floor(x):
+    """The floor; sqrt(16), carried with 100 digits, may lie just below 4."""
+    return Fraction(math.floor(x) if isinstance(x, Fraction) else int(MP.floor(x + SAME)))
+
+
+def apply(name: str, values: list, point: dict):
     """A function of the whitelist."""
-    numbers = context()
-    if name == "abs":
-        return abs(values[0])
-    if name in ("floor", "ceil"):
-        return rounded(values[0], name == "ceil")
-    if name == "factorial":
-        return factorial(values[0])
+    x = values[0]
+    exact = {"abs": abs, "floor": floor, "ceil": lambda x: -floor(-x), "!": factorial}
+    if name in exact:
+        return exact[name](x)
+    if name in ("gcd", "lcm", "max", "min"):
+        if not all(isinstance(value, Fraction) for value in values):
+            raise Unreadable(f"{name} of irrational numbers")
+        return max(values) if name == "max" else min(values) if name == "min" else \
+            Fraction(getattr(math, name)(*map(int, values)))
     if name == "binom":
-        n, k = values
-        return factorial(n) / (real(factorial(k)) * factorial(n - k)) if not isinstance(n, Fraction) or not \
-            isinstance(k, Fraction) or n.denominator > 1 or k.denominator > 1 else Fraction(factorial(n), factorial(k) * factorial(n - k))
-    if name in ("gcd", "lcm"):
-        return Fraction(getattr(__import__("math"), name)(*map(whole, values)))
-    if name in ("max", "min"):
-        return (max if name == "max" else min)(values, key=real)
-    x = real(values[0])
-    if abs(numbers.mag(x) if x else 0) > 200:
-        raise Unreadable("argument too large")
-    if name == "exp":
-        return power(numbers.e, values[0], is_real)
+        return factorial(x) * raise_power(
+            factorial(values[1]) * factorial(x - values[1]), Fraction(-1))
+    if abs(MP.mag(x) if x else 0) > 300:                     # bits that a sine has to reduce
+        raise Unreadable("an argument is too large")
     if name in ("ln", "log", "lg"):
-        if x == 0 or (is_real and isinstance(x, numbers.mpf) and x < 0):
-            raise Undefined("logarithm of zero or less")
-        base = real(values[1]) if len(values) > 1 else numbers.mpf(10) if name == "lg" else numbers.e
-        if base in (0, 1):
-            raise Undefined("logarithm base")
-        return numbers.ln(x) / numbers.ln(base)
-    inverse = {"asec": "acos", "acsc": "asin", "acot": "atan"}
-    if name in inverse:
-        name, x = inverse[name], 1 / x
-    if name in ("asin", "acos") and is_real and abs(x) > 1:
-        raise Undefined("arc function")
-    if name in ("sec", "csc", "cot"):
-        name = {"sec": "cos", "csc": "sin", "cot": "tan"}[name]
-        value = getattr(numbers, name)(x)
-        if abs(value) < SAME:
-            raise Undefined("pole")
-        return 1 / value
-    return getattr(numbers, name)(x)
+        bases = {"ln": MP.e, "lg": 10, "log": point["log"]}
+        return MP.ln(x) / MP.ln(values[1] if len(values) > 1 else bases[name])
+    if name == "exp":
+        return raise_power(+MP.e, x)
+    if name[1:] in INVERSE:                                  # asec, acsc, acot
+        name, x = "a" + INVERSE[name[1:]], 1 / MP.convert(x)
+    value = getattr(MP, INVERSE.get(name, name))(x)
+    return 1 / value if name in INVERSE else value
 
 
 def evaluate(node: tuple, point: dict, is_real: bool):
-    """The value of an expression with names replaced by `point`: a Fraction while exact, else a 100-digit number."""
-    kind = node[0]
+    """The value at a point (name -> value); with `is_real` no step may leave the real numbers."""
+    kind, content = node[0], node[1]
     if kind == "number":
-        return node[1]
-    if kind == "name":
-        constants = {"pi": context().pi, "e": context().e, "i": context().j, "oo": context().inf}
-        return +constants[node[1]] if node[1] in constants else point[node[1]]
+        return content
+    if kind == "name" and (content in point or content in CONSTANTS):
+        return point[content] if content in point else +getattr(MP, CONSTANTS[content])
     if kind in ("add", "multiply"):
-        values = [evaluate(child, point, is_real) for child in node[1]]
-        result = values[0]
-        for value in values[1:]:
-            if not (isinstance(result, Fraction) and isinstance(value, Fraction)):
-                result, value = real(result), real(value)
-            result = result + value if kind == "add" else result * value
-            if isinstance(result, Fraction) and result.numerator.bit_length() + result.denominator.bit_length() > 2 * MAX_BITS:
+        value, *rest = (evaluate(child, point, is_real) for child in content)
+        for other in rest:
+            value = value + other if kind == "add" else value * other
+            if isinstance(value, Fraction) and value.numerator.bit_length() > 2 * MAX_BITS:
                 raise Unreadable("a number is too large")
-        return result
-    if kind == "fraction":
-        return evaluate(("multiply", [node[1], ("power", node[2], NUMBER(-1))]), point, is_real)
-    if kind == "applied":
-        return evaluate(("multiply", [("name", node[1]), node[2]]), point, is_real)
+        return value
+    if kind == "ratio" and len(content) == 2:
+        return evaluate(combine("/", *content), point, is_real)
     if kind == "power":
-        return power(evaluate(node[1], point, is_real), evaluate(node[2], point, is_real), is_real)
-    if kind == "degree":
-        return evaluate(node[1], point, is_real)
-    if kind == "percent":
-        return evaluate(node[1], point, is_real) / 100
-    if kind == "ratio" and len(node[1]) == 2:
-        return evaluate(("fraction", *node[1]), point, is_real)
-    if kind == "call":
-        values = [evaluate(child, point, is_real) for child in node[2]]
-        if node[1] in ("sin", "cos", "tan", "sec", "csc", "cot") and "degree" in str(node[2]):
-            values[0] = real(values[0]) * context().pi / 180
-        return call(node[1], values, is_real)
-    raise Unreadable(f"no value: {kind}")
+        value = raise_power(evaluate(content, point, is_real), evaluate(node[2], point, is_real))
+    elif kind == "call":
+        if content in ("sin", "cos", "tan", *INVERSE):
+            point = point | {"circ": MP.pi / 180}
+        value = apply(content, [evaluate(child, point, is_real) for child in node[2]], point)
+    else:
+        raise Unreadable(f"a {kind} has no value")
+    if is_real and isinstance(value, MP.mpc):
+        raise Unreadable("not real")
+    return value
 
+
+# ---- compare -------------------------------------------------------------------------------------
 
 def walk(node):
-    """All nodes below and including this one."""
-    if isinstance(node, tuple):
-        if node and isinstance(node[0], str):
-            yield node
-        for child in node[1:]:
-            yield from walk(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from walk(child)
+    """All nodes of a tree."""
+    if isinstance(node, tuple) and node and isinstance(node[0], str):
+        yield node
+    for child in node if isinstance(node, (tuple, list)) else ():
+        yield from walk(child)
 
 
-def names(*nodes) -> list[str]:
-    found = {n[1] for node in nodes for n in walk(node) if n[0] in ("name", "applied")}
-    return sorted(found - {"pi", "e", "i", "oo"})
+def variables(*nodes: tuple) -> list[str]:
+    found = {n[1] for n in walk(nodes) if n[0] == "name"}
+    return sorted(found - CONSTANTS.keys() - MARKS.keys() - {"set R"})
 
 
-def is_decimal(*nodes) -> bool:
-    return any(n[0] == "number" and n[2] for node in nodes for n in walk(node))
+def is_decimal(*nodes: tuple) -> bool:
+    return any(n[0] == "number" and n[2] for n in walk(nodes))
 
 
-# Both signs and sizes from 1/1000 to 10: a root, an absolute value or a small term cannot hide.
-COORDINATES = [Fraction(n, 1000) for n in (1237, 2871, 413, 3319, 1709, 523, 5011, 2203, 811, 4157, 1453, 3701)]
-TRIALS = [(0, 1, "+"), (3, 1, "+"), (5, Fraction(1, 40), "+"), (7, 1, "-"), (2, 1, "+-"), (9, 1, "-+")]
-
-
-def points(variables: list[str]):
-    for shift, scale, signs in TRIALS if variables else TRIALS[:1]:
-        yield {name: COORDINATES[(i + shift) % len(COORDINATES)] * scale * (1 if signs[i % len(signs)] == "+" else -1)
-               for i, name in enumerate(variables)}
-
-
-def values_at_points(nodes: list) -> list[list]:
-    """The nodes' values at each point where all are defined, first over the reals, else over the complex numbers."""
-    variables = names(*nodes)
-    is_complex = not variables or any(n == ("name", "i") for node in nodes for n in walk(node))
-    for is_real in ([False] if is_complex else [True, False]):
+def values_at_points(nodes: list, marks: dict) -> list[list]:
+    """The nodes' values at each point where all are defined, over the reals if that leaves two."""
+    unknowns = variables(*nodes)
+    for is_real in ([True, False] if unknowns and ("name", "i") not in walk(nodes) else [False]):
         rows = []
-        for point in points(variables):
+        for shift, scale, signs in TRIALS if unknowns else TRIALS[:1]:
+            values = itertools.islice(itertools.cycle(COORDINATES), shift, None)
+            signed = (value * scale * sign for value, sign in zip(values, itertools.cycle(signs)))
             try:
+                point = dict(zip(unknowns, signed)) | marks
                 rows.append([evaluate(node, point, is_real) for node in nodes])
-            except (Undefined, ZeroDivisionError):
+            except (Unreadable, ArithmeticError):
                 continue
-        if len(rows) >= (2 if variables else 1):
+        if len(rows) >= min(2, 1 + len(unknowns)):
             return rows
     raise Unreadable("no value")
 
 
-def same_value(a, b, decimal: bool) -> bool:
-    """Exact equality; within the tolerance if one side is a decimal and neither is an integer."""
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        if a == b:
-            return True
-    else:
-        x, y = real(a), real(b)
-        if x == y or abs(x - y) <= SAME * max(abs(x), abs(y)) or max(abs(x), abs(y)) < SAME:
-            return True
-    if not decimal or any(isinstance(v, Fraction) and v.denominator == 1 for v in (a, b)):
-        return False
-    return bool(abs(real(a) - real(b)) <= real(DECIMAL_TOLERANCE) * max(abs(real(a)), abs(real(b))))
+def same_value(a, b, decimal: bool = False) -> bool:
+    """Equality; within the tolerance if a side is a decimal and none is an integer."""
+    fractions = [value for value in (a, b) if isinstance(value, Fraction)]
+    exact = len(fractions) == 2
+    if exact and (a == b or not decimal):
+        return a == b
+    integer = any(value.denominator == 1 for value in fractions)
+    a, b = MP.convert(a), MP.convert(b)
+    size = max(abs(a), abs(b))
+    if a == b or size == MP.inf:
+        return a == b
+    tolerance = DECIMAL_TOLERANCE if decimal and not integer else SAME
+    return bool(abs(a - b) <= tolerance * size or size < MP.convert(SAME) and not exact)
 
 
 def same_expression(a: tuple, b: tuple) -> bool:
-    if a == b:
-        return True
-    decimal = is_decimal(a, b)
-    return all(same_value(x, y, decimal) for x, y in values_at_points([a, b]))
+    """Equal at all points.  % next to none is 1/100 or nothing; log is of base e or 10."""
+    percents = [("name", "%") in walk(side) for side in (a, b)]
+    meanings = [MARKS] + [MARKS | {"%": Fraction(1)}] * (percents[0] != percents[1])
+    if any(n[:2] == ("call", "log") and len(n[2]) == 1 for n in walk([a, b])):
+        meanings.append(MARKS | {"log": 10})
+    return any(all(same_value(x, y, is_decimal(a, b)) for x, y in values_at_points([a, b], marks))
+               for marks in meanings)
 
 
-def same_up_to_factor(a: tuple, b: tuple, positive: bool) -> bool:
-    """Is a = c * b for one constant c, not 0 (and above 0 if `positive`)?"""
-    if names(a) != names(b):
-        return False
-    decimal, factor = is_decimal(a, b), None
-    for x, y in values_at_points([a, b]):
-        if not x or not y:
-            if x or y:
-                return False
+def same_relation(a: tuple, b: tuple) -> bool:
+    """The same equation or inequality, scaled or turned around; or the same chain."""
+    if len(a[1]) > 1 or len(b[1]) > 1 or "in" in a[1] + b[1]:
+        return a[1] == b[1] and all(map(is_same, a[2], b[2]))
+    turned = a[1][0].translate(str.maketrans("<>", "><"))
+    for operator, sides in ((a[1][0], b[2]), (turned, b[2][::-1])):
+        left, right = combine("-", *a[2]), combine("-", *sides)
+        if operator != b[1][0] or not variables(left) or variables(left) != variables(right):
             continue
-        ratio = x / y if isinstance(x, Fraction) and isinstance(y, Fraction) else real(x) / real(y)
-        if factor is not None and not same_value(ratio, factor, decimal):
-            return False
-        factor = ratio
-    return factor is not None and (not positive or real(factor).real > 0)
+        (x, y), *rest = values_at_points([left, right], MARKS)
+        # left = c * right for one c, which is positive for an inequality.
+        if x and y and (operator in ("=", "!=") or MP.convert(x * y).real > 0) and all(
+                same_value(x * v, y * u, is_decimal(a, b)) for u, v in rest):
+            return True
+    return False
 
 
-def difference(sides: list) -> tuple:
-    return "add", [sides[0], multiply([NUMBER(-1), sides[1]])]
-
-
-def named(node: tuple) -> str | None:
-    """The name on the left of an assignment: x, f(x), AB, A:B, (p, q)."""
-    if node[0] == "name" and node[1] not in ("pi", "e", "i", "oo"):
+def title(node: tuple) -> str:
+    """What the left side of an assignment names: x, AB, A:B, |AB|, (p, q), speed; or ""."""
+    if node[0] in ("name", "text") and node[1] not in CONSTANTS:
         return node[1]
-    if node[0] == "applied" and node[2][0] == "name":
-        return f"{node[1]}({node[2][1]})"
     if node[0] == "call" and node[1] == "abs":
-        return named(node[2][0])
-    if node[0] == "text":
-        return node[1]
-    children = node[3] if node[0] == "tuple" else node[1] if node[0] in ("ratio", "multiply") else ()
-    parts = [named(child) for child in children]
-    if not parts or None in parts or (node[0] == "multiply" and not "".join(parts).isupper()):
+        return title(node[2][0])
+    parts = [title(n) for n in node[-1]] if node[0] in ("tuple", "ratio", "multiply") else [""]
+    return ",".join(parts) if all(parts) and (node[0] != "multiply" or "".join(parts).isupper()) else ""
+
+
+def assigned(node: tuple) -> tuple[str, tuple] | None:
+    """(name, value) of x = 5, y = f = 2x or 1/2 = 0.5; None for what assigns nothing: 42 = 43."""
+    if node[0] != "relation" or not set(node[1]) <= {"=", "~="}:
         return None
-    return ":".join(parts) if node[0] == "ratio" else ",".join(parts)
-
-
-def assignment(node: tuple) -> tuple[str, tuple] | None:
-    """(name, value) of x = 5 or f(x) = y = 2x; None for an equation.  A chain of values must agree."""
-    if node[0] != "relation" or set(node[1]) - {"=", "~="}:
-        return None
-    sides = list(node[2])
-    name = ""
-    while len(sides) > 1 and (head := named(sides[0])) and head not in names(*sides[1:]):
-        name, sides = head, sides[1:]
-    if not name and len(sides) == 2 and (tail := named(sides[1])) and not names(sides[0]):
-        name, sides = tail, sides[:1]
-    about = "~=" in node[1]
-    for other in sides[1:]:
-        if names(*sides):
+    sides, name = list(node[2]), ""
+    if len(sides) == 2 and not variables(sides[0]) and title(sides[1]):
+        sides.reverse()                                      # 5 = x
+    while len(sides) > 1 and title(sides[0]) and not set(variables(sides[0])) & set(
+            variables(*sides[1:])):
+        name = title(sides.pop(0))
+    for other in sides[1:]:                                  # a value may be followed by a rounding
+        if variables(*sides):
             return None
-        a, b = (real(evaluate(s, {}, False)) for s in (sides[0], other))
-        if not (same_expression(sides[0], other) or (about and abs(a - b) < abs(a) / 100)):
+        x, y = (MP.convert(evaluate(side, MARKS, False)) for side in (sides[0], other))
+        if not (same_expression(sides[0], other) or "~=" in node[1] and abs(x - y) < abs(x) / 100):
             return None
-    return (name, sides[0]) if name or len(node[2]) > 1 and len(sides) > 1 else None
+    return name, sides[0]
 
 
-def region(node: tuple) -> tuple[str, list] | None:
-    """(variable, parts) of a set of real numbers; each part is (low, high, low closed, high closed)."""
-    everything = [(real(Fraction(0)) - context().inf, context().inf, False, False)]
-    if node == ("name", "set R"):
-        return "", everything
-    if node[0] == "tuple" and len(node[3]) == 2:
-        low, high = (constant(end) for end in node[3])
-        return ("", [(low, high, node[1] == "[", node[2] == "]")]) if real(low) < real(high) else None
-    if node[0] == "set":
-        return "", [(value, value, True, True) for value in map(constant, node[1])]
-    if node[0] in ("cup", "cap", "setminus", "list"):
-        operands = [region(child) for child in (node[1] if node[0] == "list" else node[1:])]
-        if None in operands:
-            return None
-        parts = operands[0][1]
-        for _, other in operands[1:]:
-            other = complement(other) if node[0] == "setminus" else other
-            parts = merge(parts + other) if node[0] in ("cup", "list") else \
-                complement(merge(complement(parts) + complement(other)))
-        return max(name for name, _ in operands), parts
-    if node[0] == "relation":
-        return relation_region(node[1], node[2], everything)
-    return None
+def same_assigned(a: tuple, b: tuple) -> bool:
+    """Assignments and bare values: x = 5, 5; x = 2, y = 1 and (2, 1); x_1 = 2, x_2 = 3 and a list."""
+    pairs = [assigned(item) or ("", item) for item in (a[1] if a[0] == "list" else [a])]
+    values = [value for _, value in pairs]
+    if any(value[0] == "relation" for value in values):
+        return False
+    names = {name for name, _ in pairs if name}
+    if len({re.split(r"[_\d']", name)[0] for name in names}) <= 1:
+        return same(values[0] if len(pairs) == 1 else ("list", values), b)
+    groups = [n[2] if n[0] == "tuple" else [n] for n in (b[1] if b[0] == "list" else [b])]
+    others = [item for group in groups for item in group]
+    return len(others) == len(values) and {len(group) for group in groups} <= {1, len(names)} and \
+        all(map(same, values, others))
 
 
 def constant(node: tuple):
-    """The real number that a node is."""
-    if names(node):
+    """A real number, rounded so that ends of intervals that are equal are identical."""
+    value = MP.j if variables(node) else MP.convert(evaluate(node, MARKS, False))
+    if isinstance(value, MP.mpc):
         raise Unreadable("not a number")
-    value = evaluate(node, {}, False)
-    if isinstance(value, context().mpc):
-        raise Unreadable("not a real number")
-    return value
+    return MP.make_mpf(mpmath.libmp.mpf_pos(value._mpf_, 300, "n"))          # of 332 bits
 
 
-def relation_region(relations: list, sides: list, everything: list) -> tuple[str, list] | None:
-    """x < 3, 3 > x, -2 <= x < 7, x != 3, x in [0, 1]."""
-    places = [i for i, side in enumerate(sides) if named(side)]
-    if len(places) != 1 or any(names(side) and relations != ["in"] for i, side in enumerate(sides) if i not in places):
-        return None
-    place, parts = places[0], everything
-    if relations == ["in"] and place == 0:
-        inner = region(sides[1])
-        return inner and (named(sides[0]), inner[1])
-    for i, relation in enumerate(relations):
-        if place not in (i, i + 1) or relation not in ("<", ">", "<=", ">=", "!="):
-            return None
-        value = constant(sides[i + 1 if place == i else i])
-        closed, below = "=" in relation and relation != "!=", ("<" in relation) == (place == i)
-        half = (everything[0][0], value, False, closed) if below else (value, everything[0][1], closed, False)
-        new = complement([(value, value, True, True)]) if relation == "!=" else [half]
-        parts = complement(merge(complement(parts) + complement(new)))
-    return named(sides[place]).replace("?", ""), parts
+def is_in(node: tuple, x) -> bool:
+    """Is x in this set of real numbers: an interval, {1, 2}, x < 3, a union ...?"""
+    kind, content = node[0], node[1]
+    if node == ("name", "set R"):
+        return True
+    if kind in ("cup", "cap", "setminus", "list"):
+        first, *rest = [is_in(child, x) for child in content]
+        return {"cap": all([first, *rest]), "setminus": first and not any(rest)}.get(
+            kind, any([first, *rest]))
+    if kind == "set":
+        return x in map(constant, content)
+    if kind == "tuple" and len(node[2]) == 2:
+        low, high = map(constant, node[2])
+        if low < high:
+            return low < x < high or content[0] == "[" and x == low or content[1] == "]" and x == high
+    if kind == "relation" and [bool(title(side)) for side in node[2]].count(True) == 1:
+        if content == ["in"]:
+            return is_in(node[2][1], x)
+        sides = [x if title(side) else constant(side) for side in node[2]]
+        holds = {"<": MP.mpf.__lt__, "<=": MP.mpf.__le__, ">": MP.mpf.__gt__, ">=": MP.mpf.__ge__,
+                 "!=": MP.mpf.__ne__}
+        if set(content) <= holds.keys():
+            return all(holds[op](u, v) for op, u, v in zip(content, sides, sides[1:]))
+    raise Unreadable("not a set of numbers")
 
 
-def merge(parts: list) -> list:
-    """The union of intervals as sorted intervals that do not touch."""
-    merged = []
-    for part in sorted(parts, key=lambda p: (real(p[0]), not p[2])):
-        if merged:
-            low, high, low_closed, high_closed = merged[-1]
-            touch = same_value(high, part[0], False)
-            if real(part[0]) < real(high) or (touch and (high_closed or part[2])):
-                further = real(part[1]) > real(high) and not same_value(part[1], high, False)
-                end = (part[1], part[3]) if further else (
-                    high, high_closed or (part[3] and same_value(part[1], high, False)))
-                merged[-1] = (low, end[0], low_closed, end[1])
-                continue
-        merged.append(part)
-    return merged
+def ends(node: tuple) -> list:
+    """All numbers at which membership may change."""
+    if node[0] in ("cup", "cap", "setminus", "list"):
+        return [end for child in node[1] for end in ends(child)]
+    if node[0] in ("set", "tuple"):
+        return [constant(child) for child in node[-1]]
+    if node[0] == "relation":
+        return [end for side in node[2] for end in ends(side)]
+    return [] if title(node) or node[0] == "name" and node[1] == "set R" else [constant(node)]
 
 
-def complement(parts: list) -> list:
-    result, low, closed = [], real(Fraction(0)) - context().inf, False
-    for part in merge(parts):
-        if real(low) < real(part[0]) or (closed and part[2] is False and same_value(low, part[0], False)):
-            result.append((low, part[0], closed, not part[2]))
-        low, closed = part[1], not part[3]
-    if real(low) < context().inf:
-        result.append((low, context().inf, closed, False))
-    return result
-
-
-def same_region(a: tuple, b: tuple) -> bool:
-    if a[0] and b[0] and a[0] != b[0]:
+def same_set(a: tuple, b: tuple) -> bool:
+    """Equal membership at all ends, between and beyond them, which decides for unions of intervals."""
+    names = [set(variables(side)) - {"?"} for side in (a, b)]
+    if all(names) and names[0] != names[1]:
         return False
-    a, b = merge(a[1]), merge(b[1])
-    return len(a) == len(b) and all(
-        x[2:] == y[2:] and same_value(x[0], y[0], False) and same_value(x[1], y[1], False) for x, y in zip(a, b))
+    marks = sorted({end for end in ends(a) + ends(b) if abs(end) < MP.inf}) or [MP.zero]
+    tests = [marks[0] - 1, *marks, *((x + y) / 2 for x, y in zip(marks, marks[1:])), marks[-1] + 1]
+    return all([is_in(a, x) == is_in(b, x) for x in tests])
 
 
 def same_items(a: list, b: list) -> bool:
-    """Equal as multisets."""
+    """Equal as multisets; a solution tuple listed twice is forgiven."""
+    if all(item[0] == "tuple" for item in a + b):
+        a, b = ([x for i, x in enumerate(items) if not any(is_same(x, y) for y in items[:i])]
+                for items in (a, b))
     rest = list(b)
     for item in a:
-        match = next((i for i, other in enumerate(rest) if quietly_same(item, other)), None)
+        match = next((i for i, other in enumerate(rest) if is_same(item, other)), None)
         if match is None:
             return False
         del rest[match]
     return not rest
 
 
-def quietly_same(a: tuple, b: tuple) -> bool:
-    """same, where an item without a value is just not this one."""
+def is_same(a: tuple, b: tuple) -> bool:
+    """same, where what has no value is not the same."""
     try:
         return same(a, b)
-    except (Unreadable, Undefined, ZeroDivisionError):
+    except (Unreadable, ArithmeticError):
         return False
 
 
-def rows_of(node: tuple) -> list | None:
-    """A matrix, a vector or a nested tuple as rows of cells; a vector is one column."""
-    if node[0] == "matrix":
-        return node[1] if len(node[1]) > 1 else [[cell] for cell in node[1][0]]
-    if node[0] == "tuple":
-        if all(item[0] == "tuple" and len(item[3]) == len(node[3][0][3]) for item in node[3]):
-            return [item[3] for item in node[3]]
-        return [[cell] for cell in node[3]]
-    return None
+def rows_of(node: tuple, is_vector: bool) -> list:
+    """The rows of a matrix or of a tuple of tuples; a tuple, and a row next to one, is a column."""
+    if node[0] not in ("matrix", "tuple"):
+        raise Unreadable("not a matrix")
+    rows = node[1] if node[0] == "matrix" else [n[2] if n[0] == "tuple" else [n] for n in node[2]]
+    return [[cell] for cell in rows[0]] if len(rows) == 1 and is_vector else rows
 
 
 def same(a: tuple, b: tuple) -> bool:
     """Do two parsed answers mean the same?"""
+    kinds = {a[0], b[0]}
     if a == b:
+        return a[1] != ""
+    relations = [any(n[0] == "relation" for n in walk(node)) for node in (a, b)]
+    if relations[0] != relations[1] and same_assigned(*((a, b) if relations[0] else (b, a))):
         return True
-    if "text" in (a[0], b[0]):
-        return a[0] == b[0] and a[1] == b[1] and bool(a[1])
-    if "matrix" in (a[0], b[0]) and {a[0], b[0]} <= {"matrix", "tuple"}:
-        rows, others = rows_of(a), rows_of(b)
-        return [len(row) for row in rows] == [len(row) for row in others] and all(
+    if "text" in kinds or "based" in kinds:
+        return False
+    if "matrix" in kinds:
+        rows, others = (rows_of(node, "tuple" in kinds) for node in (a, b))
+        return [*map(len, rows)] == [*map(len, others)] and all(
             same(x, y) for row, other in zip(rows, others) for x, y in zip(row, other))
-    if "based" in (a[0], b[0]) or "determinant" in (a[0], b[0]):
-        return False
-    for first, second in ((a, b), (b, a)):
-        if (result := same_assigned(first, second)) is not None:
-            return result
-    if a[0] == b[0] == "tuple":
-        brackets = len(a[3]) > 2 or a[1:3] == b[1:3]
-        return brackets and len(a[3]) == len(b[3]) and all(map(same, a[3], b[3]))
-    if a[0] == b[0] == "ratio" and max(len(a[1]), len(b[1])) > 2:
-        return len(a[1]) == len(b[1]) and all(
-            same_expression(("fraction", x, a[1][0]), ("fraction", y, b[1][0])) for x, y in zip(a[1], b[1]))
-    if a[0] in ("list", "set") and b[0] in ("list", "set"):
-        if same_items(a[1], b[1]):
+    if kinds == {"tuple"} and (len(a[2]) > 2 or a[1] == b[1]):
+        return len(a[2]) == len(b[2]) and all(map(same, a[2], b[2]))
+    if kinds == {"ratio"} and len(a[1]) == len(b[1]):
+        return all(same_expression(combine("/", x, a[1][0]), combine("/", y, b[1][0]))
+                   for x, y in zip(a[1], b[1]))
+    if kinds <= {"list", "set"} and same_items(a[1], b[1]):
+        return True
+    if kinds == {"list", "tuple"}:       # 1, 2, 3 may stand for (1, 2, 3), but not 0, 1 for (0, 1)
+        return len(a[-1]) == len(b[-1]) > 2 and all(map(same, a[-1], b[-1]))
+    if kinds == {"relation"}:
+        pairs = assigned(a), assigned(b)
+        if all(pairs) and pairs[0][0] == pairs[1][0]:
+            return same(pairs[0][1], pairs[1][1])
+        if same_relation(a, b):
             return True
-        if not any(n[0] == "relation" for n in walk([a, b])):
-            return False
-    if {a[0], b[0]} == {"list", "tuple"}:
-        items, other = (a[1], b[3]) if a[0] == "list" else (b[1], a[3])
-        return len(items) == len(other) > 2 and all(map(same, items, other))
-    if a[0] == b[0] == "relation" and len(a[1]) == len(b[1]) == 1:
-        (x, y), (u, v), flip = a[2], b[2], {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-        if a[1] == b[1] and a[1][0] != "in" and same_up_to_factor(
-                difference([x, y]), difference([u, v]), a[1][0] not in ("=", "!=")):
-            return True
-        if flip.get(a[1][0]) == b[1][0] and same_up_to_factor(difference([x, y]), difference([v, u]), True):
-            return True
-    kinds = ("tuple", "set", "cup", "cap", "setminus", "list", "relation")
-    if any(node[0] in kinds or node == ("name", "set R") for node in (a, b)):
-        regions = region(a), region(b)
-        return None not in regions and same_region(*regions)
-    return same_percent(a, b) or same_expression(a, b)
+    if kinds & {"tuple", "set", "cup", "cap", "setminus", "list", "relation"} or \
+            ("name", "set R") in (a, b):
+        return same_set(a, b)
+    return same_expression(a, b)
 
 
-def same_percent(a: tuple, b: tuple) -> bool:
-    """50% is 50 and 0.5; without a sign there is no factor of 100."""
-    if (a[0] == "percent") == (b[0] == "percent"):
-        return False
-    return same_expression(a[1], b) if a[0] == "percent" else same_expression(a, b[1])
+# ---- verdict -------------------------------------------------------------------------------------
+
+CHOICE = re.compile(r"\W*(?:option|choice|answer)?\W*([A-J])\W*", re.I)
+CHOICE_TEXT = re.compile(r"\s*(?:\(([A-Ja-j])\)|([A-J])[.:)])\s*\S.*", re.S)   # C. the third one
+LAYOUT = re.compile(r"\\(?:text|mathrm|rm|bf)(?![a-zA-Z])|[{}$\s~*]|\\[,;! ]")
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*[CFK]$")
 
 
-def same_assigned(a: tuple, b: tuple) -> bool | None:
-    """x = 5 against 5, or x = 2, y = 1 against (2, 1); None if `a` assigns nothing that matters here."""
-    if a[0] == "list" and a[1] and a[1][0][0] == "relation":
-        pairs = [assignment(item) for item in a[1]]
-        if pairs[0] and all(pair or item[0] != "relation" for pair, item in zip(pairs, a[1])):
-            values = [pair[1] if pair else item for pair, item in zip(pairs, a[1])]
-            titles = [pair[0] if pair else "" for pair in pairs]
-            if any(item[0] == "relation" for item in (b[1] if b[0] in ("list", "set") else [b])):
-                return None
-            letters = {re.sub(r"[^a-zA-Z].*", "", title) for title in titles if title}
-            if len(letters) == 1:                # x_1 = 1, x_2 = 3: the values of one unknown
-                return same(("list", values), b)
-            items = b[3] if b[0] == "tuple" else b[1] if b[0] == "list" else []
-            groups = [items] if b[0] == "tuple" else [i[3] for i in items if i[0] == "tuple"] or [items]
-            flat_items = [item for group in groups for item in group]
-            ordered = len(set(titles)) == len(groups[0]) if groups else False
-            return ordered and len(flat_items) == len(values) and all(map(same, values, flat_items))
-        return None
-    pair = assignment(a)
-    if pair is None or b[0] == "relation" and assignment(b) and assignment(b)[0] and pair[0]:
-        if pair and assignment(b)[0] == pair[0]:
-            return same(pair[1], assignment(b)[1])
-        return None
-    if b[0] == "relation" and not assignment(b):
-        return None
-    return same(pair[1], b)
+def choice_letter(text: str) -> tuple[str, bool]:
+    r"""The letter of a multiple-choice answer and whether it is alone: B, (b), \text{(B)}, B. five."""
+    plain = LAYOUT.sub(" ", text)
+    alone = CHOICE.fullmatch(plain)
+    match = alone or CHOICE_TEXT.match(plain)
+    return next(filter(None, match.groups())).upper() if match else "", bool(alone)
 
 
-# ---- the verdict ---------------------------------------------------------------------------------
-
-CHOICE = re.compile(r"\W*(?:option|choice|answer)?\W*([A-Ja-j])\W*", re.I)
-CHOICE_TEXT = re.compile(r"\s*(?:\(([A-Ja-j])\)|([A-J])[.:)])\s*\S.*", re.S)
-PLAIN = re.compile(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)(?![a-zA-Z])|[{}$\s~]|\\[,;! ]")
-THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-
-
-def choice_letter(text: str) -> str | None:
-    """The letter of a multiple-choice answer: B, (b), \\text{(B)}, "B. the second"."""
-    plain = PLAIN.sub(" ", text)
-    match = CHOICE.fullmatch(plain) or CHOICE_TEXT.match(plain)
-    return next(group for group in match.groups() if group).upper() if match else None
+def parse_signs(tokens: list) -> tuple:
+    """The tree of all tokens; each item with +- becomes its values."""
+    places = [i for i, token in enumerate(tokens) if token in (("op", "+-"), ("op", "-+"))]
+    # The signs go together next to -+ and in tuples; elsewhere each is free.
+    tied = ("op", "-+") in tokens or len(places) > 4 or ("op", "(") in tokens and ("op", ",") in tokens
+    signs = [(s,) * len(places) for s in "+-"] if tied else itertools.product("+-", repeat=len(places))
+    variants = []
+    for choice in signs if places else [()]:
+        stack = list(tokens)
+        for i, sign in zip(places, choice):
+            stack[i] = ("op", sign if tokens[i][1] == "+-" else "-+"["-+".index(sign) - 1])
+        stack.reverse()
+        node = parse(stack, 0)
+        if stack:
+            raise Unreadable(f"unexpected {stack[-1][1]}")
+        variants.append(node[1] if node[0] == "list" else [node])
+    values = [node for i, _ in enumerate(variants[0]) for k, node in enumerate(
+        variant[i] for variant in variants) if node not in [other[i] for other in variants[:k]]]
+    if not 0 < len(values) <= MAX_ITEMS:
+        raise Unreadable("too many items" if values else "nothing in it")
+    return values[0] if len(values) == 1 else ("list", values)
 
 
 @functools.lru_cache(4096)
 def readings(text: str) -> list[tuple]:
-    """The parsed meanings of a normalised answer; "100,200" is a number and a list.  Unreadable if there is none."""
-    texts = [text]
-    for match in THOUSANDS.finditer(text):
-        before = text[:match.start()]
-        if sum(map(before.count, "([")) == sum(map(before.count, ")]")) and "\\{" not in before:
-            joined = THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
-            texts = [joined] if re.search(r",0\d\d", match[0]) or before.strip() else [joined, text]
-            break
-    nodes = []
-    for candidate in texts:
-        tokens = tokenize(candidate)
-        items = parse_items(tokens, 0)
-        if not items:
-            raise Unreadable("no answer in it")
-        nodes.append(items[0] if len(items) == 1 else ("list", items))
-    return nodes
+    """The trees of a normalised answer; "100,200" is a number and a list.  Unreadable if there is none."""
+    texts, match = [text], THOUSANDS.search(text)
+    if match and not re.search(r"[(\[]|\\\{", text[:match.start()]):
+        joined = THOUSANDS.sub(lambda thousands: thousands[0].replace(",", ""), text)
+        texts = [joined, text] if ",0" not in match[0] else [joined]
+    return [parse_signs(tokenize(reading)) for reading in texts]
 
 
 def judge(predicted: str, ground_truth: str) -> tuple[bool, str]:
-    """(right, the rule that decided)."""
+    """(right?, the rule that decided) for two bare answers."""
     a, b = normalise(predicted), normalise(ground_truth)
     if not a or not b:
         return False, "empty"
     if a.replace(" ", "") == b.replace(" ", ""):
         return True, "same text"
-    letters = choice_letter(a), choice_letter(b)
-    if letters[1] and letters[0]:
-        if CHOICE.fullmatch(PLAIN.sub(" ", a)) or CHOICE.fullmatch(PLAIN.sub(" ", b)):
-            return letters[0] == letters[1], "multiple choice"
-    words = text_key(a)
-    if words == text_key(b) and re.fullmatch(r"[a-z]{3,}", words) and not re.search(r"[-+*/^_=<>\\]", a + b):
+    (letter, alone), (gold_letter, gold_alone) = choice_letter(a), choice_letter(b)
+    if letter and gold_letter and (alone or gold_alone):
+        return letter == gold_letter, "multiple choice"
+    if text_key(a) == text_key(b) and re.fullmatch(r"[a-z]{2,}", text_key(a)) and not re.search(
+            r"[-+*/^_=<>(),]|\\(?!text)", a + b):
         return True, "same words"
+    if not re.search("[a-zA-Z]", b):
+        a = UNIT.sub("", a)                                  # "5 m": a unit if the gold has no names
     try:
-        pairs = [(x, y) for x in readings(a) for y in readings(b)]
-    except (Unreadable, Undefined, ArithmeticError, ValueError, RecursionError) as error:
+        pairs = list(itertools.product(readings(a), readings(b)))
+    except (Unreadable, RecursionError) as error:
         return False, f"unparsable: {error}"
-    for x, y in pairs:
-        try:
-            if same(x, y):
-                return True, "same value"
-        except (Unreadable, Undefined, ArithmeticError, ValueError, TypeError, RecursionError):
-            continue
-    return False, "different"
-
-
-def equal(predicted: str, ground_truth: str, strict: bool = False) -> bool:
-    return equal_strict(predicted, ground_truth) if strict else judge(predicted, ground_truth)[0]
-
-
-def verdict(response: str, ground_truth: str, loose: bool = False, strict: bool = False) -> tuple[float, str]:
-    answer, reason = find_answer(str(response), loose)
-    if answer is None:
-        return 0.0, reason
-    if strict:
-        return float(equal_strict(answer, ground_truth)), "strict"
-    right, rule = judge(answer, ground_truth)
-    return float(right), "right" if right else rule.partition(":")[0].replace("different", "wrong")
-
-
-def score(response: str, ground_truth: str, loose: bool = False, strict: bool = False) -> float:
-    return verdict(response, ground_truth, loose, strict)[0]
-
-
-def score_batch(responses, ground_truths, counts=None, loose=False, strict=False) -> list[float]:
-    results = [verdict(r, g, loose, strict) for r, g in zip(responses, ground_truths, strict=True)]
-    for _, reason in results:
-        if counts is not None:
-            counts[reason] = counts.get(reason, 0) + 1
-    return [value for value, _ in results]
+    return (True, "same value") if any(is_same(x, y) for x, y in pairs) else (False, "wrong")
 
 
 def parses(ground_truth: str) -> bool:
+    """Can this gold be graded by more than its text?  Data loaders report those that cannot."""
     text = normalise(ground_truth)
     try:
-        return bool(text) and (choice_letter(text) is not None or bool(readings(text)))
-    except (Unreadable, ArithmeticError, ValueError, RecursionError):
+        return bool(choice_letter(text)[0] or readings(text))
+    except (Unreadable, RecursionError):
         return False
 
 
+STRICT_REWRITES = [(re.compile(pattern), new) for pattern, new in [
+    (r"\n|\\!", ""), (r"\\\\", r"\\"), (r"[td]frac", "frac"), (r"\\text\{ .*", ""), (r"\\?%", ""),
+    (r"\\left|\\right|\^\{\\circ\}|\^\\circ|\\\$", ""), (r"([ {]|^)\.", r"\g<1>0."),
+    (r"^[^=]{0,2}=([^=]*)$", r"\1"), (r"\\sqrt([^{])", r"\\sqrt{\1}"), (r" ", ""),
+    (r"\\frac([^{])([^{])", r"\\frac{\1}{\2}"), (r"\\frac([^{])\{", r"\\frac{\1}{"),
+    (r"^0\.5$", r"\\frac{1}{2}"), (r"^(-?\d+)/(-?\d+)$", r"\\frac{\1}{\2}")]]
+
+
 def equal_strict(predicted: str, ground_truth: str) -> bool:
-    return predicted.replace(" ", "") == ground_truth.replace(" ", "")
+    """Equal strings after the rewrites of the MATH grader (Hendrycks et al., arXiv 2103.03874)."""
+    forms = [str(predicted)[:MAX_ANSWER], str(ground_truth)[:MAX_ANSWER]]
+    for pattern, new in STRICT_REWRITES:
+        forms = [pattern.sub(new, form) for form in forms]
+    return forms[0] == forms[1]
+
+
+def equal(predicted: str, ground_truth: str, strict: bool = False) -> bool:
+    """Do two bare answers mean the same?  False, never an error, for any text."""
+    return equal_strict(predicted, ground_truth) if strict else judge(predicted, ground_truth)[0]
+
+
+def grade_answer(answer: str, ground_truth: str, strict: bool) -> tuple[float, str]:
+    right, rule = (equal_strict(answer, ground_truth), "") if strict else judge(answer, ground_truth)
+    return float(right), "right" if right else "wrong" if rule[:3] != "unp" else "unparsable"
+
+
+def verdict(response: str, ground_truth: str, loose: bool = False,
+            strict: bool = False) -> tuple[float, str]:
+    """score, and "right", "wrong", "unparsable", "no answer", "truncated" or "empty box"."""
+    answer, reason = find_answer(response, loose)
+    return (0.0, reason) if answer is None else grade_answer(answer, ground_truth, strict)
+
+
+def score(response: str, ground_truth: str, loose: bool = False, strict: bool = False) -> float:
+    """1.0 if the response's final answer is right, else 0.0; never an error, for any text."""
+    return verdict(response, ground_truth, loose, strict)[0]
+
+
+# ---- many at once --------------------------------------------------------------------------------
+
+def score_batch(responses: list[str], ground_truths: list[str], counts: dict | None = None,
+                loose: bool = False, strict: bool = False, workers: int | None = None,
+                seconds: float = 5.0) -> list[float]:
+    """score of each pair.  `counts` gets how often each reason of `verdict` occurred.
+
+    The limits make grading here safe and fast, so small batches stay in this process.  From 256
+    answers on, or with `workers`, processes grade: an answer that takes its worker longer than
+    `seconds`, or whose worker is killed, scores 0 as "timed out" or "crashed", and no other does.
+    """
+    if len(responses) != len(ground_truths):
+        raise ValueError(f"{len(responses)} responses but {len(ground_truths)} ground truths: "
+                         "give one ground truth for each response")
+    if workers is None:
+        workers = min(4, os.cpu_count() or 1) if len(responses) >= 256 else 0
+    found = [find_answer(response, loose) for response in responses]
+    jobs = [(answer, str(gold)[:MAX_ANSWER], strict) for (answer, _), gold in zip(found, ground_truths)
+            if answer is not None]
+    if workers:
+        with ThreadPoolExecutor(workers) as pool:
+            shares = pool.map(grade_in_worker, [jobs[i::workers] for i in range(workers)],
+                              [seconds] * workers)
+            rounds = itertools.zip_longest(*shares)
+            graded = iter([job for one_round in rounds for job in one_round if job])
+    else:
+        graded = itertools.starmap(grade_answer, jobs)
+    verdicts = [(0.0, reason) if answer is None else next(graded) for answer, reason in found]
+    for _, reason in verdicts if counts is not None else ():
+        counts[reason] = counts.get(reason, 0) + 1
+    return [value for value, _ in verdicts]
+
+
+def grade_in_worker(jobs: list[tuple], seconds: float) -> list[tuple[float, str]]:
+    """grade_answer of each job in a child process, which is replaced when it hangs or dies.
+
+    A plain child instead of multiprocessing: it imports this file only, not the caller's main module
+    (with torch), and forks no threads.  A job fits into a pipe's buffer, so writing cannot block.
+    """
+    results = []
+    while len(results) < len(jobs):
+        command = [sys.executable, os.path.abspath(__file__), "--worker"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as child:
+            if not child.stdout.readline():                  # it says when it is ready
+                results.append((0.0, "crashed"))
+            for answer, *rest in jobs[len(results):]:
+                try:
+                    child.stdin.write(json.dumps([answer[:MAX_ANSWER], *rest]).encode() + b"\n")
+                    in_time = select.select([child.stdout], [], [], seconds)[0]
+                    line = child.stdout.readline() if in_time else b""
+                except BrokenPipeError:
+                    in_time, line = True, b""
+                reason = "crashed" if in_time else "timed out"
+                results.append(tuple(json.loads(line)) if line else (0.0, reason))
+                if not line:
+                    break
+            child.kill()
+    return results
+
+
+TRICKY = [  # predicted, ground truth, right?
+    (r"\frac{2}{4}", "0.5", True), ("0.333333", "1/3", True), ("5.001", "5", False),
+    ("50%", "0.5", True), ("50", "0.5", False), (r"1\frac12", "1.5", True), ("1,234", "1234", True),
+    ("x=5", "5", True), ("x+3=42", "42", False), (">5", "5", False), ("101_2", "101", False),
+    ("3+2x", "2x+3", True), (r"\sqrt{x^2}", "x", False), ("(0,1)", "[0,1]", False),
+    ("x<3", r"(-\infty,3)", True), (r"1\pm2", "-1,3", True), (r"9^{9^{9^9}}", "1", False),
+    ("__import__('os')", "1", False), ("((((", "((((((", False)]
+
+
+def explain(text: str, ground_truth: str, loose: bool, strict: bool) -> None:
+    """Print what was extracted, how both sides read, and which rule decided."""
+    answer, rule = find_answer(text, loose)
+    if rule == "no answer" and not loose:
+        answer, rule = text, "bare answer"
+    print(f"extracted     {answer!r} ({rule})")
+    if answer is None:
+        return
+    for label, side in (("predicted", answer), ("ground truth", ground_truth)):
+        try:
+            print(f"{label:13} {normalise(side)!r} reads as {readings(normalise(side))}")
+        except (Unreadable, RecursionError) as error:
+            print(f"{label:13} {normalise(side)!r} cannot be read: {error}")
+    right, rule = (equal_strict(answer, ground_truth), "strict") if strict else judge(answer, ground_truth)
+    print(f"verdict       {'right' if right else 'not right'} ({rule})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Explain a verdict; no arguments: tricky answers. "
+                                     "Put -- before an answer that begins with a minus.")
+    parser.add_argument("predicted", nargs="?", help="a bare answer, or a response with a box")
+    parser.add_argument("ground_truth", nargs="?", help="the right answer")
+    parser.add_argument("--loose", action="store_true", help="accept <answer>, ####, 'answer is'")
+    parser.add_argument("--strict", action="store_true", help="the string rules of MATH's grader")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:                      # a job per line in, a verdict per line out
+        print("ready", flush=True)
+        for line in sys.stdin:
+            print(json.dumps(grade_answer(*json.loads(line))), flush=True)
+    elif args.ground_truth is not None:
+        explain(args.predicted, args.ground_truth, args.loose, args.strict)
+    else:
+        for predicted, gold, right in TRICKY:
+            got, rule = judge(predicted, gold)
+            print(f"{'pass' if got == right else 'FAIL'}  {predicted:17} {gold:12} {got!s:6} {rule}")
+        assert all(equal(predicted, gold) == right for predicted, gold, right in TRICKY)
+
+
+if __name__ == "__main__":
+    main()
