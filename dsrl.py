@@ -286,7 +286,7 @@ def log_update(folder, metrics, rollout, clock, bar):
 def measure(config, step, model, tokenizer, problems, grade, folder):
     """Evaluate, record, redraw the curves; print a few responses. Returns (summary, rows)."""
     options = dict(max_new_tokens=config.max_response_tokens, temperature=config.temperature, seed=config.seed)
-    summary, rows = evaluate(model, tokenizer, problems, k=config.eval_k, progress=f"evaluation at {step}", **options)
+    summary, rows = evaluate(model, tokenizer, problems, k=config.eval_k, grade_with=grade, progress=f"evaluation at {step}", **options)
     flat = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
     record = {"step": step, **flat, "pass_at_k": summary["pass_at_k"][config.eval_k], **per_response(summary)}
     run.append_line(folder / "metrics.jsonl", record)
@@ -385,7 +385,7 @@ def load_data(config, tokenizer):
 def load_grader(spec):
     """grade(problems, responses) -> list of floats in [0, 1]: the standard one, or a user's file.py:function."""
     if spec is None:
-        return grade_all
+        return lambda problems, responses: grade_all(problems, responses, loose=False)
     path, _, name = spec.rpartition(":")
     if not Path(path).is_file():
         raise ValueError(f"--reward {spec!r}: no such file; give file.py:function")

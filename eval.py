@@ -1,23 +1,22 @@
 r"""Problems and benchmarks: load, prompt, sample, grade, and the numbers that papers report.
 
-A problem is a dict: `problem` (text), `answer` (text), `kind`, `index`, and what its kind needs. Per problem, k
-responses are sampled and graded 1 or 0; n problems, c right of k, give
+A problem is a dict: `problem`, `answer` (texts), `kind`, `index`, and what its kind needs. For each of N problems,
+k responses are sampled and graded 1 or 0; with c of k right,
 
-    avg@k      mean of all grades, with the standard error over problems   std(problem means) / sqrt(n)
-    pass@j     1 - C(k - c, j) / C(k, j), unbiased for j <= k              (Chen et al., arXiv 2107.03374)
-    majority@k the grade of the answer that most responses give, equal answers counted as one; first seen wins a tie
-    thoughts   reflections and transitions by the keyword rule of SEAL     (arXiv 2504.07986)
+    Avg@k       mean of all grades; its standard error is over problems     std(problem means) / sqrt(N)
+    pass@j      1 - C(k - c, j) / C(k, j), unbiased for j <= k              (Chen et al., arXiv 2107.03374)
+    majority@k  the grade of the answer given most often, equal answers counted as one, the first seen on a tie
+    thoughts    reflections and transitions, by the keyword rule of SEAL    (arXiv 2504.07986)
 
-| kind               | the answer is                                         | right when                                   |
-| math, tiny         | the last box, else after `####` or "answer is"        | equal by `reward.equal`                      |
-| olympiad           | the same                                              | equal, or within the problem's own `error`   |
-| minerva            | the same                                              | numbers within 1 %, all else `reward.equal`  |
-| choice             | "answer is (X)", "Answer: X", box, last lone letter   | that letter; no letter is wrong, not a guess |
-| bbh                | after the last "answer is", to the end of its sentence | the same text, see `same_text`              |
-
-Shapes: n problems, k samples of each.
+| kind       | the answer is                                          | right when                                   |
+| math, tiny | the last box, else after `####`, "answer is"           | `reward.equal`                               |
+| olympiad   | the same                                               | the same, or within the problem's own `error` |
+| minerva    | the same                                               | the same, or numbers within 1 % (graders differ) |
+| choice     | "answer is (X)", "Answer: X", a box, a lone letter     | that letter; no letter is wrong, not a guess |
+| bbh        | after the last "answer is", to the end of the sentence | the same text, see `same_text`               |
 
     python eval.py --model Qwen2.5-1.5B --tasks amc23,olympiadbench --k 32
+    python eval.py --compare out-eval/a out-eval/b     # side by side, and their pass@k curves
 """
 
 import argparse
@@ -39,57 +38,55 @@ from pathlib import Path
 import torch
 
 from model import best_device, load_model, resolve_model
-from reward import equal, extract_answer
+from reward import equal, extract_answer, parses
 from rollout import generate
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The benchmarks
 
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark: where it is, how it is graded, how it is sampled unless flags say otherwise."""
+    """One benchmark: where it is, how it is graded (kind), and how it is sampled unless flags say otherwise."""
 
-    kind: str  # row of the table above
+    kind: str
     repo: str  # data set on the Hugging Face hub
-    files: str  # its data files; `{split}` is filled in
+    files: str  # its data files there; {split} is filled in
     licence: str
     k: int = 1
     temperature: float = 0.0  # 0 is greedy
-    max_new_tokens: int = 1024
+    max_new_tokens: int = 4096
     split: str = "test"
 
 
-AVG_32 = {"k": 32, "temperature": 1.0, "max_new_tokens": 8192}  # the paper's Avg@32 sets; length limit of its training
-LONG = {"max_new_tokens": 4096}
-# Hub ids, file names and columns below were read from the data sets' documentation and have not been tried against
-# the hub. Parquet files are those that the hub itself converts every public data set to: config/split/*.parquet.
+AVG_32 = {"k": 32, "temperature": 1.0, "max_new_tokens": 8192}  # the paper's Avg@32; the response limit of its training
+# Hub ids, files and columns were read from the data sets' documentation and not tried: check them against the cards.
+# Parquet files are those that the hub itself makes of every public data set: config/split/*.parquet.
 TASKS = {
-    "gsm8k": Task("math", "openai/gsm8k", "main/{split}/*.parquet", "MIT"),
-    "math": Task("math", "DigitalLearningGmbH/MATH-lighteval", "default/{split}/*.parquet", "MIT", **LONG),
-    "math500": Task("math", "HuggingFaceH4/MATH-500", "default/{split}/*.parquet", "MIT", **LONG),
+    "gsm8k": Task("math", "openai/gsm8k", "main/{split}/*.parquet", "MIT", max_new_tokens=1024),
+    "math": Task("math", "DigitalLearningGmbH/MATH-lighteval", "default/{split}/*.parquet", "MIT"),
+    "math500": Task("math", "HuggingFaceH4/MATH-500", "default/{split}/*.parquet", "MIT"),
     "aime24": Task("math", "math-ai/aime24", "default/{split}/*.parquet", "none stated", **AVG_32),
     "aime25": Task("math", "math-ai/aime25", "default/{split}/*.parquet", "none stated", **AVG_32),
     "amc23": Task("math", "math-ai/amc23", "default/{split}/*.parquet", "none stated", **AVG_32),
-    "olympiadbench": Task("olympiad", "Hothan/OlympiadBench", "OE_TO_maths_en_COMP/{split}/*.parquet", "Apache-2.0",
-                          **AVG_32, split="train"),
+    "olympiadbench": Task(
+        "olympiad", "Hothan/OlympiadBench", "OE_TO_maths_en_COMP/{split}/*.parquet", "Apache-2.0", **AVG_32, split="train"
+    ),
     "minerva": Task("minerva", "math-ai/minervamath", "default/{split}/*.parquet", "none stated", **AVG_32),
-    "mmlu_pro": Task("choice", "TIGER-Lab/MMLU-Pro", "default/{split}/*.parquet", "MIT", **LONG),
-    "gpqa": Task("choice", "Idavidrein/gpqa", "gpqa_diamond.csv", "CC-BY-4.0, gated", **LONG),
-    "bbh": Task("bbh", "", "", "MIT", max_new_tokens=2048),
+    "mmlu_pro": Task("choice", "TIGER-Lab/MMLU-Pro", "default/{split}/*.parquet", "MIT"),
+    "gpqa": Task("choice", "Idavidrein/gpqa", "gpqa_diamond.csv", "CC-BY-4.0, gated"),
+    "bbh": Task("bbh", "", "", "MIT", max_new_tokens=2048),  # from its repository, which has the 3-shot prompts
 }
 BBH_ZIP = "https://github.com/suzgunmirac/BIG-Bench-Hard/archive/refs/heads/main.zip"
-GPQA_HINT = ("GPQA is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa and set HF_TOKEN, "
-             "or pass your copy with --data gpqa=FILE.csv")
+GPQA_HINT = (
+    "GPQA is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa and set HF_TOKEN, "
+    "or give your copy with --data gpqa=FILE.csv"
+)
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-LETTERS = "ABCDEFGHIJ"
+LETTERS = "ABCDEFGHIJ"  # of options: three to ten of them
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
-SYSTEM = {  # the system turn of each kind; "tiny" (the embedded small world) is trained on bare problems
-    "math": BOXED, "olympiad": BOXED, "minerva": BOXED, "tiny": None,
+SYSTEM = {  # the system turn of each kind; the embedded small world ("tiny") is trained on bare problems
+    **dict.fromkeys(("math", "olympiad", "minerva"), BOXED), "tiny": None,
     "choice": 'Think step by step, then end with "the answer is (X)", where X is the letter of the right option.',
     "bbh": 'Think step by step, then end with "So the answer is ...", giving only the answer in the form asked for.',
-}
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -97,186 +94,161 @@ SYSTEM = {  # the system turn of each kind; "tiny" (the embedded small world) is
 
 
 def read_rows(path):
-    """All rows of one .jsonl, .json (a list, or a dict holding one), .csv or .parquet file, as dicts."""
-    path = Path(path)
+    """The rows of one .jsonl, .json (a list, or a dict that holds one), .csv or .parquet file, as dicts."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; legal: {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
-        import pyarrow.parquet  # here, not above: most runs and all tests of grading do without it
+        import pyarrow.parquet  # slow to import, and the other formats do without
+
         return pyarrow.parquet.read_table(path).to_pylist()
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text)))
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        rows = json.loads(text)
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid {path.suffix[1:]}: {error}") from None
-    return rows if isinstance(rows, list) else next((v for v in rows.values() if isinstance(v, list)), [rows])
+    rows = rows if isinstance(rows, list) else next((part for part in rows.values() if isinstance(part, list)), [])
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: each row must be an object such as {{\"problem\": ..., \"answer\": ...}}")
+    return rows
 
 
 def hub_files(repo, pattern):
     """Download (or find in the hub's own cache) the files of a data set that match `pattern`."""
     from huggingface_hub import snapshot_download
+
     revision = "refs/convert/parquet" if pattern.endswith(".parquet") else None
     try:
         folder = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=[pattern])
     except OSError as error:  # every error of the hub's client is one: no network, no such data set, gated
-        hint = GPQA_HINT if "gpqa" in repo else "pass your own copy with --data NAME=FILE"
+        hint = GPQA_HINT if "gpqa" in repo else "give your own copy with --data TASK=FILE"
         raise ValueError(f"cannot load data set {repo!r}: {str(error).splitlines()[0]} ({hint})") from None
     files = sorted(Path(folder).glob(pattern))
     if not files:
-        raise ValueError(f"data set {repo!r} has no file {pattern!r}; try another split, or OWNER/NAME:CONFIG")
+        raise ValueError(f"data set {repo!r} has no {pattern!r}: try another split, or OWNER/NAME:CONFIG")
     return files
 
 
-def bbh_folder():
-    """The 27 tasks and their 3-shot prompts, from the benchmark's own repository, kept in the user's cache."""
+def bbh_files():
+    """The 27 tasks of BIG-Bench Hard, from its own repository by way of the user's cache; the prompts lie beside."""
     folder = Path.home() / ".cache" / "dsrl" / "bbh"
     if not folder.exists():
         try:
-            archive = urllib.request.urlopen(BBH_ZIP, timeout=60).read()  # seconds
+            archive = zipfile.ZipFile(io.BytesIO(urllib.request.urlopen(BBH_ZIP, timeout=60).read()))  # seconds
         except OSError as error:
-            raise ValueError(f"cannot download {BBH_ZIP}: {error}; pass your copy with --data bbh=FOLDER") from None
-        partial = folder.with_name("bbh.partial")
-        for name in (zipped := zipfile.ZipFile(io.BytesIO(archive))).namelist():
-            inner = Path(*Path(name).parts[1:])  # without the archive's top folder
-            if len(inner.parts) == 2 and inner.parts[0] in ("bbh", "cot-prompts"):
-                target = partial / (inner.name if inner.parts[0] == "bbh" else inner)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(zipped.read(name))
-        partial.rename(folder)  # so that an interrupted download is never taken for the whole
-    return folder
+            raise ValueError(f"cannot download {BBH_ZIP}: {error}; give your copy with --data bbh=FOLDER") from None
+        partial = folder.with_name("bbh.partial")  # renamed when whole: a broken download is never taken for the set
+        archive.extractall(partial, [name for name in archive.namelist() if re.search("/(bbh|cot-prompts)/", name)])
+        partial.rename(folder)
+    return sorted(folder.glob("*/bbh/*.json"))
 
 
 def find_files(name, split):
-    """name (local path, benchmark, "bbh/TASK", or hub OWNER/NAME[:CONFIG]) -> (files, Task or None)."""
-    name = resolve_model(name) if name == "tiny" else name  # the tiny world's folder holds its problems too
-    path, (short, _, part) = Path(name), str(name).partition("/")
-    if path.is_dir():
-        one = [path / f"{split or 'test'}{suffix}" for suffix in SUFFIXES]
-        files = [file for file in one if file.exists()] or sorted(path.glob("*.json"))
-        if not files:
-            raise ValueError(f"{path} holds neither {split or 'test'}.jsonl (.csv, .parquet) nor .json files")
-        return files, None
+    """name (file, folder, benchmark, "bbh/TASK", hub OWNER/NAME[:CONFIG]) -> (files, Task or None)."""
+    path, task = Path(resolve_model(name) if name == "tiny" else name), TASKS.get(str(name).partition("/")[0])
     if path.is_file():
         return [path], None
-    if short == "bbh":
-        files = [file for file in sorted(bbh_folder().glob("*.json")) if part in ("", file.stem)]
+    if path.is_dir():  # a folder of splits, as the tiny world's, or BBH's folder of tasks
+        of_split = [path / f"{split or 'test'}{suffix}" for suffix in SUFFIXES]
+        files = [file for file in of_split if file.exists()] or sorted(path.glob("*.json"))
         if not files:
-            raise ValueError(f"no BBH task {part!r}; known: {', '.join(f.stem for f in bbh_folder().glob('*.json'))}")
-        return files, TASKS["bbh"]
+            raise ValueError(f"{path} holds neither {split or 'test'}.jsonl (.json, .csv, .parquet) nor other .json files")
+        return files, None
+    if task and task.kind == "bbh":
+        files = {file.stem: file for file in bbh_files()}
+        part = str(name).partition("/")[2]
+        if part and part not in files:
+            raise ValueError(f"BBH has no task {part!r}; known: {', '.join(files)}")
+        return [files[part]] if part else list(files.values()), task
     if name in TASKS:
-        task = TASKS[name]
         return hub_files(task.repo, task.files.format(split=split or task.split)), task
     if path.suffix in SUFFIXES or str(name).count("/") != 1:
-        raise ValueError(f"no file and no task {str(name)!r}; known tasks: {', '.join(TASKS)}; or a hub OWNER/NAME")
+        raise ValueError(f"no file and no task {str(name)!r}; known tasks: {', '.join(TASKS)}; or a file, or a hub OWNER/NAME")
     repo, _, config = str(name).partition(":")
     return hub_files(repo, f"{config or 'default'}/{split or 'test'}/*.parquet"), None
 
 
 def to_problem(row, kind, source):
-    """One row, in any of the column layouts of the public sets, as a problem; `answer` is None if it has no gold."""
-    if {"prompt", "reward_model"} <= row.keys():  # the layout of verl, which the method's authors use
-        gold = row["reward_model"]["ground_truth"]
-        text, gold = row["prompt"][-1]["content"], gold["target"] if isinstance(gold, dict) else gold
+    """One row, in any of the column layouts of the public sets, as a problem; its answer is "" if it has no gold."""
+    text, more = row.get("problem") or row.get("question"), {}
+    if {"prompt", "reward_model"} <= row.keys():  # verl's layout, which the method's authors use
+        text, gold = row["prompt"][-1]["content"], row["reward_model"]["ground_truth"]
+        gold = gold["target"] if isinstance(gold, dict) else gold
     elif {"input", "target"} <= row.keys():
-        return {"problem": row["input"], "answer": row["target"], "kind": "bbh"}
+        text, gold, kind = row["input"], row["target"], "bbh"
     elif {"Question", "Correct Answer", "Incorrect Answer 1"} <= row.keys():
-        options = [row["Correct Answer"], *(row[f"Incorrect Answer {i}"] for i in (1, 2, 3))]
-        options = [option.strip() for option in options]
-        random.Random(row["Question"]).shuffle(options)  # the same order in every run, another for each question
-        letter = LETTERS[options.index(row["Correct Answer"].strip())]
-        return {"problem": row["Question"].strip(), "answer": letter, "kind": "choice", "options": options}
+        right, text, kind = row["Correct Answer"].strip(), row["Question"].strip(), "choice"
+        more = {"options": [right, *(row[f"Incorrect Answer {i}"].strip() for i in (1, 2, 3))]}
+        random.Random(text).shuffle(more["options"])  # fixed for a question, but the right one is not always A
+        gold = LETTERS[more["options"].index(right)]
     elif {"question", "options", "answer"} <= row.keys():
-        options = [option for option in row["options"] if option != "N/A"]  # some copies pad to ten with N/A
-        return {"problem": row["question"].strip(), "answer": row["answer"], "kind": "choice", "options": options,
-                "group": row.get("category")}
+        gold, kind = row["answer"], "choice"
+        more = {"options": [option for option in row["options"] if option != "N/A"], "group": row.get("category")}
     elif {"question", "final_answer"} <= row.keys():
-        golds, error = row["final_answer"] or [""], row.get("error")
-        gold = ", ".join(golds) if isinstance(golds, list) else golds  # a bare list: `equal` takes any order
-        unit = (row.get("unit") or "").strip("$ ")
-        gold = gold.replace("$", "").strip().removesuffix(".").removesuffix(unit)
-        return {"problem": row["question"], "answer": gold, "kind": "olympiad", "error": float(error) if error else None}
-    elif ("problem" in row or "question" in row) and "answer" in row:
-        text, gold = row.get("problem") or row.get("question"), row["answer"]
-        gold = gold.rpartition("####")[2] if isinstance(gold, str) else gold  # GSM8K: worked solution #### number
-    elif {"problem", "solution"} <= row.keys():
-        text, gold = row["problem"], extract_answer(row["solution"])
+        golds, error, kind = row["final_answer"] or "", row.get("error"), "olympiad"
+        gold = golds if isinstance(golds, str) else ", ".join(golds)  # several answers: `equal` takes any order
+        gold, more = gold.replace("$", "").strip().removesuffix("."), {"error": float(error) if error else 0.0}
+    elif text is not None and "answer" in row:
+        gold = str(row["answer"] if row["answer"] is not None else "").rpartition("####")[2]  # GSM8K: solution #### gold
+    elif text is not None and "solution" in row:
+        gold = extract_answer(row["solution"])
     else:
-        raise ValueError(f"{source}: no known layout of columns; found: {', '.join(map(str, row))}; "
-                         "simplest that works: problem, answer")
-    gold = None if gold is None else str(gold).strip()
-    if gold and re.fullmatch(r"-?\d+\.0+", gold):
-        gold = gold.partition(".")[0]  # AMC golds are floats: 27.0
-    if gold and kind == "minerva":  # golds written as Python: np.arcsin(10/13), -3./2
-        gold = re.sub(r"(\d)\./", r"\1/", gold.replace("np.arcsin", "\\arcsin"))
-    return {"problem": text, "answer": gold, "kind": row.get("kind") or kind}
+        raise ValueError(f"{source}: columns {', '.join(map(str, row))} are no known layout; simplest: problem, answer")
+    gold = re.sub(r"^(-?\d+)\.0+$", r"\1", str("" if gold is None else gold).strip())  # AMC golds are floats: 27.0
+    if kind == "minerva":  # golds written as Python: np.arcsin(10/13), -3./2
+        gold = re.sub(r"(\d)\./", r"\1/", gold.replace("np.", "\\"))
+    return {"problem": text, "answer": gold, "kind": row.get("kind") or kind, **more}
 
 
-def shots_for(file, problem):
-    """The worked examples that go before a question: 3 for BBH, those of its category (5) for MMLU-Pro; or ""."""
+def shots_of(files, file, task, problem):
+    """{group: worked examples before the question}: BBH's 3 of the task, MMLU-Pro's 5 of each category; {} without."""
     if problem["kind"] == "bbh":
-        for folder in (file.parent / "cot-prompts", file.parent.parent / "cot-prompts"):
-            if (prompt := folder / f"{file.stem}.txt").exists():
-                return prompt.read_text(encoding="utf-8").partition("-----\n")[2].strip() + "\n\n"
-    return ""
-
-
-def mmlu_pro_shots(files):
-    """category -> worked examples as text, from the validation split."""
+        prompts = [folder / "cot-prompts" / f"{file.stem}.txt" for folder in (file.parent, file.parent.parent)]
+        texts = [prompt.read_text(encoding="utf-8").partition("-----\n")[2].strip() for prompt in prompts if prompt.exists()]
+        return {file.stem: f"{texts[0]}\n\n"} if texts else {}
+    validation = [part.with_name(part.name.replace("test", "validation")) for part in files]
+    if task is TASKS["mmlu_pro"]:
+        validation = hub_files(task.repo, task.files.format(split="validation"))
     shots = {}
-    for row in (row for file in files for row in read_rows(file)):
-        problem = to_problem(row, "choice", "validation")
+    for row in (row for part in validation if part.exists() and part not in files for row in read_rows(part)):
         worked = row["cot_content"].removeprefix("A: Let's think step by step.").strip()
-        shots[row["category"]] = shots.get(row["category"], "") + question_text(problem) + f" {worked}\n\n"
+        question = question_text(to_problem(row, "choice", "validation"))
+        shots[row["category"]] = f"{shots.get(row['category'], '')}{question} {worked}\n\n"
     return shots
 
 
-def read_problems(name, split=None):
-    """All usable problems of a data set, and how many rows were dropped: (problems, {reason: count})."""
-    files, task = find_files(name, split)
-    stem = re.sub(r"[^a-z0-9_]", "", files[0].stem.lower())
-    kind = task.kind if task else next((TASKS[t].kind for t in TASKS if stem.startswith(t)), "math")
-    validation = [file.with_name(file.name.replace("test", "validation")) for file in files]
-    if task is TASKS["mmlu_pro"]:
-        validation = hub_files(task.repo, task.files.format(split="validation"))
-    problems, seen, dropped = [], set(), {"no_gold": 0, "repeated": 0}
+def load_problems(name_or_path, split=None, limit=None):
+    """The problems of a benchmark, hub data set or local file; prints what it drops and which golds only match as text.
+
+    name_or_path  a key of TASKS, "bbh/navigate", a file (.jsonl .json .csv .parquet), a folder, or OWNER/NAME[:CONFIG]
+    split         str   "train", "test", ...; None is the benchmark's own test split
+    limit         int   the first so many; None is all
+    Returns       list of dicts: `problem`, `answer`, `kind`, `index` (and `options`, `group`, `shots`, `error`)
+    Raises        ValueError  for an unknown name, an unreadable file, unknown columns, no network
+    """
+    files, task = find_files(name_or_path, split)
+    kind = task.kind if task else next((TASKS[name].kind for name in TASKS if files[0].stem.startswith(name)), "math")
+    problems, seen, no_gold, repeated = [], set(), 0, 0
     for file in files:
         shots = None
         for row in read_rows(file):
             problem = to_problem(row, kind, file)
-            key = (problem["problem"], file.stem if problem["kind"] == "bbh" else "")
-            if not problem["answer"] or key in seen:
-                # AIME 2025 comes 32 times over in some copies; --k is the way to ask for 32 samples
-                dropped["repeated" if problem["answer"] else "no_gold"] += 1
+            if problem["kind"] == "bbh":
+                problem["group"] = file.stem
+            key = (problem["problem"], problem.get("group"), *problem.get("options", ()))
+            no_gold, repeated = no_gold + (not problem["answer"]), repeated + (key in seen)
+            if not problem["answer"] or key in seen:  # AIME25 comes 32 times over in verl's layout; --k does that here
                 continue
             seen.add(key)
-            if problem["kind"] == "bbh":
-                shots = shots_for(file, problem) if shots is None else shots
-                problem.update(group=file.stem, shots=shots)
+            if problem.get("group"):
+                shots = shots_of(files, file, task, problem) if shots is None else shots
+                problem["shots"] = shots.get(problem["group"], "")
             problems.append({**problem, "index": len(problems)})
-    if any(p.get("group") and p["kind"] == "choice" for p in problems) and validation[0].exists() \
-            and validation[0] not in files:
-        by_category = mmlu_pro_shots(validation)
-        problems = [{**p, "shots": by_category.get(p["group"], "")} for p in problems]
-    return problems, dropped
-
-
-def load_problems(name_or_path, split=None, limit=None):
-    """The problems of a benchmark, of a hub data set or of a local file; rows without a gold or repeated are dropped.
-
-    name_or_path  a key of TASKS, "bbh/navigate", a file (.jsonl .json .csv .parquet), a folder, or OWNER/NAME[:CONFIG]
-    split         str   "train", "test", ...; the benchmark's own test split if None
-    limit         int   the first so many; all if None
-    Returns       list of dicts with `problem`, `answer`, `kind`, `index` (and `options`, `shots`, `group`, `error`)
-    Raises        ValueError  for an unknown name, unreadable file, unknown columns, or no network
-    """
-    problems, dropped = read_problems(name_or_path, split)
-    if any(dropped.values()):
-        print(f"{name_or_path}: {len(problems):,} problems; dropped {dropped['no_gold']} without a gold, "
-              f"{dropped['repeated']} repeated")
+    unread = [p["answer"] for p in problems if p["kind"] not in ("choice", "bbh") and not parses(p["answer"])]
+    if no_gold or repeated or unread:
+        print(f"{name_or_path}: {len(problems):,} problems; dropped {no_gold} without a gold and {repeated} repeated; "
+              f"{len(unread)} golds match as text only {unread[:3] or ''}")  # fmt: skip
     return problems[:limit]
 
 
@@ -285,36 +257,32 @@ def load_problems(name_or_path, split=None, limit=None):
 
 
 def question_text(problem):
-    """The question as the benchmark's own prompt writes it, up to where the answer starts."""
+    """The question as the benchmark's own few-shot prompt writes it, up to where the answer starts."""
     if problem["kind"] == "choice":
         options = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, problem["options"]))
         return f"Question:\n{problem['problem']}\nOptions:\n{options}\nAnswer: Let's think step by step."
-    if problem["kind"] == "bbh":
-        return f"Q: {problem['problem']}\nA: Let's think step by step."
-    return problem["problem"]
+    return f"Q: {problem['problem']}\nA: Let's think step by step." if problem["kind"] == "bbh" else problem["problem"]
 
 
 def encode_prompt(tokenizer, problem, template="chat", max_prompt_tokens=None):
-    """Token ids of the prompt: the one function that training and evaluation share.
+    """Token ids of the prompt, a list of int: the one function that training and evaluation share.
 
     template           "chat": the tokenizer's chat template, thinking off where the template knows it; a tokenizer
-                       without one gets "base": plain text for a model that only continues text
-    max_prompt_tokens  int, the end of a longer prompt is kept
-    Returns            list of int
+                       without one gets "base": plain text, for a model that only continues text
+    max_prompt_tokens  int, of a longer prompt the end is kept
     """
     if template not in ("chat", "base"):
         raise ValueError(f"template {template!r} is unknown; legal: chat, base")
-    system, question = SYSTEM.get(problem["kind"], BOXED), problem.get("shots", "") + question_text(problem)
-    if problem["kind"] == "bbh" and problem.get("shots"):
-        system = None  # the worked examples show the form
+    kind, shots = problem["kind"], problem.get("shots", "")
+    system = None if kind == "bbh" and shots else SYSTEM.get(kind, BOXED)  # BBH's worked examples show the form
+    question = shots + question_text(problem)
     if template == "chat" and tokenizer.chat_template:
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": question})
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
         ids = tokenizer(text, add_special_tokens=False).input_ids  # the template wrote them already
     else:
-        if problem["kind"] in ("math", "olympiad", "minerva"):
-            question = f"Question: {question}\nAnswer:"
+        question = f"Question: {question}\nAnswer:" if SYSTEM.get(kind, BOXED) == BOXED else question
         ids = tokenizer(f"{system}\n\n{question}" if system else question).input_ids
     return ids[-max_prompt_tokens:] if max_prompt_tokens else ids
 
@@ -322,161 +290,173 @@ def encode_prompt(tokenizer, problem, template="chat", max_prompt_tokens=None):
 # ---------------------------------------------------------------------------------------------------------------------
 # Grading
 
-
-def option_of(response, num_options=len(LETTERS)):
-    """The letter a response chooses, or None: the last "answer is (X)" or "Answer: X", the last box, the last lone letter."""
-    legal = LETTERS[:num_options]
-    stated = re.findall(rf"answer(?: is|:)\**\s*\**\(?([{legal}])\b", response, flags=re.IGNORECASE)
-    boxed = re.fullmatch(rf"(?:\\text\{{)?\(?([{legal}])\)?\.?\}}?", (extract_answer(response) or "").strip())
-    lone = re.findall(rf"(?<![\w'])\(?([{legal}])\)?(?![\w'])", response)
-    found = stated[-1:] or (list(boxed.groups()) if boxed else []) or lone[-1:]
-    return found[0].upper() if found else None
+NEXT_QUESTIONS = ("\nQ:", "\nQuestion:")  # where a model that only continues text begins a problem of its own
+WRAPPED = re.compile(r"\\(?:boxed|text(?:bf)?|math(?:bf|rm))\{([^{}]*)\}|\*\*|\$|`")  # markup around an answer
+CHOICE_CUE = re.compile(r"\b(?i:answer|option|choice)(?i:\W{0,4}is|\W{0,3}:)\W{0,8}(?i:option )?([A-J])\b")
+LONE_LETTER = re.compile(r"\(([A-J])\)|(?<![\w'’])(?:([B-HJ])(?![\w'’])|([AI])(?=\W*$))", re.M)  # not "A cat", "I am"
 
 
-def stated_answer(response):
-    """What follows the last "answer is", to the end of its sentence, as BBH's own few-shot evaluation takes it; or None."""
-    _, cue, tail = response.rpartition("answer is ")
-    if not cue:
-        return extract_answer(response)
-    return tail.split("\n")[0].strip().removesuffix(".").strip()
+def unwrap(text):
+    """The text without markup around words, two levels deep: \\boxed{\\text{(A)}} -> (A)."""
+    for _ in range(2):
+        text = WRAPPED.sub(lambda match: match[1] or "", text)
+    return text
+
+
+def choice_answer(text, options):
+    """The letter that a response chooses, or None; an option's own text in a box counts as its letter."""
+    legal, plain, box = LETTERS[: len(options)], unwrap(text), unwrap(extract_answer(text) or "").strip()
+    if box in options:
+        return LETTERS[options.index(box)]
+    lone = ["".join(groups) for groups in LONE_LETTER.findall(box or plain)]
+    found = CHOICE_CUE.findall(plain) or lone
+    return next((letter for letter in reversed(found) if letter in legal), None)
+
+
+def bbh_answer(text):
+    """What follows the last "answer is", to the end of its sentence; else a box, "Answer:" and the like; or None."""
+    parts = re.split("answer is", unwrap(text), flags=re.I)
+    rest = parts[-1] if len(parts) > 1 else unwrap(extract_answer(text, loose=True) or "")
+    sentence = re.split(r"\n|\.\s", rest.lstrip(" :\t\n"))[0]
+    return sentence.strip().removesuffix(".").strip(" \"'“”") or None
 
 
 def same_text(predicted, answer):
-    """Exact match but for case, quotes, the brackets around an option's letter, and the spacing of words and brackets."""
-    def plain(text):
-        text = re.sub(r"\s+", " ", text.strip().strip("\"'*").lower())
-        option = re.match(r"\(([a-z])\)", text) or re.fullmatch(r"([a-z])", text)
-        return option.group(1) if option else text
+    """BBH's rule: the text itself, but for case, commas and spacing; A, (A) and "(A) the first option" are one."""
+    if re.fullmatch(r"\([A-Z]\)", answer):
+        bare = re.match(r"(?:option |choice )?([A-Z])(?:$|[).:,])", predicted, re.I)
+        letters = re.findall(r"\(([A-Z])\)", predicted.upper()) or (bare and bare[1].upper())
+        return set(letters or "") == {answer[1]}  # "(A) or (B)" is no answer
+    if not re.search(r"\w", answer) or re.fullmatch(r"-?\d+", answer):  # brackets; numbers
+        return re.sub(r"[\s,]", "", predicted) == re.sub(r"\s", "", answer)
+    return re.split(r"[\s,]+", predicted.lower()) == re.split(r"[\s,]+", answer.lower())
 
-    return plain(predicted) == plain(answer) or predicted.split() == answer.split()
 
-
-def answer_in(problem, response):
-    """The answer that `grade` looks at, or None: also what majority@k votes with."""
-    if problem["kind"] == "choice":
-        return option_of(response, len(problem["options"]))
-    if problem["kind"] == "bbh":
-        return stated_answer(response)
-    return extract_answer(response, loose=True)
+def answer_in(problem, response, grader="loose"):
+    """The final answer of a response as text, or None; also what majority@k votes with. Looks at the last 20,000 characters."""
+    text, kind = response[-20_000:].rpartition("</think>")[2], problem["kind"]
+    if grader != "loose" and kind not in ("choice", "bbh"):
+        return extract_answer(text)
+    own = re.split("|".join(NEXT_QUESTIONS), text)[0]
+    for part in dict.fromkeys((own, text)):  # all of it only if no answer stands before a further "Question:"
+        if kind == "choice":
+            answer = choice_answer(part, problem["options"])
+        else:
+            answer = bbh_answer(part) if kind == "bbh" else extract_answer(part, loose=True)
+        if answer is not None:
+            return answer
+    return None
 
 
 def as_number(text):
-    """The number a short answer is, "1.2e-3" and "6 \\times 10^{-4}" included, or None."""
-    text = re.sub(r"\\(?:times|cdot)\s*10\^\{?(-?\d+)\}?", r"e\1", text.replace(",", "").replace("$", ""))
-    match = re.match(r"\s*(-?\d*\.?\d+(?:\s*e[-+]?\d+)?)", text)
-    return float(match.group(1).replace(" ", "")) if match and match.end() == len(text.rstrip()) else None
+    """The float that an answer is, or None: 1.2e-3, 6 \\times 10^{-4}, \\frac{1}{2}, 3/4; a unit after it is dropped."""
+    text = re.sub(r"\\[dt]?frac\{(-?[\d.]+)\}\{([\d.]+)\}", r"\1/\2", re.sub(r"\\[,;! ]|[$~]|(?<=\d),(?=\d{3})", "", text))
+    text = re.sub(r"\s*(?:\\times|\\cdot|[*×])\s*10\s*\^\s*\{?\s*([+-]?\d+)\s*\}?", r"e\1", text)
+    match = re.match(r"\s*([+-]?\d*\.?\d+\.?(?:e[+-]?\d+)?)(?:/(\d*\.?\d+))?\s*(?:$|\\(?:text|mathrm|math|circ|%|AA)|[\^%{a-zA-Z])", text)
+    if not match or re.search(r"[=<>±]|\\pm|\\pi|\\sqrt", text):
+        return None
+    return float(match[1]) / float(match[2] or 1) if float(match[2] or 1) else None
 
 
-def grade(problem, response):
-    """1.0 if the response answers the problem in the standard way of its kind (table in the header), else 0.0."""
-    predicted, answer = answer_in(problem, response), problem["answer"]
+def is_right(problem, predicted, grader="loose"):
+    """Whether an extracted answer (None: there is none) is the problem's answer."""
+    answer, kind = problem["answer"], problem["kind"]
     if predicted is None:
-        return 0.0
-    if problem["kind"] == "choice":
-        return float(predicted == answer.strip("() "))
-    if problem["kind"] == "bbh":
-        return float(same_text(predicted, answer))
-    tolerance = problem.get("error")
-    if problem["kind"] == "minerva" and (gold := as_number(answer)) is not None:
-        tolerance = 0.01 * abs(gold)
-    if tolerance and (gold := as_number(answer)) is not None and (value := as_number(predicted)) is not None:
-        return float(abs(value - gold) <= tolerance)
-    return float(equal(predicted, answer))
+        return False
+    if kind in ("choice", "bbh"):
+        return predicted == answer if kind == "choice" else same_text(predicted, answer)
+    if equal(predicted, answer, strict=grader == "strict"):
+        return True
+    gold, value = as_number(answer), as_number(predicted)
+    tolerance = 0.01 * abs(gold) if kind == "minerva" and gold is not None else problem.get("error")
+    return bool(tolerance and grader != "strict" and value is not None and abs(value - gold) <= tolerance * (1 + 1e-9))
 
 
-def grade_all(problems, responses):
-    """`grade` of each pair."""
-    return [grade(problem, response) for problem, response in zip(problems, responses, strict=True)]
+def grade(problem, response, grader="loose"):
+    """1.0 if the response's final answer is right, else 0.0.
+
+    grader  "loose": the benchmark's own rule, table at the top. In mathematics also "boxed": only a box counts, and
+            "strict": a box, compared as text by the rules of the method's authors, for comparing numbers with theirs
+    """
+    return float(is_right(problem, answer_in(problem, response, grader), grader))
+
+
+def grade_all(problems, responses, grader="boxed"):
+    """The rewards of training: the grade of each pair; without a box there is none (`reward.score`)."""
+    return [grade(problem, response, grader) for problem, response in zip(problems, responses, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Numbers
 
+REFLECTION = re.compile(r"\Await|verify|make sure|hold on|think again|'s correct|'s incorrect|let me check|seems right")
+TRANSITION = re.compile(r"\Aalternatively|think differently|another (?:way|approach|method|solution|strategy|technique)")
+
+
+def count_thoughts(text):
+    """How many pieces of a response, cut at blank lines, reflect, change course, or just execute: {name: count}."""
+    counts = {"reflection": 0, "transition": 0, "execution": 0}
+    for piece in filter(None, (piece.strip() for piece in re.split(r"\n\s*\n", text.lower().replace("’", "'")))):
+        name = "reflection" if REFLECTION.search(piece) else "transition" if TRANSITION.search(piece) else "execution"
+        counts[name] += 1
+    return counts
+
 
 def avg_at_k(correct):
-    """(N, k) grades -> their mean, in [0, 1]."""
-    return float(torch.as_tensor(correct, dtype=torch.float64).mean())
+    """(N, k) grades -> their mean, a fraction in [0, 1]."""
+    return torch.as_tensor(correct, dtype=torch.float64).mean().item()
 
 
 def standard_error(correct):
-    """Standard error of avg_at_k over problems: std of the N problem means / sqrt(N); 0 for one problem."""
+    """(N, k) grades -> standard error of avg_at_k, problems being the independent draws; 0.0 for a single problem."""
     means = torch.as_tensor(correct, dtype=torch.float64).mean(1)
-    return float(means.std() / math.sqrt(len(means))) if len(means) > 1 else 0.0
+    return (means.std() / math.sqrt(len(means))).item() if len(means) > 1 else 0.0
 
 
 def pass_at_k(n, c, k):
-    """Chance that k of n responses, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374)."""
+    """Chance that k of n responses, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k)."""
     if not 1 <= k <= n or not 0 <= c <= n:
         raise ValueError(f"pass@{k} of {n} responses with {c} right: needs 1 <= k <= n and 0 <= c <= n")
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def majority(problem, answers, grades):
-    """Grade of the answer that most responses give; no answer does not vote; the first seen wins a tie."""
-    groups = []  # [answer, votes, grade]
-    for answer, value in zip(answers, grades, strict=True):
-        if answer is None:
-            continue
-        same = same_text if problem["kind"] in ("choice", "bbh") else equal
-        group = next((group for group in groups if same(answer, group[0])), None)
-        if group is None:
-            groups.append([answer, 1, value])
-        else:
-            group[1] += 1
-    return max(groups, key=lambda group: group[1])[2] if groups else 0.0
+def majority(problem, rows):
+    """Grade of the answer that most responses give; without an answer no vote; the first seen wins a tie."""
+    same, groups = same_text if problem["kind"] in ("choice", "bbh") else equal, []  # groups of rows with one answer
+    for row in (row for row in rows if row["answer"] is not None):
+        group = next((g for g in groups if g[0]["answer"] == row["answer"] or same(row["answer"], g[0]["answer"])), None)
+        groups.append([row]) if group is None else group.append(row)
+    return max(groups, key=len)[0]["correct"] if groups else 0.0
 
 
-REFLECTION = ("verify", "make sure", "hold on", "think again", "'s correct", "'s incorrect", "let me check", "seems right")
-TRANSITION = ("think differently", *(f"another {word}" for word in
-              ("way", "approach", "method", "solution", "strategy", "technique")))
-
-
-def count_thoughts(text):
-    """Pieces between blank lines that reflect, change course, or just execute: the SEAL rule (arXiv 2504.07986)."""
-    counts = {"reflection": 0, "transition": 0, "execution": 0}
-    for piece in re.split(r"\n\s*\n", text.lower()):
-        piece = piece.strip()
-        if piece.startswith("wait") or any(phrase in piece for phrase in REFLECTION):
-            counts["reflection"] += 1
-        elif piece.startswith("alternatively") or any(phrase in piece for phrase in TRANSITION):
-            counts["transition"] += 1
-        elif piece:
-            counts["execution"] += 1
-    return counts
-
-
-def thought_summary(rows):
-    """Per kind of thought: per response, share of responses with one, per 1,000 tokens, and per right / wrong response."""
-    def mean(values):
-        return statistics.fmean(values) if values else 0.0
-
-    summary = {}
-    for name in ("reflection", "transition"):
-        counts = [row[name] for row in rows]
-        summary[name] = {
-            "per_response": mean(counts),
-            "share": mean([count > 0 for count in counts]),
-            "per_1000_tokens": 1000 * sum(counts) / max(1, sum(row["tokens"] for row in rows)),
-            "per_right": mean([row[name] for row in rows if row["correct"]]),
-            "per_wrong": mean([row[name] for row in rows if not row["correct"]]),
-        }
-    return summary
+def thought_rates(rows, name):
+    """How often these responses reflect or change course; all 0 for no responses."""
+    total, count = sum(row[name] for row in rows), max(1, len(rows))
+    return {"per_response": total / count, "share": sum(row[name] > 0 for row in rows) / count,
+            "per_1000_tokens": 1000 * total / max(1, sum(row["tokens"] for row in rows))}  # fmt: skip
 
 
 def summarize(problems, rows, k):
-    """All figures of n problems x k rows (the k rows of a problem adjacent)."""
-    correct = [[row["correct"] for row in rows[i : i + k]] for i in range(0, len(rows), k)]
-    votes = [majority(problem, [row["answer"] for row in rows[i * k : i * k + k]], correct[i]) for i, problem in enumerate(problems)]
-    ks = sorted({2**power for power in range(k.bit_length()) if 2**power <= k} | {k})
+    """All figures of N problems from N*k rows, the k of a problem adjacent: fractions in [0, 1], lengths in tokens."""
+    of_problem = [rows[start : start + k] for start in range(0, len(rows), k)]
+    correct = [[row["correct"] for row in part] for part in of_problem]  # (N, k)
+    sides = {"right": [row for row in rows if row["correct"]], "wrong": [row for row in rows if not row["correct"]]}
+    groups = {}
+    for problem, grades in zip(problems, correct, strict=True):
+        groups.setdefault(problem.get("group"), []).append(grades)
+    groups = {name: avg_at_k(grades) for name, grades in groups.items() if name}
     return {
         "problems": len(problems), "k": k,
-        "avg_at_k": avg_at_k(correct), "avg_at_k_se": standard_error(correct),
-        "pass_at_k": {j: statistics.fmean(pass_at_k(k, int(sum(row)), j) for row in correct) for j in ks},
-        "majority_at_k": statistics.fmean(votes),
+        "avg_at_k": avg_at_k(correct), "avg_at_k_se": standard_error(correct),  # over all problems: the micro mean
+        **({"macro_avg": statistics.fmean(groups.values()), "groups": groups} if groups else {}),
+        "pass_at_k": {j: statistics.fmean(pass_at_k(k, int(sum(grades)), j) for grades in correct)
+                      for j in sorted({2**i for i in range(k.bit_length())} | {k})},
+        "majority_at_k": statistics.fmean(majority(*pair) for pair in zip(problems, of_problem, strict=True)),
         "cut": statistics.fmean(not row["finished"] for row in rows),
         "no_answer": statistics.fmean(row["answer"] is None for row in rows),
         "length": statistics.fmean(row["tokens"] for row in rows),
-        "thoughts": thought_summary(rows),
+        "thoughts": {name: thought_rates(rows, name) | {side: thought_rates(part, name) for side, part in sides.items()}
+                     for name in ("reflection", "transition")},
     }  # fmt: skip
 
 
@@ -484,90 +464,189 @@ def summarize(problems, rows, k):
 # Evaluation
 
 
-def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", max_prompt_tokens=None, grade_with=grade_all, **sampling):
-    """Sample k responses for each problem, all in one `generate`, and grade them.
+def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", grade_with=None, grader="loose", **sampling):
+    """Sample k responses to each problem, all in one `generate`, and grade them.
 
-    sampling  goes on to `rollout.generate`: temperature, top_p, top_k, seed, progress, ...
-    Returns   (summary, rows): see `summarize`; a row holds index, sample, response, answer, correct, finished, tokens, thoughts
+    max_new_tokens  int, less where prompt and response would not fit the model's positions
+    grade_with      function (problems, responses) -> floats in place of `grade`
+    sampling        of `rollout.generate`: temperature, top_p, top_k, seed, progress, ...
+    Returns         (summary, rows): see `summarize`; one row (dict) for each response, the k of a problem adjacent
     """
-    if k < 1 or not problems:
-        raise ValueError(f"k = {k} responses of {len(problems)} problems: both must be at least 1")
-    prompts = [encode_prompt(tokenizer, problem, template, max_prompt_tokens) for problem in problems]
-    rollout = generate(model, prompts, group_size=k, max_new_tokens=max_new_tokens, eos_ids=model.eos_ids, tokenizer=tokenizer, **sampling)
-    texts = rollout.response_texts(tokenizer)
-    grades = grade_with([problem for problem in problems for _ in range(k)], texts)
+    if k < 1 or not problems or max_new_tokens < 1:
+        raise ValueError(f"{k} responses of at most {max_new_tokens} tokens to {len(problems)} problems: each must be at least 1")
+    prompts = [encode_prompt(tokenizer, problem, template) for problem in problems]
+    longest = max(map(len, prompts))
+    if longest >= model.max_positions:
+        raise ValueError(f"a prompt has {longest} tokens, the model {model.max_positions} positions: take another model or task")
+    limits = [min(max_new_tokens, model.max_positions - len(ids)) for ids in prompts for _ in range(k)]  # (B,)
+    continues = template == "base" or not tokenizer.chat_template or any(problem.get("shots") for problem in problems)
+    rollout = generate(
+        model, prompts, group_size=k, max_new_tokens=limits, eos_ids=model.eos_ids, tokenizer=tokenizer,
+        stop_strings=NEXT_QUESTIONS if continues else (), **sampling,
+    )  # fmt: skip
+    texts, of_row = rollout.response_texts(tokenizer), [problem for problem in problems for _ in range(k)]
+    grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, grader)
     tokens, finished = rollout.response_mask.sum(1).tolist(), rollout.finished.tolist()
-    rows = []
-    for i, (text, value) in enumerate(zip(texts, grades, strict=True)):
-        problem = problems[i // k]
-        rows.append({
-            "index": problem["index"], "sample": i % k, "problem": problem["problem"], "ground_truth": problem["answer"],
-            "response": text, "answer": answer_in(problem, text), "correct": value, "finished": finished[i],
-            "tokens": tokens[i], **count_thoughts(text),
-        })  # fmt: skip
+    rows = [
+        {"index": problem["index"], "sample": i % k, "problem": problem["problem"], "ground_truth": problem["answer"],
+         "response": texts[i], "answer": answer_in(problem, texts[i], grader), "correct": grades[i],
+         "finished": finished[i], "tokens": tokens[i], **count_thoughts(texts[i])}
+        for i, problem in enumerate(of_row)
+    ]  # fmt: skip
     return summarize(problems, rows, k), rows
 
 
-def report(name, summary, sampling):
-    """One block of text per task."""
-    passes = ", ".join(f"pass@{j} {value:.3f}" for j, value in summary["pass_at_k"].items())
-    thoughts = "; ".join(f"{kind} {value['per_response']:.3f} per response, {value['per_1000_tokens']:.2f} per 1,000 tokens, "
-                         f"{value['per_right']:.3f} when right, {value['per_wrong']:.3f} when wrong"
-                         for kind, value in summary["thoughts"].items())
-    return (f"{name}: Avg@{summary['k']} {summary['avg_at_k']:.4f} +- {summary['avg_at_k_se']:.4f} over {summary['problems']} problems\n"
-            f"  {passes}, majority@{summary['k']} {summary['majority_at_k']:.3f}\n"
-            f"  cut {summary['cut']:.3f}, without an answer {summary['no_answer']:.3f}, {summary['length']:.1f} tokens\n"
-            f"  {thoughts}\n  sampling: {json.dumps(sampling)}")
+def read_responses(path):
+    """{(task, index, sample): row} of the responses already there; a last line cut short by a kill is dropped."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        path.write_text("".join(lines[:-1]), encoding="utf-8")
+        lines.pop()
+    return {(row["task"], row["index"], row["sample"]): row for row in map(json.loads, lines)}
 
 
 def run_task(model, tokenizer, name, args, folder):
-    """Evaluate one task; write its responses; return {task: summary}."""
-    source = dict(item.split("=", 1) for item in args.data).get(name, name)
-    problems = load_problems(source, limit=args.limit)
-    task = TASKS.get(name.partition("/")[0])
-    sampling = {
-        "k": args.k or (task.k if task else 8),
-        "temperature": args.temperature if args.temperature is not None else (task.temperature if task else 1.0),
-        "max_new_tokens": args.max_new_tokens or (task.max_new_tokens if task else 1024),
-        "top_p": args.top_p, "top_k": args.top_k, "seed": args.seed, "template": args.template,
-    }  # fmt: skip
-    start = time.perf_counter()
-    summary, rows = evaluate(model, tokenizer, problems, progress=name, **sampling)
+    """Sample what is missing of one task, chunk by chunk, so that a run can be stopped and resumed; returns its summary."""
+    problems = load_problems(dict(item.split("=", 1) for item in args.data).get(name, name), limit=args.limit)
+    task = TASKS.get(name.partition("/")[0], Task("math", "", "", "", k=8, temperature=1.0, max_new_tokens=1024))
+    how = {key: getattr(task, key) if getattr(args, key) is None else getattr(args, key)
+           for key in ("k", "temperature", "max_new_tokens")}  # fmt: skip
+    how |= {key: getattr(args, key) for key in ("top_p", "top_k", "template", "grader")}
+    done, start, tokens = read_responses(folder / "responses.jsonl"), time.perf_counter(), 0
+    size = max(1, args.rows_per_call // max(1, how["k"]))
+    for first in range(0, len(problems), size):
+        part = problems[first : first + size]
+        if all((name, problem["index"], sample) in done for problem in part for sample in range(how["k"])):
+            continue
+        # Draws belong to (seed, place in the chunk, sample), so a resumed run samples what it would have sampled.
+        label = f"{name} {first + len(part)}/{len(problems)}"
+        _, rows = evaluate(model, tokenizer, part, progress=label, seed=args.seed * 1_000_003 + first, **how)
+        with (folder / "responses.jsonl").open("a", encoding="utf-8") as file:
+            for row in rows:
+                tokens += row["tokens"]
+                if (key := (name, row["index"], row["sample"])) not in done:
+                    done[key] = {"task": name, **row}
+                    file.write(json.dumps(done[key], ensure_ascii=False) + "\n")
     seconds = time.perf_counter() - start
-    with (folder / "responses.jsonl").open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({"task": name, **row}, ensure_ascii=False) + "\n" for row in rows)
-    print(report(name, summary, sampling))
-    print(f"  {seconds:.1f} s, {sum(row['tokens'] for row in rows) / seconds:,.0f} tokens per second")
-    return {"sampling": sampling, "seconds": seconds, **summary}
+    rows = [done[name, problem["index"], sample] for problem in problems for sample in range(how["k"])]
+    summary = {"sampling": how | {"seed": args.seed}, **summarize(problems, rows, how["k"])}
+    return summary | {"seconds": seconds, "tokens_per_second": tokens / seconds}  # of this run, loading left out
+
+
+def report(name, summary):
+    """A task's figures and how they were sampled, as lines of text."""
+    k, macro = summary["k"], f", macro mean {summary['macro_avg']:.4f}" if "macro_avg" in summary else ""
+    lines = [
+        f"{name}: Avg@{k} {summary['avg_at_k']:.4f} +- {summary['avg_at_k_se']:.4f} over {summary['problems']} problems{macro}",
+        ", ".join(f"pass@{j} {value:.4f}" for j, value in summary["pass_at_k"].items()) + f", majority@{k} {summary['majority_at_k']:.4f}",
+        f"cut {summary['cut']:.4f}, without an answer {summary['no_answer']:.4f}, {summary['length']:.1f} tokens",
+    ]
+    for thought, rates in summary["thoughts"].items():
+        sides = (("all", rates), ("right", rates["right"]), ("wrong", rates["wrong"]))
+        lines.append(f"{thought}: " + "; ".join(
+            f"{side} {r['per_response']:.3f} per response, {r['per_1000_tokens']:.3f} per 1,000 tokens, in {r['share']:.1%}" for side, r in sides))
+    lines.append(f"sampling {json.dumps(summary['sampling'])}; {summary['seconds']:.1f} s, {summary['tokens_per_second']:,.0f} tokens/s")
+    return "\n  ".join(lines)
+
+
+def compare(folders, path):
+    """Print the results of several runs side by side and draw their pass@k curves into `path`; {folder: tasks}."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no window: a file
+    from matplotlib import pyplot
+
+    runs = {}
+    for folder in map(Path, folders):
+        if not (folder / "results.json").exists():
+            raise ValueError(f"{folder} has no results.json: give the --out folders of finished runs")
+        runs[str(folder)] = json.loads((folder / "results.json").read_text())["tasks"]
+    tasks = list(dict.fromkeys(task for results in runs.values() for task in results))
+    figure, axes = pyplot.subplots(1, max(1, len(tasks)), figsize=(4 * max(1, len(tasks)), 3.5), squeeze=False)
+    for task, axis in zip(tasks, axes[0], strict=False):
+        for name, results in ((name, results) for name, results in runs.items() if task in results):
+            summary = results[task]
+            print(f"{task:<20} Avg@{summary['k']:<4} {summary['avg_at_k']:.4f} +- {summary['avg_at_k_se']:.4f}  {name}")
+            axis.plot([int(j) for j in summary["pass_at_k"]], list(summary["pass_at_k"].values()), marker="o", label=name)
+        axis.set(title=task, xlabel="k", ylabel="pass@k", xscale="log", ylim=(0, 1))
+        axis.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def demo():
+    """Avg@k and pass@k of a made-up sampler that is right with probability 0.3: they come out as they must."""
+    draw, k = random.Random(0), 8
+    problems = [{"problem": f"{a} + {a}", "answer": str(2 * a), "kind": "math", "index": a} for a in range(400)]
+    rows = []
+    for problem in (problem for problem in problems for _ in range(k)):
+        text = f"So it is \\boxed{{{int(problem['answer']) + (draw.random() > 0.3)}}}."
+        rows.append({"answer": answer_in(problem, text), "correct": grade(problem, text), "finished": True, "tokens": 9, **count_thoughts(text)})
+    summary = {**summarize(problems, rows, k), "sampling": {}, "seconds": 1.0, "tokens_per_second": 0.0}
+    print(report("demo", summary))
+    assert abs(summary["avg_at_k"] - 0.3) < 0.03 and abs(summary["pass_at_k"][8] - (1 - 0.7**8)) < 0.03, summary
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(description="Benchmarks, scored the standard way.")
+    add = parser.add_argument
+    add("--model", default="tiny", help="tiny, a folder, a short name or a hub id")
+    add("--tasks", help=f"comma-separated: {', '.join(TASKS)}, bbh/TASK, tiny, a file or a hub data set")
+    add("--data", action="append", default=[], metavar="TASK=FILE", help="your own copy of a task's data (file or folder)")
+    add("--k", type=int, help="responses per problem (default: the task's)")
+    add("--limit", type=int, help="problems, the first so many")
+    add("--max-new-tokens", type=int, help="tokens (default: the task's)")
+    add("--temperature", type=float, help="0 is greedy (default: the task's)")
+    add("--top-p", type=float, default=1.0, help="1 is off")
+    add("--top-k", type=int, default=0, help="0 is off")
+    add("--seed", type=int, default=0)
+    add("--template", choices=("chat", "base"), default="chat", help="base: plain text, for a base model")
+    add("--grader", choices=("loose", "boxed", "strict"), default="loose", help="see `grade`; strict is the authors'")
+    add("--rows-per-call", type=int, default=512, help="responses sampled together, then saved")
+    add("--out", default="out-eval", help="folder of results.json, responses.jsonl and pass_at_k.png; resumed if it exists")
+    add("--compare", nargs="+", metavar="FOLDER", help="only print and draw the results of finished runs side by side")
+    add("--demo", action="store_true", help="only a check on made-up responses, in a second")
+    args = parser.parse_args(argv)
+    if not (args.tasks or args.compare or args.demo):
+        parser.error(f"give --tasks (of {', '.join(TASKS)}, bbh/TASK, tiny, or a file), --compare or --demo")
+    return args
+
+
+def run(args):
+    """Evaluate the tasks one by one; results.json is whole after each."""
+    if args.k == 0 or any("=" not in item for item in args.data):
+        raise ValueError(f"--k {args.k} must be at least 1, --data {args.data} must read TASK=FILE")
+    folder, names = Path(args.out), args.tasks.split(",")
+    settings = {key: value for key, value in vars(args).items() if key not in ("tasks", "limit", "out", "compare", "demo", "data")}
+    path = folder / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {"settings": settings, "tasks": {}}
+    for key in (key for key, value in settings.items() if results["settings"].get(key) != value):
+        raise ValueError(f"{folder} was made with {key} {results['settings'].get(key)}, not {settings[key]}: give another --out")
+    for name in names:  # before the model: a misspelt task should not cost its loading
+        load_problems(dict(item.split("=", 1) for item in args.data).get(name, name))
+    model, tokenizer = load_model(args.model, **best_device())
+    results["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        results["tasks"][name] = run_task(model, tokenizer, name, args, folder)
+        path.write_text(json.dumps(results, indent=2))
+        print(report(name, results["tasks"][name]))
+    compare([folder], folder / "pass_at_k.png")
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Benchmarks, scored the standard way.")
-    parser.add_argument("--model", default="tiny", help="tiny, a folder, a short name or a hub id")
-    parser.add_argument("--tasks", required=True, help=f"comma-separated: {', '.join(TASKS)}, bbh/TASK, tiny, or a file")
-    parser.add_argument("--data", action="append", default=[], metavar="TASK=FILE", help="a local copy of a task's data")
-    parser.add_argument("--k", type=int, help="responses per problem (default: the task's)")
-    parser.add_argument("--limit", type=int, help="problems, the first so many")
-    parser.add_argument("--temperature", type=float, help="0 is greedy (default: the task's)")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int, default=0)
-    parser.add_argument("--max-new-tokens", type=int, help="tokens (default: the task's)")
-    parser.add_argument("--template", choices=("chat", "base"), default="chat", help="base: plain text, for a base model")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="out-eval", help="folder of results.json and responses.jsonl")
-    args = parser.parse_args(argv)
-    folder = Path(args.out)
+    args = parse_args(argv)
     try:
-        if (folder / "results.json").exists():
-            raise ValueError(f"{folder} holds results already: give another --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        model, tokenizer = load_model(args.model, **best_device())
-        results = {name: run_task(model, tokenizer, name, args, folder) for name in args.tasks.split(",")}
+        if args.demo:
+            demo()
+        elif args.compare:
+            compare(args.compare, "compare.png")
+        else:
+            run(args)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    (folder / "results.json").write_text(json.dumps({"model": args.model, "versions": versions, "tasks": results}, indent=2))
     return 0
 
 

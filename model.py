@@ -356,10 +356,10 @@ def triton_kernels():
             weighted = moved + tl.sum(tl.where(e > 0, (z - shift) * e, 0.0), 0)  # p log p is 0 at p = 0
             total = total * rescale + tl.sum(e, 0)
             largest = grown
-        logsumexp = tl.where(total == 0, float("-inf"), largest + tl.log(total))
         target = tl.load(logits + tl.load(targets + row)).to(tl.float32)
-        tl.store(logprobs + row, tl.where(total == 0, float("-inf"), target - logsumexp))
-        tl.store(logsumexps + row, logsumexp)
+        # target - m first: at logits of 1e4 the logsumexp itself is only good to 5e-4
+        tl.store(logprobs + row, tl.where(total == 0, float("-inf"), (target - largest) - tl.log(total)))
+        tl.store(logsumexps + row, tl.where(total == 0, float("-inf"), largest + tl.log(total)))
         tl.store(entropies + row, tl.where(total == 0, 0.0, tl.log(total) - weighted / total))
 
     @triton.jit
@@ -408,10 +408,10 @@ def score_logits(logits, targets):
 def score_rows(logits, targets):
     logits = logits.float()
     logsumexp = logits.logsumexp(-1)
-    log_p = logits - logsumexp.masked_fill(logsumexp == -torch.inf, 0.0)[:, None]
+    log_p = logits.log_softmax(-1).masked_fill_((logsumexp == -torch.inf)[:, None], -torch.inf)  # instead of NaN
     logprobs = log_p.gather(1, targets[:, None])[:, 0]
     # p log p is 0 at p = 0; fp32 has no e^-200, so the bound changes no other term
-    entropy = -(log_p.exp() * log_p.clamp_(min=-200.0)).sum(-1)
+    entropy = (log_p.exp() * log_p.clamp_(min=-200.0)).sum(-1).neg_()
     return logprobs, logsumexp, entropy
 
 
