@@ -8,12 +8,12 @@ k responses are sampled and graded 1 or 0; with c of k right,
     majority@k  the grade of the answer given most often, equal answers counted as one, the first seen on a tie
     thoughts    reflections and transitions, by the keyword rule of SEAL    (arXiv 2504.07986)
 
-| kind       | the answer is                                          | right when                                   |
-| math, tiny | the last box, else after `####`, "answer is"           | `reward.equal`                               |
+| kind       | the answer is                                          | right when                                    |
+| math, tiny | the last box, else after `####`, "answer is"           | `reward.equal`                                |
 | olympiad   | the same                                               | the same, or within the problem's own `error` |
-| minerva    | the same                                               | the same, or numbers within 1 % (graders differ) |
-| choice     | "answer is (X)", "Answer: X", a box, a lone letter     | that letter; no letter is wrong, not a guess |
-| bbh        | after the last "answer is", to the end of the sentence | the same text, see `same_text`               |
+| minerva    | the same                                               | the same, or numbers within 1 %               |
+| choice     | "answer is (X)", "Answer: X", a box, a lone letter     | that letter; no letter is wrong, not a guess  |
+| bbh        | after the last "answer is", to the end of the sentence | the same text, see `same_text`                |
 
     python eval.py --model Qwen2.5-1.5B --tasks amc23,olympiadbench --k 32
     python eval.py --compare out-eval/a out-eval/b     # side by side, and their pass@k curves
@@ -24,7 +24,6 @@ import csv
 import io
 import json
 import math
-import platform
 import random
 import re
 import statistics
@@ -32,53 +31,32 @@ import sys
 import time
 import urllib.request
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 
 from model import best_device, load_model, resolve_model
 from reward import equal, extract_answer, parses
 from rollout import generate
 
-
-@dataclass(frozen=True)
-class Task:
-    """One benchmark: where it is, how it is graded (kind), and how it is sampled unless flags say otherwise."""
-
-    kind: str
-    repo: str  # data set on the Hugging Face hub
-    files: str  # its data files there; {split} is filled in
-    licence: str
-    k: int = 1
-    temperature: float = 0.0  # 0 is greedy
-    max_new_tokens: int = 4096
-    split: str = "test"
-
-
-AVG_32 = {"k": 32, "temperature": 1.0, "max_new_tokens": 8192}  # the paper's Avg@32; the response limit of its training
+PARQUET = "default/{split}/*.parquet"  # the hub itself makes config/split/*.parquet of every public data set
+AVG_32 = dict(k=32, temperature=1.0, max_new_tokens=8192)  # the paper's Avg@32; the response limit of its training
+# kind, hub data set, files, licence; then how it is sampled unless flags say otherwise (k 1, greedy, 4,096 tokens).
 # Hub ids, files and columns were read from the data sets' documentation and not tried: check them against the cards.
-# Parquet files are those that the hub itself makes of every public data set: config/split/*.parquet.
 TASKS = {
-    "gsm8k": Task("math", "openai/gsm8k", "main/{split}/*.parquet", "MIT", max_new_tokens=1024),
-    "math": Task("math", "DigitalLearningGmbH/MATH-lighteval", "default/{split}/*.parquet", "MIT"),
-    "math500": Task("math", "HuggingFaceH4/MATH-500", "default/{split}/*.parquet", "MIT"),
-    "aime24": Task("math", "math-ai/aime24", "default/{split}/*.parquet", "none stated", **AVG_32),
-    "aime25": Task("math", "math-ai/aime25", "default/{split}/*.parquet", "none stated", **AVG_32),
-    "amc23": Task("math", "math-ai/amc23", "default/{split}/*.parquet", "none stated", **AVG_32),
-    "olympiadbench": Task(
-        "olympiad", "Hothan/OlympiadBench", "OE_TO_maths_en_COMP/{split}/*.parquet", "Apache-2.0", **AVG_32, split="train"
-    ),
-    "minerva": Task("minerva", "math-ai/minervamath", "default/{split}/*.parquet", "none stated", **AVG_32),
-    "mmlu_pro": Task("choice", "TIGER-Lab/MMLU-Pro", "default/{split}/*.parquet", "MIT"),
-    "gpqa": Task("choice", "Idavidrein/gpqa", "gpqa_diamond.csv", "CC-BY-4.0, gated"),
-    "bbh": Task("bbh", "", "", "MIT", max_new_tokens=2048),  # from its repository, which has the 3-shot prompts
+    "gsm8k": ("math", "openai/gsm8k", "main/{split}/*.parquet", "MIT", dict(max_new_tokens=1024)),
+    "math": ("math", "DigitalLearningGmbH/MATH-lighteval", PARQUET, "MIT", {}),
+    "math500": ("math", "HuggingFaceH4/MATH-500", PARQUET, "MIT", {}),
+    "aime24": ("math", "math-ai/aime24", PARQUET, "none stated", AVG_32),
+    "aime25": ("math", "math-ai/aime25", PARQUET, "none stated", AVG_32),
+    "amc23": ("math", "math-ai/amc23", PARQUET, "none stated", AVG_32),
+    "olympiadbench": ("olympiad", "Hothan/OlympiadBench", "OE_TO_maths_en_COMP/train/*.parquet", "Apache-2.0", AVG_32),
+    "minerva": ("minerva", "math-ai/minervamath", PARQUET, "none stated", AVG_32),
+    "mmlu_pro": ("choice", "TIGER-Lab/MMLU-Pro", PARQUET, "MIT", {}),
+    "gpqa": ("choice", "Idavidrein/gpqa", "gpqa_diamond.csv", "CC-BY-4.0, gated", {}),
+    "bbh": ("bbh", "https://github.com/suzgunmirac/BIG-Bench-Hard/archive/refs/heads/main.zip", "*/bbh/*.json", "MIT", {}),
 }
-BBH_ZIP = "https://github.com/suzgunmirac/BIG-Bench-Hard/archive/refs/heads/main.zip"
-GPQA_HINT = (
-    "GPQA is gated: accept its terms at huggingface.co/datasets/Idavidrein/gpqa and set HF_TOKEN, "
-    "or give your copy with --data gpqa=FILE.csv"
-)
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 LETTERS = "ABCDEFGHIJ"  # of options: three to ten of them
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -88,85 +66,76 @@ SYSTEM = {  # the system turn of each kind; the embedded small world ("tiny") is
     "bbh": 'Think step by step, then end with "So the answer is ...", giving only the answer in the form asked for.',
 }  # fmt: skip
 
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Loading
 
 
 def read_rows(path):
     """The rows of one .jsonl, .json (a list, or a dict that holds one), .csv or .parquet file, as dicts."""
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; legal: {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         import pyarrow.parquet  # slow to import, and the other formats do without
 
         return pyarrow.parquet.read_table(path).to_pylist()
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; legal: {', '.join(SUFFIXES)}")
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text)))
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+        lines = [text] if path.suffix == ".json" else filter(str.strip, text.split("\n"))
+        rows = [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid {path.suffix[1:]}: {error}") from None
-    rows = rows if isinstance(rows, list) else next((part for part in rows.values() if isinstance(part, list)), [])
+    if path.suffix == ".json":  # a list, or a dict that holds one beside a canary or a version
+        rows = next((part for part in [rows[0], *getattr(rows[0], "values", list)()] if isinstance(part, list)), rows)
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: each row must be an object such as {{\"problem\": ..., \"answer\": ...}}")
+        raise ValueError(f'{path}: each row must be an object such as {{"problem": ..., "answer": ...}}')
     return rows
 
 
-def hub_files(repo, pattern):
-    """Download (or find in the hub's own cache) the files of a data set that match `pattern`."""
-    from huggingface_hub import snapshot_download
-
-    revision = "refs/convert/parquet" if pattern.endswith(".parquet") else None
+def hub_files(name, split, repo, pattern):
+    """Download (or find in the cache) the files of a data set: of the hub, or BIG-Bench Hard's repository with its prompts."""
+    folder, revision = Path.home() / ".cache" / "dsrl" / "bbh", "refs/convert/parquet" if "parquet" in pattern else None
     try:
-        folder = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=[pattern])
-    except OSError as error:  # every error of the hub's client is one: no network, no such data set, gated
-        hint = GPQA_HINT if "gpqa" in repo else "give your own copy with --data TASK=FILE"
-        raise ValueError(f"cannot load data set {repo!r}: {str(error).splitlines()[0]} ({hint})") from None
-    files = sorted(Path(folder).glob(pattern))
+        if repo.startswith("https:") and not folder.exists():
+            archive = zipfile.ZipFile(io.BytesIO(urllib.request.urlopen(repo, timeout=60).read()))  # seconds
+            partial = folder.with_name("bbh.partial")  # renamed when whole: half a download is never taken for the set
+            archive.extractall(partial, [part for part in archive.namelist() if re.search("/(bbh|cot-prompts)/", part)])
+            partial.rename(folder)
+        elif not repo.startswith("https:"):
+            from huggingface_hub import snapshot_download
+
+            pattern = pattern.format(split=split or "test")
+            folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=[pattern]))
+    except OSError as error:  # all errors of both clients are: no network, no such data set, gated
+        gated = f"; it is gated: accept its terms at huggingface.co/datasets/{repo} and set HF_TOKEN" if name == "gpqa" else ""
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot load {name} from {repo} ({reason}){gated}; or give your copy: --data {name}=FILE") from None
+    files = sorted(folder.glob(pattern))
     if not files:
-        raise ValueError(f"data set {repo!r} has no {pattern!r}: try another split, or OWNER/NAME:CONFIG")
+        raise ValueError(f"{repo} has no {pattern}: try another split, or OWNER/NAME:CONFIG")
     return files
 
 
-def bbh_files():
-    """The 27 tasks of BIG-Bench Hard, from its own repository by way of the user's cache; the prompts lie beside."""
-    folder = Path.home() / ".cache" / "dsrl" / "bbh"
-    if not folder.exists():
-        try:
-            archive = zipfile.ZipFile(io.BytesIO(urllib.request.urlopen(BBH_ZIP, timeout=60).read()))  # seconds
-        except OSError as error:
-            raise ValueError(f"cannot download {BBH_ZIP}: {error}; give your copy with --data bbh=FOLDER") from None
-        partial = folder.with_name("bbh.partial")  # renamed when whole: a broken download is never taken for the set
-        archive.extractall(partial, [name for name in archive.namelist() if re.search("/(bbh|cot-prompts)/", name)])
-        partial.rename(folder)
-    return sorted(folder.glob("*/bbh/*.json"))
-
-
 def find_files(name, split):
-    """name (file, folder, benchmark, "bbh/TASK", hub OWNER/NAME[:CONFIG]) -> (files, Task or None)."""
-    path, task = Path(resolve_model(name) if name == "tiny" else name), TASKS.get(str(name).partition("/")[0])
-    if path.is_file():
-        return [path], None
-    if path.is_dir():  # a folder of splits, as the tiny world's, or BBH's folder of tasks
+    """name (file, folder, benchmark, "bbh/TASK", hub OWNER/NAME[:CONFIG]) -> (files, kind of problem)."""
+    path, (short, _, part) = Path(resolve_model(name) if name == "tiny" else name), str(name).partition("/")
+    if path.exists():  # a file, a folder of splits as the tiny world's, or BBH's folder of tasks
         of_split = [path / f"{split or 'test'}{suffix}" for suffix in SUFFIXES]
-        files = [file for file in of_split if file.exists()] or sorted(path.glob("*.json"))
+        files = [path] if path.is_file() else [file for file in of_split if file.exists()] or sorted(path.glob("*.json"))
         if not files:
             raise ValueError(f"{path} holds neither {split or 'test'}.jsonl (.json, .csv, .parquet) nor other .json files")
-        return files, None
-    if task and task.kind == "bbh":
-        files = {file.stem: file for file in bbh_files()}
-        part = str(name).partition("/")[2]
-        if part and part not in files:
-            raise ValueError(f"BBH has no task {part!r}; known: {', '.join(files)}")
-        return [files[part]] if part else list(files.values()), task
-    if name in TASKS:
-        return hub_files(task.repo, task.files.format(split=split or task.split)), task
+        return files, next((TASKS[task][0] for task in TASKS if files[0].stem.startswith(task)), "math")
+    if name in TASKS or short == "bbh":
+        kind, repo, pattern, *_ = TASKS[short]
+        files = hub_files(short, split, repo, pattern)
+        if part and part not in [file.stem for file in files]:
+            raise ValueError(f"BBH has no task {part!r}; known: {', '.join(file.stem for file in files)}")
+        return [file for file in files if part in ("", file.stem)], kind
     if path.suffix in SUFFIXES or str(name).count("/") != 1:
         raise ValueError(f"no file and no task {str(name)!r}; known tasks: {', '.join(TASKS)}; or a file, or a hub OWNER/NAME")
     repo, _, config = str(name).partition(":")
-    return hub_files(repo, f"{config or 'default'}/{split or 'test'}/*.parquet"), None
+    return hub_files(name, split, repo, PARQUET.replace("default", config or "default")), "math"
 
 
 def to_problem(row, kind, source):
@@ -176,7 +145,7 @@ def to_problem(row, kind, source):
         text, gold = row["prompt"][-1]["content"], row["reward_model"]["ground_truth"]
         gold = gold["target"] if isinstance(gold, dict) else gold
     elif {"input", "target"} <= row.keys():
-        text, gold, kind = row["input"], row["target"], "bbh"
+        text, gold, kind, more = row["input"], row["target"], "bbh", {"group": source.stem}
     elif {"Question", "Correct Answer", "Incorrect Answer 1"} <= row.keys():
         right, text, kind = row["Correct Answer"].strip(), row["Question"].strip(), "choice"
         more = {"options": [right, *(row[f"Incorrect Answer {i}"].strip() for i in (1, 2, 3))]}
@@ -190,7 +159,7 @@ def to_problem(row, kind, source):
         gold = golds if isinstance(golds, str) else ", ".join(golds)  # several answers: `equal` takes any order
         gold, more = gold.replace("$", "").strip().removesuffix("."), {"error": float(error) if error else 0.0}
     elif text is not None and "answer" in row:
-        gold = str(row["answer"] if row["answer"] is not None else "").rpartition("####")[2]  # GSM8K: solution #### gold
+        gold = row["answer"].rpartition("####")[2] if isinstance(row["answer"], str) else row["answer"]  # GSM8K: #### gold
     elif text is not None and "solution" in row:
         gold = extract_answer(row["solution"])
     else:
@@ -201,20 +170,20 @@ def to_problem(row, kind, source):
     return {"problem": text, "answer": gold, "kind": row.get("kind") or kind, **more}
 
 
-def shots_of(files, file, task, problem):
-    """{group: worked examples before the question}: BBH's 3 of the task, MMLU-Pro's 5 of each category; {} without."""
-    if problem["kind"] == "bbh":
-        prompts = [folder / "cot-prompts" / f"{file.stem}.txt" for folder in (file.parent, file.parent.parent)]
-        texts = [prompt.read_text(encoding="utf-8").partition("-----\n")[2].strip() for prompt in prompts if prompt.exists()]
-        return {file.stem: f"{texts[0]}\n\n"} if texts else {}
-    validation = [part.with_name(part.name.replace("test", "validation")) for part in files]
-    if task is TASKS["mmlu_pro"]:
-        validation = hub_files(task.repo, task.files.format(split="validation"))
+def shots_of(files, kind):
+    """{group: worked examples to put before the question}: BBH's 3 of each task, MMLU-Pro's 5 of each category."""
     shots = {}
-    for row in (row for part in validation if part.exists() and part not in files for row in read_rows(part)):
-        worked = row["cot_content"].removeprefix("A: Let's think step by step.").strip()
-        question = question_text(to_problem(row, "choice", "validation"))
-        shots[row["category"]] = f"{shots.get(row['category'], '')}{question} {worked}\n\n"
+    for file in files:
+        for folder in (file.parent, file.parent.parent):
+            if kind == "bbh" and (prompt := folder / "cot-prompts" / f"{file.stem}.txt").exists():
+                shots[file.stem] = prompt.read_text(encoding="utf-8").partition("-----\n")[2].strip() + "\n\n"
+        examples = file.with_name(file.name.replace("test", "validation"))
+        if "TIGER-Lab--MMLU-Pro" in str(file):  # in the hub's cache, where each split has a folder
+            examples = hub_files("mmlu_pro", "validation", *TASKS["mmlu_pro"][1:3])[0]
+        for row in read_rows(examples) if kind == "choice" and examples != file and examples.exists() else ():
+            worked = row["cot_content"].removeprefix("A: Let's think step by step.").strip()
+            question = question_text(to_problem(row, kind, examples))
+            shots[row["category"]] = f"{shots.get(row['category'], '')}{question} {worked}\n\n"
     return shots
 
 
@@ -227,28 +196,22 @@ def load_problems(name_or_path, split=None, limit=None):
     Returns       list of dicts: `problem`, `answer`, `kind`, `index` (and `options`, `group`, `shots`, `error`)
     Raises        ValueError  for an unknown name, an unreadable file, unknown columns, no network
     """
-    files, task = find_files(name_or_path, split)
-    kind = task.kind if task else next((TASKS[name].kind for name in TASKS if files[0].stem.startswith(name)), "math")
-    problems, seen, no_gold, repeated = [], set(), 0, 0
-    for file in files:
-        shots = None
-        for row in read_rows(file):
-            problem = to_problem(row, kind, file)
-            if problem["kind"] == "bbh":
-                problem["group"] = file.stem
-            key = (problem["problem"], problem.get("group"), *problem.get("options", ()))
-            no_gold, repeated = no_gold + (not problem["answer"]), repeated + (key in seen)
-            if not problem["answer"] or key in seen:  # AIME25 comes 32 times over in verl's layout; --k does that here
-                continue
-            seen.add(key)
-            if problem.get("group"):
-                shots = shots_of(files, file, task, problem) if shots is None else shots
-                problem["shots"] = shots.get(problem["group"], "")
+    files, kind = find_files(name_or_path, split)
+    rows = [(row, to_problem(row, kind, file)) for file in files for row in read_rows(file)]
+    problems, seen = [], set()
+    for row, problem in rows:
+        repeated = "reward_model" in row and problem["problem"] in seen  # AIME25 comes 32 times over; --k does that here
+        seen.add(problem["problem"])
+        if problem["answer"] and not repeated:
             problems.append({**problem, "index": len(problems)})
+    if any(problem.get("group") for problem in problems):
+        shots = shots_of(files, problems[0]["kind"])
+        problems = [{**problem, "shots": shots.get(problem["group"], "")} for problem in problems]
+    no_gold = sum(not problem["answer"] for _, problem in rows)
     unread = [p["answer"] for p in problems if p["kind"] not in ("choice", "bbh") and not parses(p["answer"])]
-    if no_gold or repeated or unread:
-        print(f"{name_or_path}: {len(problems):,} problems; dropped {no_gold} without a gold and {repeated} repeated; "
-              f"{len(unread)} golds match as text only {unread[:3] or ''}")  # fmt: skip
+    if len(problems) < len(rows) or unread:
+        print(f"{name_or_path}: {len(problems):,} problems; dropped {no_gold} without a gold and "
+              f"{len(rows) - len(problems) - no_gold} repeated; {len(unread)} golds match as text only {unread[:3] or ''}")  # fmt: skip
     return problems[:limit]
 
 
@@ -332,10 +295,10 @@ def same_text(predicted, answer):
     return re.split(r"[\s,]+", predicted.lower()) == re.split(r"[\s,]+", answer.lower())
 
 
-def answer_in(problem, response, grader="loose"):
+def answer_in(problem, response, loose=True):
     """The final answer of a response as text, or None; also what majority@k votes with. Looks at the last 20,000 characters."""
     text, kind = response[-20_000:].rpartition("</think>")[2], problem["kind"]
-    if grader != "loose" and kind not in ("choice", "bbh"):
+    if not loose and kind not in ("choice", "bbh"):
         return extract_answer(text)
     own = re.split("|".join(NEXT_QUESTIONS), text)[0]
     for part in dict.fromkeys((own, text)):  # all of it only if no answer stands before a further "Question:"
@@ -348,42 +311,40 @@ def answer_in(problem, response, grader="loose"):
     return None
 
 
-def as_number(text):
-    """The float that an answer is, or None: 1.2e-3, 6 \\times 10^{-4}, \\frac{1}{2}, 3/4; a unit after it is dropped."""
-    text = re.sub(r"\\[dt]?frac\{(-?[\d.]+)\}\{([\d.]+)\}", r"\1/\2", re.sub(r"\\[,;! ]|[$~]|(?<=\d),(?=\d{3})", "", text))
-    text = re.sub(r"\s*(?:\\times|\\cdot|[*×])\s*10\s*\^\s*\{?\s*([+-]?\d+)\s*\}?", r"e\1", text)
-    match = re.match(r"\s*([+-]?\d*\.?\d+\.?(?:e[+-]?\d+)?)(?:/(\d*\.?\d+))?\s*(?:$|\\(?:text|mathrm|math|circ|%|AA)|[\^%{a-zA-Z])", text)
-    if not match or re.search(r"[=<>±]|\\pm|\\pi|\\sqrt", text):
+def as_number(text, unit=False):
+    """The float that an answer is, or None: 1.2e-3, 6 \\times 10^{-4}, \\frac{1}{2}, 3/4; `unit` lets words follow it."""
+    text = re.sub(r"\\[,;! ]|[$~]|(?<=\d),(?=\d{3})", "", text.strip())
+    text = re.sub(r"\\[dt]?frac\{(-?[\d.]+)\}\{([\d.]+)\}", r"\1/\2", text)
+    text = re.sub(r"(?:(\d)\s*(?:\\times|\\cdot|[*×])\s*|(?<![\d.]))10\s*\^\s*\{?([+-]?\d+)\}?", lambda m: f"{m[1] or 1}e{m[2]}", text)
+    match = re.match(r"([+-]?\d*\.?\d+\.?(?:e[+-]?\d+)?)(?:/(\d*\.?\d+))?\s*(.*)", text)
+    if not match or float(match[2] or 1) == 0:
         return None
-    return float(match[1]) / float(match[2] or 1) if float(match[2] or 1) else None
+    words = r"|(?:\^\{?\\circ|\\(?:text|math|%|AA)|[a-zA-Z%°{])[\w\s{}^/°%.\\-]*" if unit else ""
+    formula = re.search(r"\\(?:pi|sqrt|pm|[dt]?frac|log|ln|sin|cos)|\b(?:or|and)\b", match[3])
+    return float(match[1]) / float(match[2] or 1) if re.fullmatch(words, match[3]) and not formula else None
 
 
-def is_right(problem, predicted, grader="loose"):
-    """Whether an extracted answer (None: there is none) is the problem's answer."""
-    answer, kind = problem["answer"], problem["kind"]
-    if predicted is None:
-        return False
-    if kind in ("choice", "bbh"):
-        return predicted == answer if kind == "choice" else same_text(predicted, answer)
-    if equal(predicted, answer, strict=grader == "strict"):
-        return True
-    gold, value = as_number(answer), as_number(predicted)
-    tolerance = 0.01 * abs(gold) if kind == "minerva" and gold is not None else problem.get("error")
-    return bool(tolerance and grader != "strict" and value is not None and abs(value - gold) <= tolerance * (1 + 1e-9))
+def grade(problem, response, loose=True, strict=False):
+    """1.0 if the response's final answer is right by the rule of its kind (table at the top), else 0.0.
 
-
-def grade(problem, response, grader="loose"):
-    """1.0 if the response's final answer is right, else 0.0.
-
-    grader  "loose": the benchmark's own rule, table at the top. In mathematics also "boxed": only a box counts, and
-            "strict": a box, compared as text by the rules of the method's authors, for comparing numbers with theirs
+    For mathematics, loose=False counts only a box, as training does; strict=True compares as text by the rules of the
+    method's authors, for figures to set beside theirs.
     """
-    return float(is_right(problem, answer_in(problem, response, grader), grader))
+    predicted, answer, kind = answer_in(problem, response, loose), problem["answer"], problem["kind"]
+    if predicted is None:
+        return 0.0
+    if kind in ("choice", "bbh"):
+        return float(predicted == answer if kind == "choice" else same_text(predicted, answer))
+    if strict or equal(predicted, answer):
+        return float(equal(predicted, answer, strict=strict))
+    gold, value = as_number(answer), as_number(predicted, unit=True)
+    tolerance = 0.01 * abs(gold) if kind == "minerva" and gold is not None else problem.get("error")
+    return float(bool(tolerance) and value is not None and abs(value - gold) <= tolerance * (1 + 1e-9))  # 4.3 - 4.2 > 0.1
 
 
-def grade_all(problems, responses, grader="boxed"):
-    """The rewards of training: the grade of each pair; without a box there is none (`reward.score`)."""
-    return [grade(problem, response, grader) for problem, response in zip(problems, responses, strict=True)]
+def grade_all(problems, responses, loose=True, strict=False):
+    """The grade of each pair."""
+    return [grade(problem, response, loose, strict) for problem, response in zip(problems, responses, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -464,11 +425,12 @@ def summarize(problems, rows, k):
 # Evaluation
 
 
-def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", grade_with=None, grader="loose", **sampling):
+def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", strict=False, grade_with=None, **sampling):
     """Sample k responses to each problem, all in one `generate`, and grade them.
 
     max_new_tokens  int, less where prompt and response would not fit the model's positions
-    grade_with      function (problems, responses) -> floats in place of `grade`
+    strict          bool, grade as the method's authors do: a box, compared as text
+    grade_with      function (problems, responses) -> floats that takes the place of `grade`
     sampling        of `rollout.generate`: temperature, top_p, top_k, seed, progress, ...
     Returns         (summary, rows): see `summarize`; one row (dict) for each response, the k of a problem adjacent
     """
@@ -485,165 +447,145 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
         stop_strings=NEXT_QUESTIONS if continues else (), **sampling,
     )  # fmt: skip
     texts, of_row = rollout.response_texts(tokenizer), [problem for problem in problems for _ in range(k)]
-    grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, grader)
+    grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, not strict, strict)
     tokens, finished = rollout.response_mask.sum(1).tolist(), rollout.finished.tolist()
     rows = [
         {"index": problem["index"], "sample": i % k, "problem": problem["problem"], "ground_truth": problem["answer"],
-         "response": texts[i], "answer": answer_in(problem, texts[i], grader), "correct": grades[i],
+         "response": texts[i], "answer": answer_in(problem, texts[i], not strict), "correct": grades[i],
          "finished": finished[i], "tokens": tokens[i], **count_thoughts(texts[i])}
         for i, problem in enumerate(of_row)
     ]  # fmt: skip
     return summarize(problems, rows, k), rows
 
 
-def read_responses(path):
-    """{(task, index, sample): row} of the responses already there; a last line cut short by a kill is dropped."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith("\n"):
-        path.write_text("".join(lines[:-1]), encoding="utf-8")
-        lines.pop()
-    return {(row["task"], row["index"], row["sample"]): row for row in map(json.loads, lines)}
-
-
-def run_task(model, tokenizer, name, args, folder):
-    """Sample what is missing of one task, chunk by chunk, so that a run can be stopped and resumed; returns its summary."""
-    problems = load_problems(dict(item.split("=", 1) for item in args.data).get(name, name), limit=args.limit)
-    task = TASKS.get(name.partition("/")[0], Task("math", "", "", "", k=8, temperature=1.0, max_new_tokens=1024))
-    how = {key: getattr(task, key) if getattr(args, key) is None else getattr(args, key)
-           for key in ("k", "temperature", "max_new_tokens")}  # fmt: skip
-    how |= {key: getattr(args, key) for key in ("top_p", "top_k", "template", "grader")}
-    done, start, tokens = read_responses(folder / "responses.jsonl"), time.perf_counter(), 0
-    size = max(1, args.rows_per_call // max(1, how["k"]))
+def run_task(model, tokenizer, name, source, args, path):
+    """Sample what `path` lacks of one task, chunk by chunk, so that a run can be stopped and resumed; returns its summary."""
+    problems, how = load_problems(source, limit=args.limit), dict(k=1, temperature=0.0, max_new_tokens=4096)
+    how |= TASKS[name.partition("/")[0]][4] if name.partition("/")[0] in TASKS else dict(k=8, temperature=1.0)
+    asked = {key: getattr(args, key) for key in (*how, "top_p", "top_k", "template", "strict")}
+    how |= {key: value for key, value in asked.items() if value is not None}
+    whole = [line for line in (path.read_text("utf-8") if path.exists() else "").splitlines(True) if line.endswith("\n")]
+    path.write_text("".join(whole), "utf-8")  # a last line that a kill cut short is dropped
+    done = {(row["task"], row["index"], row["sample"]): row for row in map(json.loads, whole)}
+    start, tokens, size = time.perf_counter(), 0, max(1, args.rows_per_call // max(1, how["k"]))
     for first in range(0, len(problems), size):
         part = problems[first : first + size]
         if all((name, problem["index"], sample) in done for problem in part for sample in range(how["k"])):
             continue
-        # Draws belong to (seed, place in the chunk, sample), so a resumed run samples what it would have sampled.
+        # Draws belong to (seed, place in the chunk, sample): a resumed run samples what it would have sampled.
         label = f"{name} {first + len(part)}/{len(problems)}"
         _, rows = evaluate(model, tokenizer, part, progress=label, seed=args.seed * 1_000_003 + first, **how)
-        with (folder / "responses.jsonl").open("a", encoding="utf-8") as file:
-            for row in rows:
-                tokens += row["tokens"]
-                if (key := (name, row["index"], row["sample"])) not in done:
-                    done[key] = {"task": name, **row}
-                    file.write(json.dumps(done[key], ensure_ascii=False) + "\n")
+        new = {(name, row["index"], row["sample"]): {"task": name, **row} for row in rows}
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for key, row in new.items() if key not in done)
+        done, tokens = new | done, tokens + sum(row["tokens"] for row in rows)
     seconds = time.perf_counter() - start
     rows = [done[name, problem["index"], sample] for problem in problems for sample in range(how["k"])]
-    summary = {"sampling": how | {"seed": args.seed}, **summarize(problems, rows, how["k"])}
-    return summary | {"seconds": seconds, "tokens_per_second": tokens / seconds}  # of this run, loading left out
+    speed = {"seconds": seconds, "tokens_per_second": tokens / seconds}  # of this run, without loading
+    return {**summarize(problems, rows, how["k"]), "sampling": how | {"seed": args.seed}, **speed}
 
 
 def report(name, summary):
-    """A task's figures and how they were sampled, as lines of text."""
-    k, macro = summary["k"], f", macro mean {summary['macro_avg']:.4f}" if "macro_avg" in summary else ""
-    lines = [
-        f"{name}: Avg@{k} {summary['avg_at_k']:.4f} +- {summary['avg_at_k_se']:.4f} over {summary['problems']} problems{macro}",
-        ", ".join(f"pass@{j} {value:.4f}" for j, value in summary["pass_at_k"].items()) + f", majority@{k} {summary['majority_at_k']:.4f}",
-        f"cut {summary['cut']:.4f}, without an answer {summary['no_answer']:.4f}, {summary['length']:.1f} tokens",
-    ]
-    for thought, rates in summary["thoughts"].items():
-        sides = (("all", rates), ("right", rates["right"]), ("wrong", rates["wrong"]))
-        lines.append(f"{thought}: " + "; ".join(
-            f"{side} {r['per_response']:.3f} per response, {r['per_1000_tokens']:.3f} per 1,000 tokens, in {r['share']:.1%}" for side, r in sides))
-    lines.append(f"sampling {json.dumps(summary['sampling'])}; {summary['seconds']:.1f} s, {summary['tokens_per_second']:,.0f} tokens/s")
-    return "\n  ".join(lines)
+    """All figures of a task, rounded, one line each."""
+    figures = json.loads(json.dumps(summary), parse_float=lambda text: round(float(text), 4))
+    head = "{avg_at_k:.4f} +- {avg_at_k_se:.4f} over {problems} problems".format(**summary)
+    rest = [f"  {key}: {json.dumps(value)}" for key, value in figures.items() if key not in ("avg_at_k", "avg_at_k_se", "problems", "k")]
+    return "\n".join([f"{name}: Avg@{summary['k']} {head}", *rest])
 
 
-def compare(folders, path):
-    """Print the results of several runs side by side and draw their pass@k curves into `path`; {folder: tasks}."""
+def compare(folders, picture):
+    """Print the Avg@k of finished runs side by side and draw their pass@k curves into the file `picture`."""
     import matplotlib
 
-    matplotlib.use("Agg")  # no window: a file
+    matplotlib.use("Agg")  # a file, no window
     from matplotlib import pyplot
 
-    runs = {}
-    for folder in map(Path, folders):
-        if not (folder / "results.json").exists():
-            raise ValueError(f"{folder} has no results.json: give the --out folders of finished runs")
-        runs[str(folder)] = json.loads((folder / "results.json").read_text())["tasks"]
+    missing = [folder for folder in folders if not (Path(folder) / "results.json").exists()]
+    if missing:
+        raise ValueError(f"{missing[0]} has no results.json: give the --out folders of finished runs")
+    runs = {str(folder): json.loads((Path(folder) / "results.json").read_text())["tasks"] for folder in folders}
     tasks = list(dict.fromkeys(task for results in runs.values() for task in results))
-    figure, axes = pyplot.subplots(1, max(1, len(tasks)), figsize=(4 * max(1, len(tasks)), 3.5), squeeze=False)
-    for task, axis in zip(tasks, axes[0], strict=False):
-        for name, results in ((name, results) for name, results in runs.items() if task in results):
-            summary = results[task]
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=(4 * len(tasks), 3.5), squeeze=False, layout="tight")
+    for task, axis in zip(tasks, axes[0], strict=True):
+        for name, summary in ((name, results[task]) for name, results in runs.items() if task in results):
             print(f"{task:<20} Avg@{summary['k']:<4} {summary['avg_at_k']:.4f} +- {summary['avg_at_k_se']:.4f}  {name}")
             axis.plot([int(j) for j in summary["pass_at_k"]], list(summary["pass_at_k"].values()), marker="o", label=name)
         axis.set(title=task, xlabel="k", ylabel="pass@k", xscale="log", ylim=(0, 1))
         axis.legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(picture)
     pyplot.close(figure)
 
 
 def demo():
-    """Avg@k and pass@k of a made-up sampler that is right with probability 0.3: they come out as they must."""
-    draw, k = random.Random(0), 8
-    problems = [{"problem": f"{a} + {a}", "answer": str(2 * a), "kind": "math", "index": a} for a in range(400)]
-    rows = []
-    for problem in (problem for problem in problems for _ in range(k)):
+    """A made-up sampler that is right with probability 0.3: Avg@8 and pass@8 come out as they must."""
+    draw, rows = random.Random(0), []
+    problems = [{"problem": f"{a} + {a}", "answer": str(2 * a), "kind": "math"} for a in range(400)]
+    for problem in (problem for problem in problems for _ in range(8)):
         text = f"So it is \\boxed{{{int(problem['answer']) + (draw.random() > 0.3)}}}."
         rows.append({"answer": answer_in(problem, text), "correct": grade(problem, text), "finished": True, "tokens": 9, **count_thoughts(text)})
-    summary = {**summarize(problems, rows, k), "sampling": {}, "seconds": 1.0, "tokens_per_second": 0.0}
+    summary = summarize(problems, rows, 8)
     print(report("demo", summary))
     assert abs(summary["avg_at_k"] - 0.3) < 0.03 and abs(summary["pass_at_k"][8] - (1 - 0.7**8)) < 0.03, summary
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description="Benchmarks, scored the standard way.")
+    parser = argparse.ArgumentParser(description="Benchmarks, scored the standard way.", usage="eval.py --tasks T,T [--help]")
     add = parser.add_argument
-    add("--model", default="tiny", help="tiny, a folder, a short name or a hub id")
+    add("--model", default="tiny", help="tiny (default), a folder, a short name or a hub id")
     add("--tasks", help=f"comma-separated: {', '.join(TASKS)}, bbh/TASK, tiny, a file or a hub data set")
     add("--data", action="append", default=[], metavar="TASK=FILE", help="your own copy of a task's data (file or folder)")
     add("--k", type=int, help="responses per problem (default: the task's)")
-    add("--limit", type=int, help="problems, the first so many")
+    add("--limit", type=int, help="problems, the first so many (default: all)")
     add("--max-new-tokens", type=int, help="tokens (default: the task's)")
     add("--temperature", type=float, help="0 is greedy (default: the task's)")
-    add("--top-p", type=float, default=1.0, help="1 is off")
-    add("--top-k", type=int, default=0, help="0 is off")
-    add("--seed", type=int, default=0)
-    add("--template", choices=("chat", "base"), default="chat", help="base: plain text, for a base model")
-    add("--grader", choices=("loose", "boxed", "strict"), default="loose", help="see `grade`; strict is the authors'")
-    add("--rows-per-call", type=int, default=512, help="responses sampled together, then saved")
-    add("--out", default="out-eval", help="folder of results.json, responses.jsonl and pass_at_k.png; resumed if it exists")
-    add("--compare", nargs="+", metavar="FOLDER", help="only print and draw the results of finished runs side by side")
-    add("--demo", action="store_true", help="only a check on made-up responses, in a second")
+    add("--top-p", type=float, default=1.0, help="1 (default) is off")
+    add("--top-k", type=int, default=0, help="0 (default) is off")
+    add("--seed", type=int, default=0, help="default 0")
+    add("--template", choices=("chat", "base"), default="chat", help="base: plain text, for a base model (default chat)")
+    add("--strict", action="store_true", help="grade mathematics as the method's authors do: a box, compared as text")
+    add("--rows-per-call", type=int, default=512, help="responses sampled together, then saved (default 512)")
+    add("--out", default="out-eval", help="folder of results.json, responses.jsonl, pass_at_k.png; goes on if it exists")
+    add("--compare", nargs="+", metavar="FOLDER", help="print and draw the results of finished runs side by side")
+    add("--demo", action="store_true", help="a check on made-up responses, in a second")
     args = parser.parse_args(argv)
     if not (args.tasks or args.compare or args.demo):
-        parser.error(f"give --tasks (of {', '.join(TASKS)}, bbh/TASK, tiny, or a file), --compare or --demo")
+        parser.error(f"give --tasks (known: {', '.join(TASKS)}, bbh/TASK, tiny, or a file), --compare or --demo")
     return args
 
 
 def run(args):
     """Evaluate the tasks one by one; results.json is whole after each."""
-    if args.k == 0 or any("=" not in item for item in args.data):
-        raise ValueError(f"--k {args.k} must be at least 1, --data {args.data} must read TASK=FILE")
-    folder, names = Path(args.out), args.tasks.split(",")
-    settings = {key: value for key, value in vars(args).items() if key not in ("tasks", "limit", "out", "compare", "demo", "data")}
-    path = folder / "results.json"
+    data = dict(item.partition("=")[::2] for item in args.data)
+    sources = {name: data.get(name, name) for name in args.tasks.split(",")}
+    limits = {"--k": args.k, "--limit": args.limit, "--max-new-tokens": args.max_new_tokens, "--rows-per-call": args.rows_per_call}
+    for flag, value in limits.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} {value}: must be at least 1")
+    if unused := [item for item in args.data if item.partition("=")[0] not in sources]:
+        raise ValueError(f"--data {unused[0]}: must read TASK=FILE, with TASK one of --tasks: {', '.join(sources)}")
+    folder, path = Path(args.out), Path(args.out) / "results.json"
+    settings = {key: value for key, value in vars(args).items() if key not in ("tasks", "data", "limit", "out", "compare", "demo")}
     results = json.loads(path.read_text()) if path.exists() else {"settings": settings, "tasks": {}}
     for key in (key for key, value in settings.items() if results["settings"].get(key) != value):
         raise ValueError(f"{folder} was made with {key} {results['settings'].get(key)}, not {settings[key]}: give another --out")
-    for name in names:  # before the model: a misspelt task should not cost its loading
-        load_problems(dict(item.split("=", 1) for item in args.data).get(name, name))
+    for source in sources.values():
+        find_files(source, None)  # a misspelt task should not cost the loading of a model
+    print("settings:", json.dumps(settings))
     model, tokenizer = load_model(args.model, **best_device())
-    results["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        results["tasks"][name] = run_task(model, tokenizer, name, args, folder)
+    results["versions"] = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
+    for name, source in sources.items():
         path.write_text(json.dumps(results, indent=2))
+        results["tasks"][name] = run_task(model, tokenizer, name, source, args, folder / "responses.jsonl")
         print(report(name, results["tasks"][name]))
+    path.write_text(json.dumps(results, indent=2))
     compare([folder], folder / "pass_at_k.png")
 
 
 def main(argv=None):
     args = parse_args(argv)
     try:
-        if args.demo:
-            demo()
-        elif args.compare:
-            compare(args.compare, "compare.png")
-        else:
-            run(args)
+        demo() if args.demo else compare(args.compare, "compare.png") if args.compare else run(args)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,12 +2,12 @@ r"""Is this final answer right?  Grades mathematical answers; model output is un
 
 Four steps: extract (the last \boxed{}), normalise, parse, compare.  The grammar, loosest first:
 
-    answer   = relation {("," | ";" | "or" | "and") relation}   a bare list: unordered, repeats count
+    answer   = relation {("," | ";" | "or" | "and") relation}   a bare list is unordered
     relation = ratio {("=" | "<" | "!=" | "in" ...) ratio}       x = 5 is 5; x < 3 is (-inf, 3)
     ratio    = set {":" set}
     set      = sum {("cup" | "cap" | "setminus") sum}
     sum      = product {("+" | "-" | "+-") product}              +- stands for both values
-    product  = operand {["*" | "/"] operand}                     words after a number are dropped units
+    product  = operand {["*" | "/"] operand}                     words after a number are units
     operand  = ["-"] atom {"!" | "%" | degree} ["^" operand]
     atom     = number | name | function | (answer) | [answer] | {answer} | |sum| | matrix | words
 
@@ -51,7 +51,8 @@ class Unreadable(ValueError):
 # ---- extract: response -> answer -----------------------------------------------------------------
 
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
-BOX_JOINT = re.compile(r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
+BOX_JOINT = re.compile(
+    r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
 CUE = re.compile(r"answer(?:\s+is\b|\s*:|(?=\s*\\\[))[\s:*]*(?:the (?:final )?answer is:?\s*)?"
                  r"|final answer(?=\s\$?-?\d)", re.I)
 MATH_SPAN = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*", re.S)
@@ -118,8 +119,10 @@ def extract_answer(response: str, loose: bool = False) -> str | None:
 # ---- normalise: one spelling for what prints the same --------------------------------------------
 
 UNICODE = str.maketrans(
-    dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"^{i}" for i in range(10)))) | dict(zip("−–—×·⋅÷∕⁄⟨⟩", "---***///()"))
-    | dict(zip("½⅓⅔¼¾", (rf"\frac{i}" for i in (12, 13, 23, 14, 34)))) | dict.fromkeys("£€“”\u200b")
+    dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"^{i}" for i in range(10))))
+    | dict(zip("−–—×·⋅÷∕⁄⟨⟩", "---***///()"))
+    | dict(zip("½⅓⅔¼¾", (rf"\frac{i}" for i in (12, 13, 23, 14, 34))))
+    | dict.fromkeys("£€“”\u200b")
     | dict(zip("πθ√∞≤≥≠≈∪∩∈∅±∓∖°", (rf"\{name} " for name in (
         "pi theta sqrt infty le ge ne approx cup cap in emptyset pm mp setminus degree").split()))))
 
@@ -130,14 +133,29 @@ def mixed_number(match: re.Match) -> str:
     return f"({whole}+{top}/{bottom})" if 0 < int(top) < int(bottom) else match[0]
 
 
+def repeating_decimal(match: re.Match) -> str:
+    r"""0.1\overline{6} is 1/6."""
+    whole, start, period = match.groups()
+    top = int(whole + start + period) - int(whole + start or 0)
+    return f"({top}/{10 ** len(start) * (10 ** len(period) - 1)})"
+
+
+MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lrm]?)(?![a-zA-Z])\.?", ""),
     (r"\{,\}|,\\!\s*", ","), (r"(?<=\d)(?:\\[, ]| )(?=\d{3}(?!\d))", ""),     # 1{,}000 and 1\,000
     (r"(?<!\\)\\(?:[$()\[\],;:!> ]|q?quad)|[$~]|\*\*(?=\s*$)|^\s*\*\*", " "),  # layout, dollars
-    (r"\\[dtc]frac", r"\\frac"), (r"\\[dt]binom", r"\\binom"), (r"(?<![a-z])\{(or|and)\}", r" \1 "),
-    (r"\\(?:math(?:bf|it|sf|cal)|bm|boldsymbol|vec|hat|bar|d?dot|overline|overrightarrow|angle|phantom)"
-     r"(?![a-zA-Z])", ""),
+    (r"(\d{0,99})\.(\d{0,99})\\(?:overline|bar|dot)\s*\{(\d{1,99})\}", repeating_decimal),
+    (r"\\(?:[dtc]|nice|s)frac", r"\\frac"), (r"\\[dt]binom", r"\\binom"),
+    (r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"(?<![a-z])\{(or|and)\}", r" \1 "), (r"\((\d+)\)_|(?<=\d) +base +(?=\d+$)", r"\1_"),
+    (rf"(?<=\d)\s*(?:\\text\s?\{{)?\s*({'|'.join(MULTIPLES)})\b\}}?",
+     lambda match: f"*{MULTIPLES[match[1]]}"),
+    (r"\\(?:math(?:bf|it|sf|cal)|bm|boldsymbol|vec|hat|bar|d?dot|overline|"
+     r"overrightarrow|angle|phantom|boxed)(?![a-zA-Z])", ""),
     (r"\\(?:textbf|textit|textrm|mbox|hbox|operatorname)\s*\*?\s*\{", r"\\text{"),
+    (r"\\text\s?\{\s*(-?\d[^{}]*)\}", r"\1"),
     (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|\bdegrees?\b", r"\\circ "),
     (r"\^\s*\{?\s*\\prime\s*\}?", "'"), (r"\\[lr]?vert|\\mid", "|"), (r"\\langle", "("),
     (r"\\rangle", ")"), (r"(?<=\d)\s*x\s*(?=10\s*\^)", "*"),
@@ -190,7 +208,7 @@ def any_of(words) -> str:
 
 KNOWN = re.compile(any_of(FUNCTIONS | NAMES | set(OPERATORS)))
 IN_WORDS = re.compile(f"({any_of(FUNCTIONS | {'theta', 'infinity', 'pi', 'oo'})})")
-SHORT_WORDS = set("no on up am pm is of if cm mm km kg mg ml ft mi hr".split())
+SHORT_WORDS = set("no on up am pm is of if in mph cm mm km kg mg ml ft mi hr".split())
 TOKEN = re.compile(r"""(?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)
     | \\text\s?\{(?P<text>[^{}]*)\} | \\mathrm\s?\{(?P<roman>[^{}]*)\} | \\(?P<command>[a-zA-Z]+)
     | (?P<letters>[a-zA-Z]+) | \\?(?P<percent>%) | (?P<row>\\\\|\\(?=[-\d.])) | (?P<space>\s+)
@@ -203,16 +221,18 @@ def tokenize(text: str) -> list[tuple[str, str]]:
     while position < len(text):
         match = TOKEN.match(text, position)
         if not match or len(tokens) > MAX_TOKENS:
-            raise Unreadable("too many tokens" if match else f"cannot read {text[position:][:20]!r}")
+            raise Unreadable("too many tokens" if match else f"cannot read {text[position:]:.20}")
         position, kind, value = match.end(), match.lastgroup, match[match.lastgroup]
         if kind == "command":
             if not (known := KNOWN.match(value)):
                 raise Unreadable(f"unknown command \\{value}")
-            position -= len(value) - known.end()             # some data lost spaces: \cotx is \cot x
+            position -= len(value) - known.end()             # \cotx, from data without spaces
             tokens.append(known_token(known[0]))
         elif kind in ("text", "roman", "letters"):
-            unit = kind == "text" or kind == "roman" and tokens and tokens[-1][0] == "number"
-            tokens += word_tokens(value.strip(" ~"), bool(unit), kind == "letters")
+            value, after_number = value.strip(" ~"), bool(tokens) and (
+                tokens[-1][0] == "number" or tokens[-1][1] == "}")
+            is_unit = kind == "text" or kind == "roman" and after_number and value not in "eid"
+            tokens += word_tokens(value, is_unit, kind == "letters")
         elif kind != "space":
             tokens.append(("number" if kind == "number" else "op", OPERATORS.get(value, value)))
     return tokens
@@ -221,7 +241,9 @@ def tokenize(text: str) -> list[tuple[str, str]]:
 def known_token(word: str) -> tuple[str, str]:
     if word in OPERATORS:
         return "op", OPERATORS[word]
-    return ("function", word) if word in FUNCTIONS else ("name", "oo" if word[:3] == "inf" else word)
+    if word in FUNCTIONS:
+        return "function", word
+    return "name", "oo" if word[:3] == "inf" else word
 
 
 def word_tokens(words: str, is_unit: bool, is_bare: bool) -> list[tuple[str, str]]:
@@ -272,6 +294,8 @@ def combine(operator: str, left: tuple, right: tuple) -> tuple:
     if operator in RELATIONS:
         operators, sides = left[1:] if left[0] == "relation" else ([], [left])
         return "relation", [*operators, operator], [*sides, right]
+    if operator == "and" and left[0] == right[0] == "relation" and "=" not in left[1] + right[1]:
+        return "cap", [left, right]                          # x > 1 and x < 3
     kind = {1: "list", 3: "ratio", 5: "add"}[LEVELS[operator]]
     right = multiply(MINUS_ONE, right) if operator == "-" else right
     return kind, [*(left[1] if left[0] == kind else [left]), right]
@@ -340,7 +364,10 @@ def parse_operand(tokens: list, depth: int) -> tuple:
             raise Unreadable(f"misplaced {mark}")
         node = (("call", mark, [node]) if mark == "!" else ("name", node[1] + mark) if mark == "'"
                 else multiply(node, ("name", mark)))
-    return ("power", node, parse_operand(tokens, depth + 1)) if mark == "^" and tokens.pop() else node
+    if mark == "^":
+        take(tokens)
+        return "power", node, parse_operand(tokens, depth + 1)
+    return node
 
 
 def parse_atom(tokens: list, depth: int) -> tuple:
@@ -354,6 +381,8 @@ def parse_atom(tokens: list, depth: int) -> tuple:
     if kind == "name":
         while peek(tokens) == "_" or value[:3] in ("sum", "int", "pro") and peek(tokens) == "^":
             value += take(tokens) + raw_script(tokens)       # a sum's sign is a name in a product
+        if value == "f" and peek(tokens) == "(":             # f(x + 1) is no product
+            value += repr(parse_atom(tokens, depth + 1))
         return "name", value
     if kind == "function":
         return parse_function(value, tokens, depth + 1)
@@ -374,7 +403,7 @@ def parse_number(text: str, tokens: list) -> tuple:
     """An exact number, and whether it may be rounded.  101_2 equals only numbers of base 2."""
     if peek(tokens) == "_" and tokens.pop() and (base := raw_script(tokens)) not in ("10", "ten"):
         words = {"two": "2", "three": "3", "eight": "8", "sixteen": "16"}
-        return "based", text.lstrip("0"), words.get(base, base)
+        return "based", text.lstrip("0"), re.sub(r"\D", "", base) or words.get(base, base)
     mantissa, _, exponent = text.lower().partition("e")
     if len(exponent) > 4:
         raise Unreadable("exponent too large")
@@ -408,9 +437,9 @@ def parse_function(name: str, tokens: list, depth: int) -> tuple:
             base = parse_digit(tokens, depth)
     if power == multiply(MINUS_ONE, ONE) and name in ("sin", "cos", "tan", *INVERSE):
         name, power = "a" + name, None
-    argument = parse_atom(tokens, depth) if peek(tokens) in ("(", "{") else \
-        parse(tokens, depth, ARGUMENT)
-    arguments = argument[2] if argument[0] == "tuple" else [argument]
+    bracketed = peek(tokens) in ("(", "{", "\\{")
+    argument = parse_atom(tokens, depth) if bracketed else parse(tokens, depth, ARGUMENT)
+    arguments = argument[-1] if argument[0] in ("tuple", "set") else [argument]
     if not arguments:
         raise Unreadable(f"{name} of nothing")
     node = ("call", name.replace("arc", "a"), arguments + ([base] if base else []))
@@ -505,7 +534,8 @@ def apply(name: str, values: list, point: dict):
     if name in exact:
         return exact[name](x)
     if name in ("gcd", "lcm", "max", "min"):
-        if not all(isinstance(n, Fraction) and (name[0] == "m" or n.denominator == 1) for n in values):
+        if not all(isinstance(value, Fraction) and (name[0] == "m" or value.denominator == 1)
+                   for value in values):
             raise Unreadable(f"{name} is for exact numbers")
         return max(values) if name == "max" else min(values) if name == "min" else \
             Fraction(getattr(math, name)(*map(int, values)))
@@ -582,8 +612,9 @@ def values_at_points(nodes: list, marks: dict):
     unknowns, found = variables(*nodes), 0
     for is_real in ([True, False] if unknowns and ("name", "i") not in walk(nodes) else [False]):
         for shift, scale, signs in TRIALS if unknowns else TRIALS[:1]:
-            point = {name: COORDINATES[(shift + i) % len(COORDINATES)] * scale * signs[i % len(signs)]
-                     for i, name in enumerate(unknowns)} | marks
+            point = marks | {
+                name: COORDINATES[(shift + i) % len(COORDINATES)] * scale * signs[i % len(signs)]
+                for i, name in enumerate(unknowns)}
             try:
                 values = [evaluate(node, point, is_real) for node in nodes]
             except (ValueError, ArithmeticError):
@@ -641,12 +672,15 @@ def same_relation(a: tuple, b: tuple) -> bool:
 
 def title(node: tuple) -> str:
     """What the left side of an assignment names: x, AB, A:B, |AB|, (p, q), speed; or ""."""
-    if node[0] in ("name", "text") and node[1] not in CONSTANTS:
-        return node[1]
-    if node[0] == "call" and node[1] == "abs":
-        return title(node[2][0])
+    if node[0] in ("name", "text"):
+        return node[1] if node[1] not in CONSTANTS and node[1][:4] != "set " else ""
+    if node[0] == "call":
+        return title(node[2][0]) and f"{node[1]} {title(node[2][0])}"
+    if node[0] == "power" and node[2] == MINUS_ONE:
+        return title(node[1])
     parts = [title(n) for n in node[-1]] if node[0] in ("tuple", "ratio", "multiply") else [""]
-    return ",".join(parts) if all(parts) and (node[0] != "multiply" or "".join(parts).isupper()) else ""
+    is_name = all(parts) and (node[0] != "multiply" or "".join(parts).isupper())
+    return ",".join(parts) if is_name else ""
 
 
 def assigned(node: tuple) -> tuple[str, tuple] | None:
@@ -669,7 +703,7 @@ def assigned(node: tuple) -> tuple[str, tuple] | None:
 
 
 def same_assigned(a: tuple, b: tuple) -> bool:
-    """Assignments and bare values: x = 5, 5; x = 2, y = 1 and (2, 1); x_1 = 2, x_2 = 3 and a list."""
+    """Assignments and bare values: x = 5, 5; x = 2, y = 1 and (2, 1); x_1 = 2, x_2 = 3, a list."""
     pairs = [assigned(item) or ("", item) for item in (a[1] if a[0] == "list" else [a])]
     values = [value for _, value in pairs]
     if any(node[0] == "relation" for node in walk(values)):
@@ -705,7 +739,8 @@ def is_in(node: tuple, x) -> bool:
     if kind == "tuple" and len(node[2]) == 2:
         low, high = map(constant, node[2])
         if low < high:
-            return low < x < high or content[0] == "[" and x == low or content[1] == "]" and x == high
+            return (low < x < high or content[0] == "[" and x == low
+                    or content[1] == "]" and x == high)
     if kind == "relation" and [bool(title(side)) for side in node[2]].count(True) == 1:
         if content == ["in"]:
             return is_in(node[2][1], x)
@@ -729,7 +764,7 @@ def ends(node: tuple) -> list:
 
 
 def same_set(a: tuple, b: tuple) -> bool:
-    """Equal membership at all ends, between and beyond them, which decides for unions of intervals."""
+    """Equal membership at, between and beyond all ends, which decides for unions of intervals."""
     names = [set(variables(side)) - {"?"} for side in (a, b)]
     if all(names) and names[0] != names[1]:
         return False
@@ -787,8 +822,8 @@ def same(a: tuple, b: tuple) -> bool:
     if kinds == {"ratio"} and len(a[1]) == len(b[1]):
         return all(same_expression(combine("/", x, a[1][0]), combine("/", y, b[1][0]))
                    for x, y in zip(a[1], b[1]))
-    if kinds <= {"list", "set"} and same_items(a[1], b[1]):
-        return True
+    if kinds <= {"list", "set"} and (same_items(a[1], b[1]) or not any(relations)):
+        return same_items(a[1], b[1])
     if kinds == {"list", "tuple"}:       # 1, 2, 3 may stand for (1, 2, 3), but not 0, 1 for (0, 1)
         return len(a[-1]) == len(b[-1]) > 2 and all(map(same, a[-1], b[-1]))
     if kinds == {"relation"}:
@@ -796,6 +831,9 @@ def same(a: tuple, b: tuple) -> bool:
         if all(pairs) and pairs[0][0] == pairs[1][0]:
             return same(pairs[0][1], pairs[1][1])
         if same_relation(a, b):
+            return True
+    for node, other in ((a, b), (b, a)):
+        if node[0] == "set" and len(node[1]) == 1 and is_same(node[1][0], other):
             return True
     if kinds & {"tuple", "set", "cup", "cap", "setminus", "list", "relation"} or \
             ("name", "set R") in (a, b):
@@ -806,14 +844,15 @@ def same(a: tuple, b: tuple) -> bool:
 # ---- verdict -------------------------------------------------------------------------------------
 
 CHOICE = re.compile(r"\W*(?:option|choice|answer)?\W*([A-J])\W*", re.I)
-CHOICE_TEXT = re.compile(r"\s*(?:\(([A-Ja-j])\)|([A-J])[.:)])\s*\S.*", re.S)   # C. the third one
+CHOICE_TEXT = re.compile(           # C. the third one
+    r"\s*(?:\(([A-Ja-j])\)|([A-J])[.:)])\s*(?!.*\([A-J]\))\S.*", re.S)
 LAYOUT = re.compile(r"\\(?:text|mathrm|rm|bf)(?![a-zA-Z])|[{}$\s~*]|\\[,;! ]")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*[CFK]$")
 
 
 def choice_letter(text: str) -> tuple[str, bool]:
-    r"""The letter of a multiple-choice answer and whether it is alone: B, (b), \text{(B)}, B. five."""
+    r"""The letter of a multiple-choice answer and whether it is alone: B, (b), B. five."""
     plain = LAYOUT.sub(" ", text[:200])  # the pattern takes quadratic time
     alone = CHOICE.fullmatch(plain)
     match = alone or CHOICE_TEXT.match(plain)
@@ -824,8 +863,11 @@ def parse_signs(tokens: list) -> tuple:
     """The tree of all tokens; each item with +- becomes its values."""
     places = [i for i, token in enumerate(tokens) if token in (("op", "+-"), ("op", "-+"))]
     # The signs go together next to -+ and in tuples; elsewhere each is free.
-    tied = ("op", "-+") in tokens or len(places) > 4 or ("op", "(") in tokens and ("op", ",") in tokens
-    signs = [(s,) * len(places) for s in "+-"] if tied else itertools.product("+-", repeat=len(places))
+    in_tuple = ("op", "(") in tokens and ("op", ",") in tokens
+    if ("op", "-+") in tokens or len(places) > 4 or in_tuple:
+        signs = [(sign,) * len(places) for sign in "+-"]
+    else:
+        signs = itertools.product("+-", repeat=len(places))
     variants = []
     for choice in signs if places else [()]:
         stack = list(tokens)
@@ -845,7 +887,7 @@ def parse_signs(tokens: list) -> tuple:
 
 @functools.lru_cache(4096)
 def readings(text: str) -> list[tuple]:
-    """The trees of a normalised answer; "100,200" is a number and a list.  Unreadable if there is none."""
+    """The trees of a normalised answer, at least one: "100,200" is a number and a list."""
     texts, match = [text], THOUSANDS.search(text)
     if match and not re.search(r"[(\[]|\\\{", text[:match.start()]):
         joined = THOUSANDS.sub(lambda thousands: thousands[0].replace(",", ""), text)
@@ -867,7 +909,7 @@ def judge(predicted: str, ground_truth: str) -> tuple[bool, str]:
             r"[-+*/^_=<>(),]|\\(?!text)", a + b):
         return True, "same words"
     if not re.search("[a-zA-Z]", b):
-        a = UNIT.sub("", a)                                  # "5 m": a unit if the gold has no names
+        a = UNIT.sub("", a)                                  # "5 m" where the gold has no names
     try:
         pairs = list(itertools.product(readings(a), readings(b)))
     except (Unreadable, RecursionError) as error:
@@ -906,7 +948,8 @@ def equal(predicted: str, ground_truth: str, strict: bool = False) -> bool:
 
 
 def grade_answer(answer: str, ground_truth: str, strict: bool) -> tuple[float, str]:
-    right, rule = (equal_strict(answer, ground_truth), "") if strict else judge(answer, ground_truth)
+    judged = (equal_strict(answer, ground_truth), "") if strict else judge(answer, ground_truth)
+    right, rule = judged
     return float(right), "right" if right else "wrong" if rule[:3] != "unp" else "unparsable"
 
 
@@ -939,8 +982,8 @@ def score_batch(responses: list[str], ground_truths: list[str], counts: dict | N
     if workers is None:
         workers = min(4, os.cpu_count() or 1) if len(responses) >= 256 else 0
     found = [find_answer(response, loose) for response in responses]
-    jobs = [(answer, str(gold)[:MAX_ANSWER], strict) for (answer, _), gold in zip(found, ground_truths)
-            if answer is not None]
+    jobs = [(answer, str(gold)[:MAX_ANSWER], strict)
+            for (answer, _), gold in zip(found, ground_truths) if answer is not None]
     if workers:
         with ThreadPoolExecutor(workers) as pool:
             shares = pool.map(grade_in_worker, [jobs[i::workers] for i in range(workers)],
@@ -958,13 +1001,13 @@ def score_batch(responses: list[str], ground_truths: list[str], counts: dict | N
 def grade_in_worker(jobs: list[tuple], seconds: float) -> list[tuple[float, str]]:
     """grade_answer of each job in a child process, which is replaced when it hangs or dies.
 
-    A plain child instead of multiprocessing: it imports this file only, not the caller's main module
-    (with torch), and forks no threads.  A job fits into a pipe's buffer, so writing cannot block.
+    A plain child instead of multiprocessing: it imports this file only, not the caller's main
+    module (with torch), and forks no threads.  A job fits into a pipe's buffer, so writing cannot block.
     """
     results = []
     while len(results) < len(jobs):
-        command = [sys.executable, os.path.abspath(__file__), "--worker"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as child:
+        with subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker"], bufsize=0,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
             if not child.stdout.readline():                  # it says when it is ready
                 results.append((0.0, "crashed"))
             for answer, *rest in jobs[len(results):]:
@@ -1004,7 +1047,9 @@ def explain(text: str, ground_truth: str, loose: bool, strict: bool) -> None:
             print(f"{label:13} {normalise(side)!r} reads as {readings(normalise(side))}")
         except (Unreadable, RecursionError) as error:
             print(f"{label:13} {normalise(side)!r} cannot be read: {error}")
-    right, rule = (equal_strict(answer, ground_truth), "strict") if strict else judge(answer, ground_truth)
+    right, rule = judge(answer, ground_truth)
+    if strict:
+        right, rule = equal_strict(answer, ground_truth), "strict"
     print(f"verdict       {'right' if right else 'not right'} ({rule})")
 
 
@@ -1026,7 +1071,8 @@ def main() -> None:
     else:
         for predicted, gold, right in TRICKY:
             got, rule = judge(predicted, gold)
-            print(f"{'pass' if got == right else 'FAIL'}  {predicted:17} {gold:12} {got!s:6} {rule}")
+            mark = "pass" if got == right else "FAIL"
+            print(f"{mark}  {predicted:17} {gold:12} {got!s:6} {rule}")
         assert all(equal(predicted, gold) == right for predicted, gold, right in TRICKY)
 
 

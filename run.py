@@ -21,7 +21,6 @@ import shutil
 import signal
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
