@@ -249,7 +249,7 @@ def train(config, model, tokenizer, problems, eval_problems, grade, folder, devi
         rollout = generate(
             model, prompt_ids, group_size=config.group_size, max_new_tokens=config.max_response_tokens,
             temperature=config.temperature, eos_ids=model.eos_ids, seed=config.seed * 1_000_003 + step,
-            kv_cache_gb=config.kv_cache_gb, tokenizer=tokenizer,
+            kv_cache_gb=config.kv_cache_gb, tokenizer=tokenizer, progress=f"sampling for update {step}",
         )  # fmt: skip
         clock.append(time.perf_counter())
         texts = rollout.response_texts(tokenizer)
@@ -363,7 +363,7 @@ ALIASES = {  # spellings people type from habit
 }  # fmt: skip
 
 
-def load_data(config, tokenizer):
+def load_data(config, tokenizer, max_positions):
     """(training problems, evaluation problems), each with its "prompt_ids"; says what was left out and held out."""
     splits = config.data in ("tiny", "math")  # those that come with a training and a test set
     problems = load_problems(config.data, split="train" if splits else None)
@@ -379,6 +379,9 @@ def load_data(config, tokenizer):
         print(f"{len(problems) - len(short)} of {len(problems)} prompts are longer than --max-prompt-tokens {config.max_prompt_tokens}: left out")
     if not short or not held_out:
         raise ValueError(f"{config.data} leaves {len(short)} problems to train on and {len(held_out)} to evaluate on: give more data")
+    longest = max(len(problem["prompt_ids"]) for problem in short) + config.max_response_tokens
+    if longest > max_positions:
+        raise ValueError(f"prompt and response may reach {longest} tokens, the model has {max_positions} positions: lower --max-response-tokens")
     return short, held_out
 
 
@@ -426,7 +429,7 @@ def main(argv=None):
         model, tokenizer = load_model(config.model, device=device)  # fp32 master weights, always
         model.compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model.checkpoint_activations = config.checkpoint_activations
-        problems, eval_problems = load_data(config, tokenizer)
+        problems, eval_problems = load_data(config, tokenizer, model.max_positions)
         versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
         machine = {"device": str(device), "compute_dtype": str(model.compute_dtype), "threads": choose_threads(model, config.threads)}
         run.write_json(folder / "config.json", asdict(config) | versions | machine)

@@ -163,7 +163,7 @@ def to_problem(row, kind, source):
     elif text is not None and "solution" in row:
         gold = extract_answer(row["solution"])
     else:
-        raise ValueError(f"{source}: columns {', '.join(map(str, row))} are no known layout; simplest: problem, answer")
+        raise ValueError(f"{source}: no known layout of columns, found: {', '.join(map(str, row))}; simplest: problem, answer")
     gold = re.sub(r"^(-?\d+)\.0+$", r"\1", str("" if gold is None else gold).strip())  # AMC golds are floats: 27.0
     if kind == "minerva":  # golds written as Python: np.arcsin(10/13), -3./2
         gold = re.sub(r"(\d)\./", r"\1/", gold.replace("np.", "\\"))
@@ -428,22 +428,17 @@ def summarize(problems, rows, k):
 def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", strict=False, grade_with=None, **sampling):
     """Sample k responses to each problem, all in one `generate`, and grade them.
 
-    max_new_tokens  int, less where prompt and response would not fit the model's positions
     strict          bool, grade as the method's authors do: a box, compared as text
     grade_with      function (problems, responses) -> floats that takes the place of `grade`
     sampling        of `rollout.generate`: temperature, top_p, top_k, seed, progress, ...
     Returns         (summary, rows): see `summarize`; one row (dict) for each response, the k of a problem adjacent
     """
-    if k < 1 or not problems or max_new_tokens < 1:
-        raise ValueError(f"{k} responses of at most {max_new_tokens} tokens to {len(problems)} problems: each must be at least 1")
+    if k < 1 or not problems:
+        raise ValueError(f"k = {k} responses to each of {len(problems)} problems: both must be at least 1")
     prompts = [encode_prompt(tokenizer, problem, template) for problem in problems]
-    longest = max(map(len, prompts))
-    if longest >= model.max_positions:
-        raise ValueError(f"a prompt has {longest} tokens, the model {model.max_positions} positions: take another model or task")
-    limits = [min(max_new_tokens, model.max_positions - len(ids)) for ids in prompts for _ in range(k)]  # (B,)
     continues = template == "base" or not tokenizer.chat_template or any(problem.get("shots") for problem in problems)
     rollout = generate(
-        model, prompts, group_size=k, max_new_tokens=limits, eos_ids=model.eos_ids, tokenizer=tokenizer,
+        model, prompts, group_size=k, max_new_tokens=max_new_tokens, eos_ids=model.eos_ids, tokenizer=tokenizer,
         stop_strings=NEXT_QUESTIONS if continues else (), **sampling,
     )  # fmt: skip
     texts, of_row = rollout.response_texts(tokenizer), [problem for problem in problems for _ in range(k)]

@@ -33,6 +33,7 @@ from model import KVCache
 
 PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds its activations, far above what saturates the device
 CUDA_CHECK_EVERY = 16  # decode steps between two looks at the stop flags: each look waits for the device
+BAR_DELAY = 2  # seconds: what is done sooner shows no bar
 FREE_MEMORY_SHARE = 0.5  # of what the device has free, for the cache, when no limit is given
 
 
@@ -252,7 +253,8 @@ def generate(
     num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
     start, waiting = time.perf_counter(), deque(range(num_rows))
     stop = (stop_strings, tokenizer)
-    with tqdm(total=num_rows, desc=progress, unit="row", disable=progress is None, leave=False) as bar:
+    bar_options = dict(desc=progress, unit="row", disable=progress is None, leave=False, delay=BAR_DELAY)
+    with tqdm(total=num_rows, **bar_options) as bar:
         while waiting:
             try:
                 run_slots(model, prompt_ids, group_size, num_slots, capacity, waiting, sampling, out, stop, stats, bar, on_tokens)

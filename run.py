@@ -117,7 +117,8 @@ def draw_curves(folder):
         if switch:
             axis.axvline(switch, color="grey", linestyle=":", label="PreRL | RL")
         axis.set_title(title)
-        axis.legend(fontsize=7)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7)
     for axis in axes[1]:
         axis.set_xlabel("updates")
     figure.tight_layout()

@@ -208,7 +208,7 @@ def test_own_reward_and_data(world, tmp_path):
         (("--start-token", "100000"), "start token 100000"),
         (("--data", "{tmp}/empty.jsonl"), "empty.jsonl"),
         (("--data", "{tmp}/no_answer.jsonl"), "no_answer.jsonl"),
-        (("--data", "{tmp}/columns.jsonl"), "found: apple, pear"),
+        (("--data", "{tmp}/columns.jsonl"), "columns apple, pear"),
         (("--reward", "{tmp}/none.py:f"), "no such file"),
         (("--out", "/proc/nothing"), "cannot write to /proc/nothing"),
         (("--resume",), "no whole checkpoint"),
