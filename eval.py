@@ -163,7 +163,7 @@ def to_problem(row, kind, source):
     elif text is not None and "solution" in row:
         gold = extract_answer(row["solution"])
     else:
-        raise ValueError(f"{source}: no known layout of columns, found: {', '.join(map(str, row))}; simplest: problem, answer")
+        raise ValueError(f"{source}: columns {', '.join(map(str, row))} are no known layout; simplest: problem, answer")
     gold = re.sub(r"^(-?\d+)\.0+$", r"\1", str("" if gold is None else gold).strip())  # AMC golds are floats: 27.0
     if kind == "minerva":  # golds written as Python: np.arcsin(10/13), -3./2
         gold = re.sub(r"(\d)\./", r"\1/", gold.replace("np.", "\\"))

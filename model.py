@@ -1,25 +1,28 @@
-"""The decoder language model: load, run, score tokens, save. One architecture serves Qwen2 / 2.5 / 3, Llama, SmolLM2, Mistral.
+"""The decoder language model: load, run, score tokens, save. Qwen2 to 3, Llama, SmolLM2, Mistral.
 
-    h_0 = embed(ids);   h += attention(norm(h));   h += mlp(norm(h));   logits = lm_head(norm(h_last))
-    log P(y_t | ...)  = logits[y_t] - logsumexp(logits)                       # `token_logprobs`
+    h_0 = embed(ids);  h += attention(norm(h));  h += mlp(norm(h));  logits = lm_head(norm(h_last))
+    log P(y_t | ...) = logits[y_t] - logsumexp(logits)                          # `token_logprobs`
 
 What a reader may expect and will not find here:
-1. No padding. A training batch is *packed*: rows lie end to end in one (1, N) stream, `row_lengths` says where each
-   ends, positions restart in each row, and attention never crosses a border. So no token is computed in vain.
-2. No (N, V) tensor of logits for a whole batch. The last layer works on chunks of tokens, and `backward_logprobs`
-   makes the gradient in the same pass: the policy gradient knows each token's coefficient already, so the logits
-   are neither kept nor computed twice (6 N D V FLOPs instead of 8).
+1. No padding. A training batch is *packed*: rows lie end to end in one (1, N) stream, `row_lengths`
+   says how long each is, positions restart in each, attention never crosses a border.
+2. No (N, V) tensor of logits for a whole batch. The last layer works on chunks of tokens, and
+   `backward_logprobs` makes the gradient in the same pass: the policy gradient knows each token's
+   coefficient by then, so logits are neither kept nor computed twice (6 N D V FLOPs instead of 8).
 3. No hidden state. The KV cache is an object that the caller makes, passes in and drops.
 4. Parameter names are those of the checkpoint, so loading is strict and needs no mapping table.
 
-Shapes: B rows, T tokens of a row, N tokens of a packed batch, V vocabulary, D width, H query heads, K key/value heads, E head size.
+Shapes: B rows, T tokens of a row, N tokens of a packed batch (n of a chunk), V vocabulary, D width,
+H query heads, K key/value heads, E head size.
 
-    python model.py        # cached, packed and plain forward agree on a tiny random model
+    python model.py        # plain, packed and cached agree; the fused gradient equals the plain one
 """
 
+import copy
 import inspect
 import json
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -29,25 +32,31 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# Short names people type -> hub ids. Printed by `resolve_model` when a name is unknown.
+# Short names people type: owner on the hub, name up to the size, sizes, name after the size
+_NAMES = (
+    ("Qwen", "Qwen2.5-", "0.5B 1.5B 3B 7B 14B 32B", ""),
+    ("Qwen", "Qwen2.5-", "0.5B 1.5B 3B 7B", "-Instruct"),
+    ("Qwen", "Qwen2.5-Math-", "1.5B 7B", ""),
+    ("Qwen", "Qwen3-", "0.6B 1.7B 4B 8B 14B", ""),
+    ("meta-llama", "Llama-3.2-", "1B 3B 1B-Instruct 3B-Instruct", ""),
+    ("HuggingFaceTB", "SmolLM2-", "135M 360M 1.7B", ""),
+    ("HuggingFaceTB", "SmolLM2-", "135M 360M 1.7B", "-Instruct"),
+)
 MODELS = {
-    **{f"Qwen2.5-{size}": f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B", "14B", "32B")},
-    **{f"Qwen2.5-{size}-Instruct": f"Qwen/Qwen2.5-{size}-Instruct" for size in ("0.5B", "1.5B", "3B", "7B")},
-    **{f"Qwen2.5-Math-{size}": f"Qwen/Qwen2.5-Math-{size}" for size in ("1.5B", "7B")},
-    **{f"Qwen3-{size}": f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B")},
-    **{f"Llama-3.2-{size}": f"meta-llama/Llama-3.2-{size}" for size in ("1B", "3B", "1B-Instruct", "3B-Instruct")},
-    **{f"SmolLM2-{size}": f"HuggingFaceTB/SmolLM2-{size}" for size in ("135M", "360M", "1.7B")},
-    **{f"SmolLM2-{size}-Instruct": f"HuggingFaceTB/SmolLM2-{size}-Instruct" for size in ("135M", "360M", "1.7B")},
+    f"{stem}{size}{suffix}": f"{owner}/{stem}{size}{suffix}"
+    for owner, stem, sizes, suffix in _NAMES
+    for size in sizes.split()
 }
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # config.model_type; each is the class below with other switches
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that do not depend on the length of the input
-# Logits of one chunk of tokens. CUDA: 1.1 GB in bf16, 3,533 tokens of Qwen's V = 151,936; larger gains nothing, smaller
-# rewrites the (V, D) gradient of the head too often. CPU: 128 MB in fp32.
+# config.model_type and its name in transformers; all are the one class below with other switches
+FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no input changes
+# Logits of one chunk of tokens. CUDA: 1.1 GB in bf16, 3,533 tokens of Qwen's V = 151,936; fewer
+# would rewrite the (V, D) gradient of the head too often. CPU: 128 MB in fp32.
 LOGITS_PER_CHUNK = {"cuda": 2**29, "cpu": 2**25}
-LOGITS_IN_CACHE = 2**18  # CPU: so many are read, and read again, while they are in cache (1 MB in fp32): 4 times as fast
+LOGITS_IN_CACHE = 2**18  # CPU: 1 MB in fp32; read several times while cached, about 4 times as fast
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The network
 
 
@@ -60,30 +69,33 @@ class Linear(nn.Linear):
 
 
 def fused_linear(x, layers):
-    """Several projections of one input as a single matrix product: (..., D) -> (..., sum of widths).
+    """Several projections of one input in one matrix product: (..., D) -> (..., sum of widths).
 
-    In training the weights are concatenated, and autograd splits the gradient again. In sampling the weights are laid
-    side by side in memory once (values unchanged; the optimizer goes on updating them in place), so later calls copy nothing.
+    In training the weights are concatenated, and autograd splits the gradient again. In sampling
+    they are laid side by side in memory once (values unchanged; the optimizer goes on updating
+    them in place), so later calls copy nothing.
     """
     if torch.is_grad_enabled() and layers[0].weight.requires_grad:
         weight = torch.cat([layer.weight for layer in layers])
     else:
         weight = _side_by_side(layers)
-    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers]).to(x.dtype)
-    return F.linear(x, weight.to(x.dtype), bias)
+    if layers[0].bias is None:
+        return F.linear(x, weight.to(x.dtype))
+    return F.linear(x, weight.to(x.dtype), torch.cat([layer.bias for layer in layers]).to(x.dtype))
 
 
 def _side_by_side(layers):
-    end = None
-    for layer in layers:
-        if end is not None and layer.weight.data_ptr() != end:  # moved, copied or freshly loaded: lay them out again
-            joined = torch.cat([layer.weight.data for layer in layers])
-            for layer, part in zip(layers, joined.split([layer.out_features for layer in layers]), strict=True):
-                layer.weight.data = part
-            break
-        end = layer.weight.data_ptr() + layer.weight.numel() * layer.weight.element_size()
-    rows = sum(layer.out_features for layer in layers)
-    return layers[0].weight.detach().as_strided((rows, layers[0].in_features), (layers[0].in_features, 1))
+    """The layers' weights as one (sum of widths, D) view, after moving them where need be."""
+    weights = [layer.weight.data for layer in layers]
+    adjacent = all(a.data_ptr() + a.nbytes == b.data_ptr() for a, b in pairwise(weights))
+    # CUDA's allocator makes neighbours of different storages too, and no view can span those
+    first, last = weights[0].untyped_storage(), weights[-1].untyped_storage()
+    if not adjacent or first.data_ptr() != last.data_ptr():  # moved, copied or freshly loaded
+        weights = torch.cat(weights).split([len(weight) for weight in weights])
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.weight.data = weight
+    rows, width = sum(len(weight) for weight in weights), weights[0].shape[1]
+    return weights[0].as_strided((rows, width), (width, 1))
 
 
 class RMSNorm(nn.Module):
@@ -96,15 +108,19 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
-def rope_frequencies(config):
-    """(E/2,) inverse frequencies and the factor on cos and sin, as the config's `rope_parameters` state them."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if config.rope_parameters["rope_type"] == "default":
-        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponent, 1.0
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # linear, llama3, yarn: tables of constants
+def head_dim(config):
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
-    return ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, torch.device("cpu"))
+
+def rope_frequencies(config):
+    """(E/2,) inverse frequencies and the factor on cos and sin, by `config.rope_parameters`."""
+    kind = config.rope_parameters["rope_type"]
+    if kind == "default":
+        exponent = torch.arange(0, head_dim(config), 2, dtype=torch.float32) / head_dim(config)
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponent, 1.0
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # linear, llama3, yarn
+
+    return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
 
 
 def rotate(x, cos, sin):
@@ -118,8 +134,8 @@ def rotate(x, cos, sin):
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
-        width, self.H, self.K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
-        self.E = getattr(config, "head_dim", None) or width // self.H
+        width, self.E = config.hidden_size, head_dim(config)
+        self.H, self.K = config.num_attention_heads, config.num_key_value_heads
         bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
         self.q_proj = Linear(width, self.H * self.E, bias=bias)
         self.k_proj = Linear(width, self.K * self.E, bias=bias)
@@ -131,7 +147,8 @@ class Attention(nn.Module):
 
     def forward(self, x, cos, sin, attend):
         B, T, _ = x.shape
-        qkv = fused_linear(x, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, self.E)  # (B, T, H+2K, E)
+        qkv = fused_linear(x, (self.q_proj, self.k_proj, self.v_proj))
+        qkv = qkv.view(B, T, self.H + 2 * self.K, self.E)
         if hasattr(self, "q_norm"):
             q, k, v = qkv.split([self.H, self.K, self.K], dim=2)
             q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
@@ -177,7 +194,7 @@ class Decoder(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """A decoder with its head. `compute_dtype` is that of the activations; weights keep their own (fp32 masters)."""
+    """A decoder with its head. Activations have `compute_dtype`, weights their own dtype."""
 
     def __init__(self, config):
         super().__init__()
@@ -187,27 +204,28 @@ class CausalLM(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.compute_dtype = torch.float32
-        self.checkpoint_activations = False  # recompute each layer in backward: a third more FLOPs, far less memory
+        self.checkpoint_activations = False  # True: a third more FLOPs in training, far less memory
         self.max_positions = config.max_position_embeddings
         self.eos_ids = ()  # set by load_model
         self.inverse_frequencies, self.rope_factor = rope_frequencies(config)
 
     def forward(self, input_ids, positions=None, kv_cache=None, row_lengths=None, cache_rows=None):
-        """Hidden states after the last norm, (B, T, D) in compute_dtype; `lm_head` makes logits of them.
+        """Hidden states after the last norm, (B, T, D); `lm_head` makes logits of them.
 
         input_ids   (B, T) int64
         positions   (B, T) int64    default: from 0 in each row, or from the cached length on
-        kv_cache    KVCache | None  with it, row b of the batch continues row b of the cache by T tokens
+        kv_cache    KVCache | None  row b of the batch continues row b of the cache by T tokens
         row_lengths list[int]       packed input: B = 1, T = sum(row_lengths), rows end to end
-        cache_rows  (rows,) int64   packed input with a cache: row i fills cache row cache_rows[i] from position 0
+        cache_rows  (rows,) int64   packed input with a cache: row i fills cache row cache_rows[i]
         """
         B, T = input_ids.shape
         device = input_ids.device
         if row_lengths is not None:
-            assert B == 1 and T == sum(row_lengths), f"packed input {B} x {T}, row_lengths add up to {sum(row_lengths)}"
+            assert (B, T) == (1, sum(row_lengths)), f"packed {B} x {T}, row_lengths {row_lengths}"
             lengths = torch.tensor(row_lengths, device=device)
             starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-            positions = (torch.arange(T, device=device) - starts)[None] if positions is None else positions  # (1, N)
+            if positions is None:
+                positions = (torch.arange(T, device=device) - starts)[None]  # (1, N)
         elif positions is None:
             positions = torch.arange(T, device=device).expand(B, T)
             if kv_cache is not None:
@@ -231,24 +249,26 @@ class CausalLM(nn.Module):
         self.inverse_frequencies = self.inverse_frequencies.to(positions.device)
         angles = positions[..., None, None].float() * self.inverse_frequencies  # (B, T, 1, E/2)
         cos, sin = angles.cos() * self.rope_factor, angles.sin() * self.rope_factor
-        return torch.cat([cos, cos], -1).to(self.compute_dtype), torch.cat([-sin, sin], -1).to(self.compute_dtype)
+        tables = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        return tuple(table.to(self.compute_dtype) for table in tables)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Attention and its cache
 
 
 class KVCache:
-    """Keys and values of every row, preallocated. Row r holds `lengths[r]` live tokens; what lies beyond is never read.
+    """Keys and values of every row, preallocated. Row r holds `lengths[r]` live tokens.
 
-    keys, values  (layers, rows, K, capacity, E)
+    keys, values  (layers, rows, K, capacity, E); what lies past a row's length has no weight
     lengths       (rows,) int64
-    limit         int, a bound on `lengths` that the host knows without asking the device: attention reads no further
+    limit         int, a bound on `lengths` that the host knows without asking the device:
+                  attention reads no further
     """
 
     def __init__(self, config, rows, capacity, dtype=torch.float32, device="cpu"):
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, capacity, head_dim)
+        layers, heads = config.num_hidden_layers, config.num_key_value_heads
+        shape = (layers, rows, heads, capacity, head_dim(config))
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -256,8 +276,8 @@ class KVCache:
 
     @staticmethod
     def bytes_per_token(config, dtype=torch.float32):
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * dtype.itemsize
+        heads = config.num_hidden_layers * config.num_key_value_heads
+        return 2 * heads * head_dim(config) * dtype.itemsize
 
     def write(self, layer, rows, positions, keys, values):
         """Store token i of (N, K, E) keys and values at [rows[i], positions[i]]."""
@@ -265,25 +285,27 @@ class KVCache:
         self.values[layer][rows, :, positions] = values
 
     def copy_rows(self, sources, targets, length):
-        """rows `targets` become copies of rows `sources` in their first `length` tokens (lists of row numbers)."""
+        """Rows `targets` become copies of rows `sources` in their first `length` tokens."""
         self.keys[:, targets, :, :length] = self.keys[:, sources, :, :length]
         self.values[:, targets, :, :length] = self.values[:, sources, :, :length]
         self.lengths[targets] = self.lengths[sources]
 
 
 def attention_over(layer, positions, kv_cache, row_lengths, cache_rows):
-    """What this layer's queries may see, as a function (q (B,T,H,E), k (B,T,K,E), v (B,T,K,E)) -> (B,T,H,E)."""
-    if kv_cache is None:
-        return causal_attention if row_lengths is None else lambda q, k, v: packed_attention(q, k, v, row_lengths)
+    """What this layer's queries may see: a function of q (B,T,H,E), k, v (B,T,K,E) -> (B,T,H,E)."""
+    if kv_cache is None and row_lengths is None:
+        return causal_attention
     if row_lengths is None:
         return lambda q, k, v: cached_attention(q, k, v, layer, positions, kv_cache)
 
-    def prefill(q, k, v):
-        rows = cache_rows.repeat_interleave(torch.tensor(row_lengths, device=cache_rows.device))  # (N,)
-        kv_cache.write(layer, rows, positions[0], k[0], v[0])
+    def attend(q, k, v):
+        if kv_cache is not None:
+            lengths = torch.tensor(row_lengths, device=cache_rows.device)
+            rows = cache_rows.repeat_interleave(lengths)  # (N,)
+            kv_cache.write(layer, rows, positions[0], k[0], v[0])
         return packed_attention(q, k, v, row_lengths)
 
-    return prefill
+    return attend
 
 
 def causal_attention(q, k, v):
@@ -293,74 +315,83 @@ def causal_attention(q, k, v):
 
 def packed_attention(q, k, v, row_lengths):
     """Causal attention inside each of the rows that lie end to end in one stream, B = 1."""
-    if q.is_cuda and q.dtype != torch.float32:  # flash attention over ragged rows: one kernel, no padding
+    if q.is_cuda and q.dtype != torch.float32:  # flash attention over ragged rows, one kernel
         from torch.nn.attention.varlen import varlen_attn
 
         ends = torch.tensor([0, *row_lengths], device=q.device).cumsum(0, dtype=torch.int32)
         groups, longest = q.shape[2] // k.shape[2], max(row_lengths)
         k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (N, H, E)
         # torch 2.11 and older say "causal" by a flag, newer ones by a window that ends at the query
-        causal = inspect.signature(varlen_attn).parameters
-        causal = {"is_causal": True} if "is_causal" in causal else {"window_size": (-1, 0)}
+        has_flag = "is_causal" in inspect.signature(varlen_attn).parameters
+        causal = {"is_causal": True} if has_flag else {"window_size": (-1, 0)}
         return varlen_attn(q[0], k, v, ends, ends, longest, longest, **causal)[None]
-    pieces = zip(q.split(row_lengths, 1), k.split(row_lengths, 1), v.split(row_lengths, 1), strict=True)
-    return torch.cat([causal_attention(*piece) for piece in pieces], dim=1)
+    rows = zip(*(tensor.split(row_lengths, dim=1) for tensor in (q, k, v)), strict=True)
+    return torch.cat([causal_attention(*row) for row in rows], dim=1)
 
 
 def cached_attention(q, k, v, layer, positions, kv_cache):
-    """T new tokens of each row against all that its cache row holds; the heads of a group share one read of the keys."""
+    """T new tokens of each row against its cache row; a group's heads read the keys once."""
     B, T, H, E = q.shape
-    K = k.shape[2]
+    K, limit = k.shape[2], kv_cache.limit
     rows = torch.arange(B, device=q.device).repeat_interleave(T)
-    kv_cache.write(layer, rows, positions.reshape(-1), k.reshape(B * T, K, E), v.reshape(B * T, K, E))
-    limit = kv_cache.limit
-    keys, values = kv_cache.keys[layer, :B, :, :limit], kv_cache.values[layer, :B, :, :limit]  # (B, K, limit, E)
-    queries = (q * E**-0.5).view(B, T, K, H // K, E).permute(0, 2, 1, 3, 4).reshape(B, K, T * (H // K), E)
+    new_keys, new_values = k.reshape(B * T, K, E), v.reshape(B * T, K, E)
+    kv_cache.write(layer, rows, positions.reshape(-1), new_keys, new_values)
+    keys = kv_cache.keys[layer, :B, :, :limit]  # (B, K, limit, E)
+    values = kv_cache.values[layer, :B, :, :limit]
+    queries = (q * E**-0.5).view(B, T, K, H // K, E).permute(0, 2, 1, 3, 4)
+    queries = queries.reshape(B, K, T * (H // K), E)
     scores = queries @ keys.transpose(-1, -2)  # (B, K, T*H/K, limit)
-    hidden_from = torch.arange(limit, device=q.device) > positions[:, :, None]  # (B, T, limit): the future, and dead slots
-    hidden_from = hidden_from[:, None, :, None].expand(B, 1, T, H // K, limit).reshape(B, 1, T * (H // K), limit)
-    weights = scores.masked_fill(hidden_from, float("-inf")).softmax(-1, dtype=torch.float32).to(q.dtype)
-    return (weights @ values).view(B, K, T, H // K, E).permute(0, 2, 1, 3, 4).reshape(B, T, H, E)
+    # the future, and dead slots: (B, T, limit), then as scores
+    hidden_from = torch.arange(limit, device=q.device) > positions[:, :, None]
+    hidden_from = hidden_from.repeat_interleave(H // K, dim=1)[:, None]  # (B, 1, T*H/K, limit)
+    scores = scores.masked_fill(hidden_from, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    out = (weights @ values).view(B, K, T, H // K, E)
+    return out.permute(0, 2, 1, 3, 4).reshape(B, T, H, E)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The last layer: log-probabilities of tokens, without a tensor of all logits
 
 
 def token_logprobs_reference(hidden, weight, targets, temperature=1.0):
-    """The definition, for tests and readers: holds (N, V) several times over. Same contract as `token_logprobs`."""
+    """The definition of `token_logprobs`, for tests and readers: holds (N, V) several times."""
     logits = hidden.double() @ weight.double().T / temperature  # (N, V)
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].float()
 
 
 @cache
 def triton_kernels():
-    """The two kernels, compiled on first use: one program a row, the row read in blocks, all arithmetic in fp32.
+    """The two kernels, compiled on first use: a program a row, read in blocks, fp32 arithmetic.
 
-    Matrix products stay with cuBLAS: the kernels have no tl.dot, atomics or autotuning, so Triton's interpreter runs them too.
+    Matrix products stay with cuBLAS. No tl.dot, atomics or autotuning: Triton's interpreter, which
+    stands in for a GPU in the tests, runs all that is here.
     """
-    global triton, tl  # lazily, because only CUDA needs them; globally, because Triton looks its names up there
+    global triton, tl  # late, as only CUDA needs them; global, as Triton looks names up there
     import triton
     import triton.language as tl
 
     @triton.jit
     def score(logits, stride, targets, logprobs, logsumexps, entropies, V, BLOCK: tl.constexpr):
-        row = tl.program_id(0).to(tl.int64)  # n V passes 2^31 in a chunk of 14,000 Qwen tokens
+        row = tl.program_id(0).to(tl.int64)  # as offset: n V passes 2^31 at 14,135 Qwen tokens
         logits += row * stride
-        largest, total, weighted = float("-inf"), 0.0, 0.0  # m, sum e^(z-m), sum (z-m) e^(z-m) of the blocks so far
+        # m = max z, sum e^(z-m), sum (z-m) e^(z-m), over the blocks so far
+        largest, total, weighted = float("-inf"), 0.0, 0.0
         for start in range(0, V, BLOCK):
             columns = start + tl.arange(0, BLOCK)
             z = tl.load(logits + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
             grown = tl.maximum(largest, tl.max(z, 0))
-            shift = tl.where(grown == float("-inf"), 0.0, grown)  # nothing but -inf so far: -inf - -inf is no number
+            shift = tl.where(grown == float("-inf"), 0.0, grown)  # -inf - -inf would be NaN
             rescale, e = tl.exp(largest - shift), tl.exp(z - shift)
             moved = tl.where(rescale > 0, (weighted + (largest - shift) * total) * rescale, 0.0)
-            weighted = moved + tl.sum(tl.where(e > 0, (z - shift) * e, 0.0), 0)  # p log p is 0 at p = 0
+            # p log p is 0 at p = 0
+            weighted = moved + tl.sum(tl.where(e > 0, (z - shift) * e, 0.0), 0)
             total = total * rescale + tl.sum(e, 0)
             largest = grown
         target = tl.load(logits + tl.load(targets + row)).to(tl.float32)
         # target - m first: at logits of 1e4 the logsumexp itself is only good to 5e-4
-        tl.store(logprobs + row, tl.where(total == 0, float("-inf"), (target - largest) - tl.log(total)))
+        logprob = (target - largest) - tl.log(total)
+        tl.store(logprobs + row, tl.where(total == 0, float("-inf"), logprob))
         tl.store(logsumexps + row, tl.where(total == 0, float("-inf"), largest + tl.log(total)))
         tl.store(entropies + row, tl.where(total == 0, 0.0, tl.log(total) - weighted / total))
 
@@ -376,22 +407,23 @@ def triton_kernels():
             columns = start + tl.arange(0, BLOCK)
             z = tl.load(logits + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
             onehot = tl.where(columns == target, 1.0, 0.0)
-            tl.store(logits + columns, coefficient * (onehot - tl.exp(z - logsumexp)), mask=columns < V)
+            d_logits = coefficient * (onehot - tl.exp(z - logsumexp))
+            tl.store(logits + columns, d_logits, mask=columns < V)
 
     return score, gradient
 
 
 def launch(kernel, logits, *tensors):
-    assert logits.stride(1) == 1, f"the kernels read rows that lie in one piece, strides are {logits.stride()}"
+    assert logits.stride(1) == 1, f"a row must lie in one piece, strides are {logits.stride()}"
     n, V = logits.shape
     block = min(4096, triton.next_power_of_2(V))
     kernel[(n,)](logits, logits.stride(0), *tensors, V, BLOCK=block, num_warps=8)
 
 
 def triton_score_logits(logits, targets):
-    logprobs, logsumexp, entropy = torch.empty(3, len(logits), dtype=torch.float32, device=logits.device)
-    launch(triton_kernels()[0], logits, targets, logprobs, logsumexp, entropy)
-    return logprobs, logsumexp, entropy
+    scores = torch.empty(3, len(logits), dtype=torch.float32, device=logits.device).unbind()
+    launch(triton_kernels()[0], logits, targets, *scores)
+    return scores
 
 
 def triton_logits_gradient_(logits, targets, logsumexp, coefficients):
@@ -400,11 +432,15 @@ def triton_logits_gradient_(logits, targets, logsumexp, coefficients):
 
 
 def score_logits(logits, targets):
-    """(n, V) logits -> log P(target), logsumexp, entropy, each (n,) float32, nats. A row of -inf: -inf, -inf, 0."""
+    """(n, V) logits -> log P(target), logsumexp and entropy, each (n,) float32, nats.
+
+    A row of -inf gives -inf, -inf, 0; a row with NaN or +inf gives NaN, for the trainer to see.
+    """
     if logits.is_cuda:
         return triton_score_logits(logits, targets)
     rows = max(1, LOGITS_IN_CACHE // logits.shape[1])
-    scores = [score_rows(*block) for block in zip(logits.split(rows), targets.split(rows), strict=True)]
+    blocks = zip(logits.split(rows), targets.split(rows), strict=True)
+    scores = [score_rows(*block) for block in blocks]
     return [torch.cat(parts) for parts in zip(*scores, strict=True)]
 
 
@@ -422,7 +458,10 @@ def score_rows(logits, targets):
 
 
 def logits_gradient_(logits, targets, logsumexp, coefficients):
-    """In place: logits become the gradient of sum_n c_n log P(target_n), that is c (onehot - softmax). A row of -inf: 0."""
+    """In place: logits become the gradient of sum_n c_n log P(target_n), which is c (onehot - p).
+
+    coefficients (n,) float32. A row of -inf has gradient 0.
+    """
     if logits.is_cuda:
         return triton_logits_gradient_(logits, targets, logsumexp, coefficients)
     dead = logsumexp == -torch.inf
@@ -441,7 +480,7 @@ def chunks_of(hidden, weight):
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """Chunked forward; backward computes each chunk's logits again (the upstream gradient was not known before)."""
+    """Chunked forward; backward, which knows the upstream gradient, computes the logits again."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
@@ -449,7 +488,8 @@ class TokenLogprobs(torch.autograd.Function):
         logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         logsumexp = torch.empty_like(logprobs)
         for chunk in chunks_of(hidden, weight):
-            logprobs[chunk], logsumexp[chunk], _ = score_logits(scaled[chunk] @ head.T, targets[chunk])
+            logits = scaled[chunk] @ head.T  # (n, V)
+            logprobs[chunk], logsumexp[chunk], _ = score_logits(logits, targets[chunk])
         ctx.save_for_backward(scaled, weight, targets, logsumexp)
         ctx.temperature = temperature
         return logprobs
@@ -460,30 +500,33 @@ class TokenLogprobs(torch.autograd.Function):
         head = weight.to(scaled.dtype)
         d_hidden, d_weight = torch.empty_like(scaled), torch.zeros_like(weight)
         for chunk in chunks_of(scaled, weight):
-            gradient = logits_gradient_(scaled[chunk] @ head.T, targets[chunk], logsumexp[chunk], upstream[chunk])
+            logits = scaled[chunk] @ head.T  # (n, V)
+            gradient = logits_gradient_(logits, targets[chunk], logsumexp[chunk], upstream[chunk])
             d_hidden[chunk] = gradient @ head / ctx.temperature
             accumulate_(d_weight, gradient, scaled[chunk])
         return d_hidden, d_weight, None, None
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0):
-    """log softmax(hidden W^T / temperature)[target] for each token, never holding more than one chunk of logits.
+    """log softmax(hidden W^T / temperature)[target] of each token; holds one chunk of logits.
 
-    hidden  (N, D) float   weight (V, D) float, the head   targets (N,) int64 in [0, V)
-    Returns (N,) float32, nats; gradients flow to hidden and weight.   Raises ValueError for a target out of range.
+    hidden   (N, D) float    weight (V, D) float, the head    targets (N,) int64 in [0, V)
+    Returns  (N,) float32, nats; gradients flow to hidden and weight
+    Raises   ValueError for a target out of range or a temperature that is not above 0
     """
-    check_targets(targets, len(weight))
+    check_inputs(hidden, weight, targets, temperature)
     return TokenLogprobs.apply(hidden, weight, targets, temperature)
 
 
 def backward_logprobs(hidden, weight, targets, coefficients_of, temperature=1.0):
-    """Score tokens and back-propagate sum_n c_n log P(target_n) in one pass over the logits (6 N D V FLOPs).
+    """Score tokens and back-propagate sum_n c_n log P(target_n), in one pass over the logits.
 
-    coefficients_of  (logprobs (n,), slice) -> (n,): each token's c, known as soon as its log-prob is
-    Adds to weight.grad, calls hidden.backward; returns logprobs and entropy, (N,) float32 without gradient.
+    coefficients_of  (logprobs (n,), slice) -> (n,): each token's c, known once its log-prob is
+    Effects          adds to weight.grad; calls hidden.backward
+    Returns          logprobs and entropy, (N,) float32, nats, without gradient
     """
-    check_targets(targets, len(weight))
-    scaled, head = (hidden.detach() / temperature), weight.detach().to(hidden.dtype)
+    check_inputs(hidden, weight, targets, temperature)
+    scaled, head = hidden.detach() / temperature, weight.detach().to(hidden.dtype)
     logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     entropy, d_hidden = torch.empty_like(logprobs), torch.empty_like(scaled)
     if weight.grad is None:
@@ -491,7 +534,8 @@ def backward_logprobs(hidden, weight, targets, coefficients_of, temperature=1.0)
     for chunk in chunks_of(hidden, weight):
         logits = scaled[chunk] @ head.T  # (n, V)
         logprobs[chunk], logsumexp, entropy[chunk] = score_logits(logits, targets[chunk])
-        gradient = logits_gradient_(logits, targets[chunk], logsumexp, coefficients_of(logprobs[chunk], chunk))
+        coefficients = coefficients_of(logprobs[chunk], chunk)
+        gradient = logits_gradient_(logits, targets[chunk], logsumexp, coefficients)
         d_hidden[chunk] = gradient @ head / temperature
         accumulate_(weight.grad, gradient, scaled[chunk])
     hidden.backward(d_hidden)
@@ -499,28 +543,38 @@ def backward_logprobs(hidden, weight, targets, coefficients_of, temperature=1.0)
 
 
 def accumulate_(d_weight, d_logits, hidden):
-    """d_weight (V, D) += d_logits^T (V, n) hidden (n, D), added in fp32: bf16 partial sums drift within a few updates."""
+    """d_weight (V, D) += d_logits^T (V, n) hidden (n, D), in fp32 as bf16 sums would drift."""
     if d_weight.dtype == hidden.dtype:
         return d_weight.addmm_(d_logits.T, hidden)
-    return d_weight.add_(torch.mm(d_logits.T, hidden, out_dtype=d_weight.dtype) if hidden.is_cuda else d_logits.T @ hidden)
+    if hidden.is_cuda and d_weight.dtype == torch.float32:  # cuBLAS multiplies bf16, adds in fp32
+        return torch.addmm(d_weight, d_logits.T, hidden, out_dtype=torch.float32, out=d_weight)
+    return d_weight.add_(d_logits.T @ hidden)
 
 
-def check_targets(targets, vocab_size):
-    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < vocab_size:
-        raise ValueError(f"target ids run from {targets.min()} to {targets.max()}, the head has {vocab_size} rows")
+def check_inputs(hidden, weight, targets, temperature):
+    shapes = tuple(hidden.shape), tuple(weight.shape), tuple(targets.shape)
+    assert shapes[0] == (len(targets), weight.shape[1]), f"hidden, weight, targets: {shapes}"
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature}: log-probs need one above 0")
+    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < len(weight):
+        found = f"target ids run from {int(targets.min())} to {int(targets.max())}"
+        remedy = "use the model's own tokenizer"
+        raise ValueError(f"{found}, the head has {len(weight)} rows: {remedy}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Checkpoints: Hugging Face folders, in and out
 
 
 def best_device():
-    """Where and how to sample by default: bf16 on CUDA, fp32 on the CPU. Keywords of `load_model`."""
-    return {"dtype": torch.bfloat16, "device": "cuda"} if torch.cuda.is_available() else {"dtype": torch.float32, "device": "cpu"}
+    """Keywords of `load_model`, to sample with: bf16 on CUDA, fp32 on the CPU."""
+    if torch.cuda.is_available():
+        return {"dtype": torch.bfloat16, "device": "cuda"}
+    return {"dtype": torch.float32, "device": "cpu"}
 
 
 def resolve_model(name):
-    """A short name's hub id; a local folder or a hub id ("owner/name") is itself; "tiny" is built once and cached.
+    """A short name's hub id; a folder or hub id (owner/name) is itself; "tiny" is built once.
 
     Raises ValueError for anything else.
     """
@@ -534,7 +588,8 @@ def resolve_model(name):
         return MODELS[name]
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
-    raise ValueError(f"unknown model {name!r}: give a folder, a hub id (owner/name), tiny, or one of {', '.join(MODELS)}")
+    known = ", ".join(["tiny", *MODELS])
+    raise ValueError(f"unknown model {name!r}: give a folder, an owner/name, or one of {known}")
 
 
 def fetch_folder(name):
@@ -550,102 +605,169 @@ def fetch_folder(name):
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ValueError(
-            f"could not fetch {name} from the hub ({type(error).__name__}): without a network, give --model a local "
-            "folder with config.json, *.safetensors and the tokenizer's files"
+            f"could not fetch {name} from the hub ({type(error).__name__}): without a network, "
+            "give --model a folder with config.json, *.safetensors and the tokenizer's files"
         ) from error
 
 
 def check_supported(config):
-    """Raise ValueError naming the first feature of the checkpoint that this file does not compute."""
-    refused = {
-        f"model_type {config.model_type!r} (supported: {', '.join(FAMILIES)})": config.model_type not in FAMILIES,
-        "quantised weights": getattr(config, "quantization_config", None) is not None,
-        "sliding-window attention": uses_sliding_window(config),
-        f"activation {getattr(config, 'hidden_act', None)!r}": getattr(config, "hidden_act", None) != "silu",
-    }
-    for feature, found in refused.items():
-        if found:
-            raise ValueError(f"this model is not supported: {feature}")
-    if config.rope_parameters["rope_type"] not in ROPE_TYPES:
-        raise ValueError(f"this model is not supported: rope type {config.rope_parameters['rope_type']!r}")
+    """Raise ValueError naming the first feature of the checkpoint that is not computed here."""
+    if config.model_type not in FAMILIES:
+        found = f"model_type {config.model_type!r} (supported: {', '.join(FAMILIES)})"
+    elif getattr(config, "quantization_config", None) is not None:
+        found = "quantised weights"
+    elif uses_sliding_window(config):
+        found = "sliding-window attention"
+    elif config.hidden_act != "silu":
+        found = f"activation {config.hidden_act!r} (supported: silu)"
+    elif config.rope_parameters["rope_type"] not in ROPE_TYPES:
+        kind = config.rope_parameters["rope_type"]
+        found = f"rope type {kind!r} (supported: {', '.join(ROPE_TYPES)})"
+    else:
+        return
+    raise ValueError(f"this model is not supported: {found}")
 
 
 def uses_sliding_window(config):
     if config.model_type == "mistral":
-        return config.sliding_window is not None and config.sliding_window < config.max_position_embeddings
+        window = config.sliding_window
+        return window is not None and window < config.max_position_embeddings
     return "sliding_attention" in (getattr(config, "layer_types", None) or ())
 
 
 def load_model(name, dtype=torch.float32, device="cpu"):
-    """(model, tokenizer) of a folder or hub id with config.json, safetensors (sharded or not) and a tokenizer.
+    """(model, tokenizer) of a folder or hub id: config.json, *.safetensors, tokenizer files.
 
-    Strict: a missing, extra or misshapen tensor is a ValueError. Tensors are read one by one, so peak memory is one copy.
+    Strict: a missing, extra or misshapen tensor is a ValueError, and so is what `check_supported`
+    finds. Tensors are read one by one, so peak memory is one copy.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     folder = fetch_folder(name)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: give a Hugging Face model folder")
-    config = AutoConfig.from_pretrained(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except OSError as error:
+        raise ValueError(f"{folder}/config.json cannot be read: {error}") from error
     check_supported(config)
     with torch.device("meta"):
-        model = CausalLM(config)
-    model.to_empty(device=device).to(dtype)
+        model = CausalLM(config).to(dtype)
+    model.to_empty(device=device)
     model.inverse_frequencies, model.rope_factor = rope_frequencies(config)  # was made on "meta"
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     fill_parameters(model, folder)
     model.compute_dtype = dtype
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} has no tokenizer that transformers can read: copy the tokenizer's files there") from error
+    tokenizer = load_tokenizer(folder)
     model.eos_ids = eos_ids_of(folder, config, tokenizer)
     return model, tokenizer
 
 
+def load_tokenizer(folder):
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        remedy = "copy the tokenizer's files there"
+        raise ValueError(f"{folder} has no tokenizer that can be read: {remedy}") from error
+
+
 def fill_parameters(model, folder):
+    """Copy every tensor of model*.safetensors into the model's parameter of that name."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        raise ValueError(f"{folder} has no model*.safetensors (other formats are not read: they can carry code)")
+        raise ValueError(f"{folder} has no model*.safetensors (other formats can carry code)")
     missing = dict(model.named_parameters())
     for file in files:
         try:
             with safe_open(file, framework="pt") as shard:
                 for key in shard.keys():
-                    if key.endswith("rotary_emb.inv_freq") or (key == "lm_head.weight" and model.config.tie_word_embeddings):
-                        continue  # constants of old checkpoints; the second name of a tied weight
-                    parameter, tensor = missing.pop(key, None), shard.get_tensor(key)
-                    if parameter is None:
-                        raise ValueError(f"{file} has {key}, which a {model.config.model_type} of this config has not")
-                    if parameter.shape != tensor.shape:
-                        shapes = f"{tuple(tensor.shape)}, the config says {tuple(parameter.shape)}"
-                        raise ValueError(f"{file}: {key} is {shapes}")
-                    parameter.data.copy_(tensor)
+                    tied_head = key == "lm_head.weight" and model.config.tie_word_embeddings
+                    if tied_head or key.endswith("rotary_emb.inv_freq"):  # a constant of old files
+                        continue
+                    fill(missing.pop(key, None), key, shard.get_tensor(key), file)
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from error
     if missing:
-        raise ValueError(f"{folder} lacks {len(missing)} tensors, the first is {next(iter(missing))}")
+        raise ValueError(f"{folder} lacks {len(missing)} tensors, first {next(iter(missing))}")
+
+
+def fill(parameter, key, tensor, file):
+    if parameter is None:
+        raise ValueError(f"{file} has {key}, for which a model of this config.json has no place")
+    if parameter.shape != tensor.shape:
+        shapes = f"{tuple(tensor.shape)}, by config.json it is {tuple(parameter.shape)}"
+        raise ValueError(f"{file}: {key} has shape {shapes}")
+    parameter.data.copy_(tensor)
 
 
 def eos_ids_of(folder, config, tokenizer):
-    """Every id that ends a response: of generation_config.json, else config.json, and of the tokenizer."""
+    """Ids that end a response: of generation_config.json, else config.json; and the tokenizer's."""
     stated = config.eos_token_id
-    if (folder / "generation_config.json").is_file():
-        stated = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id", stated)
-    stated = [] if stated is None else stated if isinstance(stated, list) else [stated]
-    return tuple(sorted({*stated, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])}))
+    file = folder / "generation_config.json"
+    if file.is_file():
+        stated = json.loads(file.read_text()).get("eos_token_id", stated)
+    stated = stated if isinstance(stated, list) else [stated]
+    return tuple(sorted({*stated, tokenizer.eos_token_id} - {None}))
 
 
 def save_model(model, tokenizer, path):
-    """Write a plain Hugging Face folder that transformers and vLLM load. Weights keep their dtype."""
+    """Write a Hugging Face folder that transformers and vLLM load. Weights keep their dtype."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
-    model.config.dtype = next(iter(tensors.values())).dtype
-    model.config.architectures = [{"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[model.config.model_type] + "ForCausalLM"]
-    model.config.save_pretrained(path)
+    # clone: projections laid side by side share storage, which the format refuses
+    tensors = {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
+    config = copy.deepcopy(model.config)
+    config.dtype = next(iter(tensors.values())).dtype
+    config.architectures = [f"{FAMILIES[config.model_type]}ForCausalLM"]
+    config.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    generation = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": list(model.eos_ids), "pad_token_id": tokenizer.pad_token_id}
+    generation = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": list(model.eos_ids) or None,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     (path / "generation_config.json").write_text(json.dumps(generation, indent=2))
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
+# --------------------------------------------------------------------------------------------------
+# Demo
+
+
+def demo():
+    """Each fast path of this file against its slow one, on a tiny random model."""
+    from transformers import Qwen3Config
+
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    config = Qwen3Config(**sizes, head_dim=8, num_attention_heads=4, num_key_value_heads=2)
+    model, lengths = CausalLM(config), [5, 9, 2]
+    rows = [torch.randint(97, (length,)) for length in lengths]
+    with torch.no_grad():
+        plain = [model(row[None])[0] for row in rows]  # (T, D) each
+        packed = model(torch.cat(rows)[None], row_lengths=lengths)[0]  # (N, D)
+        cache = KVCache(config, rows=3, capacity=9)
+        steps = [model(rows[1][None, t : t + 1], kv_cache=cache)[0] for t in range(lengths[1])]
+    gap = (packed - torch.cat(plain)).abs().max()
+    assert gap < 1e-5, gap
+    print(f"three rows packed into one stream equal three rows alone: {gap:.1e}")
+    gap = (torch.cat(steps) - plain[1]).abs().max()
+    assert gap < 1e-5, gap
+    print(f"nine tokens one by one with the cache equal nine at once: {gap:.1e}")
+
+    hidden = packed.clone().requires_grad_()
+    weight, targets, coefficients = model.lm_head.weight, torch.cat(rows), torch.randn(len(packed))
+    expected = token_logprobs_reference(hidden, weight, targets)
+    gradients = torch.autograd.grad((expected * coefficients).sum(), (hidden, weight))
+    logprobs, _ = backward_logprobs(hidden, weight, targets, lambda _, chunk: coefficients[chunk])
+    pairs = ((logprobs, expected), (hidden.grad, gradients[0]), (weight.grad, gradients[1]))
+    gap = max((ours - theirs).abs().max() for ours, theirs in pairs)
+    assert gap < 1e-4, gap
+    print(f"log-probs and gradients of one fused pass equal autograd's in float64: {gap:.1e}")
+
+
+if __name__ == "__main__":
+    demo()

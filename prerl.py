@@ -1,22 +1,26 @@
-"""The objectives: which rows of a rollout are pushed, in which space, and the gradient of one update.
+"""The objectives: which rows of a rollout are pushed, in which space, and one update's gradient.
 
-    post-train space   log P(y | x) = sum_t log P(y_t | x, y_<t)      the response after its prompt: standard RL
-    pre-train space    log P(y)     = sum_t log P(y_t | s, y_<t)      the prompt removed: one start token s, positions from 0
+    post-train space   log P(y | x) = sum_t log P(y_t | x, y_<t)    after its prompt: standard RL
+    pre-train space    log P(y)     = sum_t log P(y_t | s, y_<t)    prompt removed: a start token s,
+                                                                    positions from 0
 
-    A      = r - mean(r)   or   (r - mean(r)) / (std(r) + 1e-6)       per group of G responses to one prompt
-    loss   = - coef / N * sum_t min(ratio_t A, clip(ratio_t) A)       over the kept rows; ratio = exp(logprob - old logprob)
-    NSR    keeps the rows with A < 0, PSR those with A > 0, GRPO all  (negative / positive sample reinforcement)
+    A      = r - mean(r)   or   (r - mean(r)) / (std(r) + 1e-6)     per group of G responses
+    loss   = - coef / N * sum_t min(ratio_t A, clip(ratio_t) A)     over the kept rows
+    ratio  = exp(logprob - old logprob)
+    NSR    keeps rows of A < 0, PSR of A > 0 (negative / positive sample reinforcement), GRPO all
 
-1. N counts the kept response tokens of the WHOLE update, before it is cut into micro-batches (and over all processes),
-   so the gradient does not depend on the cut. Rows with A = 0 count in N but are not computed: they add nothing.
-2. One update per rollout is strictly on-policy: old = logprob.detach(), the ratio is exactly 1, the gradient A grad log P.
-   No second scoring pass is made. With several updates per rollout the caller passes `old_logprobs`.
-3. A group whose rewards are all equal has A = 0: an all-wrong group is NOT negative. `is_negative` is the one definition.
+1. N counts the kept response tokens of the WHOLE update (over all processes), before it is cut into
+   micro-batches, so the gradient does not depend on the cut. Rows with A = 0 count in N but are not
+   computed: they add nothing.
+2. One update per rollout is strictly on-policy: old = logprob.detach(), the ratio is exactly 1, the
+   gradient A grad log P. No second scoring pass is made. With several updates per rollout the
+   caller passes `old_logprobs`.
+3. A group of equal rewards has A = 0: an all-wrong group is NOT negative. `is_negative` defines it.
 
-Shapes: P prompts, G group size, B = P*G rows, R response tokens, N packed tokens, V vocabulary, D width.
+Shapes: P prompts, G group size, B = P*G rows, R response, N packed tokens, V vocabulary, D width.
 
-    python prerl.py                                  # one update lowers log P(y) of a wrong response
-    python prerl.py --model tiny                     # gradient alignment of the two spaces, printed and plotted
+    python prerl.py                  # one update lowers log P(y) of a wrong response
+    python prerl.py --model tiny     # gradient alignment of the two spaces, printed and plotted
 """
 
 import argparse
@@ -30,7 +34,7 @@ from model import backward_logprobs, token_logprobs
 
 STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
 DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
-PACK_TOKENS = {"cpu": 4096, "cuda": 16384}  # tokens of one forward and backward when no budget is given
+PACK_TOKENS = {"cpu": 4096, "cuda": 16384}  # of one forward and backward when no budget is given
 POSITION_BINS = (0, 1, 4, 16, 64, 256)  # first response token of each bin in `gradient_alignment`
 
 
@@ -39,10 +43,10 @@ class Objective:
     space: str  # "conditional" (post-train) or "marginal" (pre-train)
     samples: str  # "all", "negative" or "positive"
     scale_std: bool  # divide the advantage by the group's std
-    coef: float  # AdamW cancels it, but for gradient clipping and its epsilon; 0.01 is the authors' value
+    coef: float  # AdamW cancels it, but for clipping and its epsilon; 0.01 is the authors' value
 
 
-# The rows of the paper's ablation. DSRL is NSR-PreRL for `prerl_steps` updates, then GRPO; joint is both at once.
+# The paper's ablation. DSRL: NSR-PreRL for `prerl_steps` updates, then GRPO; joint: both at once.
 OBJECTIVES = {
     "grpo": Objective("conditional", "all", True, 1.0),
     "nsr-rl": Objective("conditional", "negative", True, 1.0),
@@ -54,7 +58,7 @@ OBJECTIVES = {
 
 
 def start_token_of(tokenizer, vocab_size):
-    """s: the one token that stands in for the prompt. BOS, else the first token of the chat template, else EOS.
+    """s, the token that stands in for the prompt: BOS, else the chat template's first, else EOS.
 
     Raises ValueError if there is none or it lies outside the model's vocabulary.
     """
@@ -69,20 +73,22 @@ def start_token_of(tokenizer, vocab_size):
 
 def check_start_token(token, vocab_size):
     if token is None or not 0 <= token < vocab_size:
-        raise ValueError(f"start token {token} is not in the vocabulary of {vocab_size}: give --start-token an id")
+        where = f"not in the vocabulary of {vocab_size}"
+        raise ValueError(f"start token {token} is {where}: give --start-token an id")
     return token
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Advantages and rows
 
 
 def group_advantages(rewards, scale_std):
-    """(P, G) rewards in [0, 1] -> (P, G) advantages: r - mean of the group, divided by its unbiased std if scale_std."""
+    """(P, G) rewards in [0, 1] -> advantages: r - group mean, over the unbiased std if asked."""
     if not bool(((rewards >= 0) & (rewards <= 1)).all()):  # NaN fails both comparisons
         raise ValueError(f"rewards must lie in [0, 1], found {rewards.min()} to {rewards.max()}")
     if rewards.shape[1] < 2:
-        raise ValueError(f"group size {rewards.shape[1]}: a group of one has no siblings to compare with; take 2 or more")
+        advice = "a group of one has no siblings to compare with; take 2 or more"
+        raise ValueError(f"group size {rewards.shape[1]}: {advice}")
     centred = rewards - rewards.mean(1, keepdim=True)
     # a group of equal rewards is exactly 0 even where their mean is rounded
     centred = centred.masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)
@@ -90,7 +96,7 @@ def group_advantages(rewards, scale_std):
 
 
 def is_negative(advantages):
-    """The rows that NSR pushes down: worse than their siblings. The one definition in this project."""
+    """The rows that NSR pushes down, worse than their siblings: this project's one definition."""
     return advantages < 0
 
 
@@ -104,7 +110,7 @@ def kept_rows(advantages, samples):
 
 
 def loss_mask(rollout, mask_eos=False, skip_first=0):
-    """(B, R) bool: the response tokens that carry loss. Ablations: leave out EOS, or the first tokens of y."""
+    """(B, R) bool: response tokens that carry loss. Ablations: without EOS, or the first tokens."""
     mask = rollout.response_mask.clone()
     mask[:, :skip_first] = False
     if mask_eos:
@@ -114,20 +120,22 @@ def loss_mask(rollout, mask_eos=False, skip_first=0):
 
 
 def clipped_surrogate(logprobs, old_logprobs, advantages, clip_low, clip_high):
-    """PPO's min(ratio A, clip(ratio, 1 - low, 1 + high) A), not below DUAL_CLIP * A for A < 0; elementwise, to be maximised."""
+    """PPO's min(ratio A, clip(ratio) A), at least DUAL_CLIP * A if A < 0, elementwise; maximise."""
     ratio = (logprobs - old_logprobs).exp()
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    surrogate = torch.minimum(ratio * advantages, clipped * advantages)
     return torch.where(advantages < 0, surrogate.maximum(DUAL_CLIP * advantages), surrogate)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Scoring responses in either space
 
 
 def contexts_of(rollout, space, start_token_id, vocab_size):
-    """What precedes each response: its prompt without padding, or the start token alone. A list of B (L,) tensors."""
+    """B (L,) tensors: what precedes each response, its prompt unpadded or the start token alone."""
     if space == "conditional":
-        return [ids[mask] for ids, mask in zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)]
+        pairs = zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)
+        return [ids[mask] for ids, mask in pairs]
     if space != "marginal":
         raise ValueError(f"space {space!r}: legal are marginal, conditional")
     check_start_token(start_token_id, vocab_size)
@@ -135,18 +143,19 @@ def contexts_of(rollout, space, start_token_id, vocab_size):
 
 
 def check_mask(response_mask):
-    """Rows must be non-empty and right-padded: True up to the end of the response, False after it."""
+    """Rows must be non-empty and right-padded: True up to the end of the response, then False."""
     if not bool(response_mask[:, 0].all()):
         raise ValueError(f"row {int((~response_mask[:, 0]).nonzero()[0])} has no response token")
     if bool((response_mask[:, 1:] & ~response_mask[:, :-1]).any()):
-        raise ValueError("response_mask has holes: it must be True up to the end of each response and False after it")
+        legal = "it must be True up to the end of each response and False after it"
+        raise ValueError(f"response_mask has holes: {legal}")
 
 
 def packs(rows, contexts, lengths, budget):
-    """Cut rows into lists whose tokens fit the budget (a longer row is a list of its own). No padding: nothing is wasted."""
+    """Cut rows into lists whose tokens fit the budget (a longer row alone). Nothing is padded."""
     pack, used = [], 0
     for row in rows:
-        tokens = len(contexts[row]) + lengths[row] - 1  # the last response token is predicted, never fed
+        tokens = len(contexts[row]) + lengths[row] - 1  # the last response token is never fed
         if pack and used + tokens > budget:
             yield pack
             pack, used = [], 0
@@ -157,60 +166,71 @@ def packs(rows, contexts, lengths, budget):
 
 
 def predicting_hidden(model, contexts, response_ids, lengths, pack):
-    """Run a pack of rows; return the hidden states (N, D) that predict their response tokens, and the tokens fed."""
+    """Run a pack of rows; return the states (N, D) that predict response tokens, and tokens fed."""
     rows = [torch.cat([contexts[row], response_ids[row, : lengths[row] - 1]]) for row in pack]
-    hidden = model(torch.cat(rows)[None], row_lengths=[len(row) for row in rows])[0]  # (tokens fed, D)
-    predicting = torch.cat([torch.arange(len(ids), device=hidden.device) >= len(contexts[row]) - 1 for row, ids in zip(pack, rows, strict=True)])
+    hidden = model(torch.cat(rows)[None], row_lengths=[len(row) for row in rows])[0]  # (fed, D)
+    starts = [len(contexts[row]) - 1 for row in pack]  # the first position that predicts one
+    positions = [torch.arange(len(ids), device=hidden.device) for ids in rows]
+    predicting = torch.cat([at >= start for at, start in zip(positions, starts, strict=True)])
     return hidden[predicting], len(predicting)
 
 
-def response_logprobs(model, contexts, response_ids, response_mask, temperature, micro_batch_tokens):
+def response_logprobs(
+    model, contexts, response_ids, response_mask, temperature, micro_batch_tokens
+):
     check_mask(response_mask)
     lengths = response_mask.sum(1).tolist()
     budget = micro_batch_tokens or PACK_TOKENS[response_ids.device.type]
     scored = []
     for pack in packs(range(len(lengths)), contexts, lengths, budget):
         hidden, _ = predicting_hidden(model, contexts, response_ids, lengths, pack)
-        scored.append(token_logprobs(hidden, model.lm_head.weight, response_ids[pack][response_mask[pack]], temperature))
+        targets = response_ids[pack][response_mask[pack]]
+        scored.append(token_logprobs(hidden, model.lm_head.weight, targets, temperature))
     logprobs = torch.zeros(response_mask.shape, device=response_ids.device)
     return logprobs.masked_scatter(response_mask, torch.cat(scored))  # (B, R)
 
 
 def conditional_logprobs(model, rollout, *, temperature=1.0, micro_batch_tokens=None):
-    """log P(y_t | x, y_<t): each response after its prompt. (B, R) float32, nats, 0 where the mask is False; carries gradient."""
+    """log P(y_t | x, y_<t): (B, R) float32, nats, 0 where the mask is False; carries gradient."""
     contexts = contexts_of(rollout, "conditional", None, None)
-    return response_logprobs(model, contexts, rollout.response_ids, rollout.response_mask, temperature, micro_batch_tokens)
+    ids, mask = rollout.response_ids, rollout.response_mask
+    return response_logprobs(model, contexts, ids, mask, temperature, micro_batch_tokens)
 
 
-def marginal_logprobs(model, response_ids, response_mask, start_token_id, *, temperature=1.0, micro_batch_tokens=None):
+def marginal_logprobs(
+    model, response_ids, response_mask, start_token_id, *, temperature=1.0, micro_batch_tokens=None
+):
     """log P(y_t | s, y_<t): the response scored with the prompt removed (PreRL, arXiv 2604.14142).
 
     response_ids   (B, R) int64   right-padded, EOS included
     response_mask  (B, R) bool    True on sampled tokens, EOS included
     start_token_id int            s, the one token that stands in for the prompt
     Returns        (B, R) float32 nats, 0 where the mask is False; carries gradient
-    Raises         ValueError     if a row is empty or its mask has holes, or s is not in the vocabulary
+    Raises         ValueError     if a row is empty or has holes, or s is not in the vocabulary
     """
     check_start_token(start_token_id, model.config.vocab_size)
     contexts = [response_ids.new_tensor([start_token_id])] * len(response_ids)
-    return response_logprobs(model, contexts, response_ids, response_mask, temperature, micro_batch_tokens)
+    options = (temperature, micro_batch_tokens)
+    return response_logprobs(model, contexts, response_ids, response_mask, *options)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The gradient of one update
 
 
 def policy_gradient(
-    model, rollout, advantages, *, space="marginal", samples="negative", start_token_id=None, coef=1.0, micro_batch_tokens=None,
-    temperature=1.0, old_logprobs=None, clip_low=0.2, clip_high=0.2, token_mask=None,
+    model, rollout, advantages, *, space="marginal", samples="negative", start_token_id=None,
+    coef=1.0, micro_batch_tokens=None, temperature=1.0, old_logprobs=None, clip_low=0.2,
+    clip_high=0.2, token_mask=None,
 ):  # fmt: skip
-    """Add to .grad the gradient of one update's loss (formula in the header); return the update's metrics.
+    """Add to .grad the gradient of one update's loss (see the header); return the update's metrics.
 
-    advantages    (B,) float          old_logprobs  (B, R) of the weights that sampled, in this space; None: on-policy
-    token_mask    (B, R) bool, the tokens that carry loss; default: the whole response, EOS included
-    Returns a dict of floats, summed or averaged over all processes: loss; tokens (N, the denominator); rows_trained and
-    tokens_trained (those computed); tokens_forward (fed through the model); logprob and entropy (means over the trained
-    tokens, nats); clip_fraction; sampler_gap (mean |logprob - the sampler's|, conditional space only).
+    advantages    (B,) float   token_mask  (B, R) bool, tokens with loss; default: all, EOS included
+    old_logprobs  (B, R) of the weights that sampled, in this space; None: on-policy
+    Returns a dict of floats, summed or averaged over all processes: loss; tokens (the denominator
+    N); rows_trained, tokens_trained (those computed); tokens_forward (fed through the model);
+    logprob and entropy (means over the trained tokens, nats); clip_fraction; sampler_gap (mean
+    |logprob - the sampler's|, conditional space only).
     """
     check_mask(rollout.response_mask)
     contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
@@ -230,17 +250,19 @@ def policy_gradient(
 
         def loss_of(logprobs, chunk, advantage=advantage, old=old):
             reference = logprobs.detach() if old is None else old[chunk]
-            return -coef / num_tokens * clipped_surrogate(logprobs, reference, advantage[chunk], clip_low, clip_high)
+            gain = clipped_surrogate(logprobs, reference, advantage[chunk], clip_low, clip_high)
+            return -coef / num_tokens * gain
 
         def coefficients_of(logprobs, chunk, loss_of=loss_of):  # d loss / d logprob of each token
             with torch.enable_grad():
                 leaf = logprobs.detach().requires_grad_()
                 return torch.autograd.grad(loss_of(leaf, chunk).sum(), leaf)[0]
 
-        targets = rollout.response_ids[pack][mask]
-        logprobs, entropy = backward_logprobs(hidden, model.lm_head.weight, targets, coefficients_of, temperature)
+        targets, head = rollout.response_ids[pack][mask], model.lm_head.weight
+        logprobs, entropy = backward_logprobs(hidden, head, targets, coefficients_of, temperature)
         ratio = torch.ones_like(logprobs) if old is None else (logprobs - old).exp()
-        outside = ((ratio > 1 + clip_high) & (advantage > 0)) | ((ratio < 1 - clip_low) & (advantage < 0))
+        too_low = (ratio < 1 - clip_low) & (advantage < 0)
+        outside = ((ratio > 1 + clip_high) & (advantage > 0)) | too_low
         gap = (logprobs - rollout.logprobs[pack][mask]).abs()
         values = (loss_of(logprobs, slice(None)), logprobs, entropy, outside, gap)
         sums[:5] += torch.stack([value.double().sum() for value in values])
@@ -250,9 +272,11 @@ def policy_gradient(
 
 def update_metrics(sums, num_tokens, space):
     loss, logprob, entropy, outside, gap, rows, trained, fed = sums
-    metrics = {"loss": loss, "tokens": num_tokens, "rows_trained": rows, "tokens_trained": trained, "tokens_forward": fed}
+    metrics = {"loss": loss, "tokens": num_tokens}
+    metrics |= {"rows_trained": rows, "tokens_trained": trained, "tokens_forward": fed}
     if trained:
-        metrics |= {"logprob": logprob / trained, "entropy": entropy / trained, "clip_fraction": outside / trained}
+        metrics |= {"logprob": logprob / trained, "entropy": entropy / trained}
+        metrics["clip_fraction"] = outside / trained
         if space == "conditional":
             metrics["sampler_gap"] = gap / trained
     return metrics
@@ -265,19 +289,21 @@ def all_sum(tensor):
     return tensor
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Claim 1 of the paper: both spaces pull the weights the same way
 
 
 def mean_logprob_gradient(model, rollout, space, start_token_id, token_mask, micro_batch_tokens):
-    """Gradient of the mean log-prob over the tokens of token_mask: {parameter name: tensor}. Leaves .grad as it was."""
+    """Gradient of the mean log-prob over token_mask, {parameter name: tensor}; .grad stays."""
     before = {name: parameter.grad for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = None
     ones = torch.ones(len(rollout.response_ids), device=rollout.response_ids.device)
-    options = dict(start_token_id=start_token_id, micro_batch_tokens=micro_batch_tokens, token_mask=token_mask)
-    policy_gradient(model, rollout, ones, space=space, samples="all", coef=-1.0, **options)
-    gradient = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    options = dict(space=space, start_token_id=start_token_id, token_mask=token_mask)
+    options |= dict(samples="all", coef=-1.0, micro_batch_tokens=micro_batch_tokens)
+    policy_gradient(model, rollout, ones, **options)
+    named = dict(model.named_parameters())
+    gradient = {name: named[name].grad for name in named if named[name].grad is not None}
     for name, parameter in model.named_parameters():
         parameter.grad = before[name]
     return gradient
@@ -293,35 +319,44 @@ def cosine(first, second, names):
 def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None):
     """cos(grad log P(y), grad log P(y | x)) of one rollout (claim 1 of arXiv 2604.14142).
 
-    Returns {"whole_model": float, "layers": {name: float}, "positions": {"4-15": float, ...}}: over all weights, per layer
-    (embedding and head by name), and with only the response tokens of one range of positions in both gradients.
+    Returns {"whole_model": float, "layers": {name: float}, "positions": {"4-15": float, ...}}: over
+    all weights, per layer (embedding and head by name), and with only the response tokens of one
+    range of positions in both gradients.
     """
-    both = ("marginal", "conditional")
-    gradients = [mean_logprob_gradient(model, rollout, s, start_token_id, None, micro_batch_tokens) for s in both]
+
+    def both_gradients(token_mask):
+        options = (start_token_id, token_mask, micro_batch_tokens)
+        spaces = ("marginal", "conditional")
+        return [mean_logprob_gradient(model, rollout, space, *options) for space in spaces]
+
+    gradients = both_gradients(None)
     groups = {}
     for name in gradients[0]:
-        group = name.split(".")[2] if ".layers." in name else name.removeprefix("model.").removesuffix(".weight")
+        plain = name.removeprefix("model.").removesuffix(".weight")
+        group = name.split(".")[2] if ".layers." in name else plain
         groups.setdefault(f"layer {group}" if group.isdigit() else group, []).append(name)
     layers = {group: cosine(*gradients, names) for group, names in groups.items()}
-    result = {"whole_model": cosine(*gradients, list(gradients[0])), "layers": layers, "positions": {}}
+    whole_model = cosine(*gradients, list(gradients[0]))
+    result = {"whole_model": whole_model, "layers": layers, "positions": {}}
     width = rollout.response_mask.shape[1]
     for first, end in zip(POSITION_BINS, (*POSITION_BINS[1:], width), strict=True):
         mask = rollout.response_mask.clone()
         mask[:, :first] = False
         mask[:, end:] = False
         if first < width and mask.any():
-            pair = [mean_logprob_gradient(model, rollout, s, start_token_id, mask, micro_batch_tokens) for s in both]
+            pair = both_gradients(mask)
             last = min(end, width) - 1
-            result["positions"][str(first) if first == last else f"{first}-{last}"] = cosine(*pair, list(pair[0]))
+            positions = str(first) if first == last else f"{first}-{last}"
+            result["positions"][positions] = cosine(*pair, list(pair[0]))
     return result
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Use from the shell
 
 
 def self_check():
-    """One NSR-PreRL update on a random model: log P(y) of the wrong response falls; the right one is not computed."""
+    """One NSR-PreRL update of a random model: computes the wrong response, whose log P(y) falls."""
     from transformers import LlamaConfig
 
     from model import CausalLM
@@ -329,23 +364,27 @@ def self_check():
 
     torch.manual_seed(0)
     sizes = dict(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
-    model = CausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64))
+    sizes |= dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+    model = CausalLM(LlamaConfig(**sizes))
     rollout = generate(model, [[3, 4, 5]], group_size=2, max_new_tokens=12, eos_ids=(1,), seed=0)
     advantages = group_advantages(torch.tensor([[1.0, 0.0]]), scale_std=False).view(-1)
-    score = lambda: marginal_logprobs(model, rollout.response_ids, rollout.response_mask, start_token_id=2).detach()  # noqa: E731
-    before = score()
-    metrics = policy_gradient(model, rollout, advantages, space="marginal", samples="negative", start_token_id=2)
+    scored = (model, rollout.response_ids, rollout.response_mask, 2)  # 2: the start token
+    before = marginal_logprobs(*scored).detach()
+    options = dict(space="marginal", samples="negative", start_token_id=2)
+    metrics = policy_gradient(model, rollout, advantages, **options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter -= 0.1 * parameter.grad
-    after = score()
+    after = marginal_logprobs(*scored).detach()
     for row, kind in enumerate(("right", "wrong")):
         print(f"{kind} response: log P(y) {before[row].sum():8.3f} -> {after[row].sum():8.3f} nats")
-    assert metrics["rows_trained"] == 1 and after[1].sum() < before[1].sum(), "the wrong response was not pushed down"
+    fell = after[1].sum() < before[1].sum()
+    assert metrics["rows_trained"] == 1 and fell, "the wrong response was not pushed down"
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Gradient alignment of log P(y) and log P(y | x); without --model a self-check.")
+    about = "Gradient alignment of log P(y) and log P(y | x); without --model a self-check."
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--model", help="tiny, a folder, a short name or a hub id")
     parser.add_argument("--data", help="problems; default: those of the tiny world")
     parser.add_argument("--prompts", type=int, default=16, help="prompts, 4 responses each")
@@ -361,7 +400,8 @@ def main(argv=None):
         return 2
     print(f"cos(grad log P(y), grad log P(y | x)): whole model {alignment['whole_model']:.4f}")
     for part in ("layers", "positions"):
-        print("\n".join(f"  {part:9} {name:>14} {value:8.4f}" for name, value in alignment[part].items()))
+        for name, value in alignment[part].items():
+            print(f"  {part:9} {name:>14} {value:8.4f}")
     plot_alignment(alignment, args.plot)
 
 
@@ -373,8 +413,8 @@ def measure_alignment(args):
     model, tokenizer = load_model(args.model, **best_device())
     problems = load_problems(args.data or "tiny", limit=args.prompts)
     prompts = [encode_prompt(tokenizer, problem) for problem in problems]
-    options = dict(group_size=4, max_new_tokens=args.max_new_tokens, eos_ids=model.eos_ids, progress="sampling")
-    rollout = generate(model, prompts, **options)
+    options = dict(group_size=4, max_new_tokens=args.max_new_tokens, eos_ids=model.eos_ids)
+    rollout = generate(model, prompts, progress="sampling", **options)
     return gradient_alignment(model, rollout, start_token_of(tokenizer, model.config.vocab_size))
 
 
@@ -385,12 +425,14 @@ def plot_alignment(alignment, path):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
-    for axis, part, label in zip(axes, ("layers", "positions"), ("part of the model", "response tokens"), strict=True):
+    labels = ("part of the model", "response tokens")
+    for axis, part, label in zip(axes, ("layers", "positions"), labels, strict=True):
         axis.plot(list(alignment[part]), list(alignment[part].values()), "o-")
         axis.axhline(0, color="grey", linewidth=0.5)
         axis.set(xlabel=label, ylabel="cosine" if part == "layers" else None)
         axis.tick_params(axis="x", rotation=60)
-    figure.suptitle(f"cos(grad log P(y), grad log P(y|x)), whole model {alignment['whole_model']:.3f}")
+    whole_model = f"{alignment['whole_model']:.3f}"
+    figure.suptitle(f"cos(grad log P(y), grad log P(y|x)), whole model {whole_model}")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     print(f"wrote {path}")

@@ -53,7 +53,7 @@ class Unreadable(ValueError):
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 BOX_JOINT = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
-CUE = re.compile(r"answer(?:\s+is\b|\s*:|(?=\s*\\\[))[\s:*]*(?:the (?:final )?answer is:?\s*)?"
+CUE = re.compile(r"(?:answer|correct (?:option|choice))(?:\s+is\b|\s*:|(?=\s*\\\[))[\s:*]*(?:the (?:final )?answer is:?\s*)?"
                  r"|final answer(?=\s\$?-?\d)", re.I)
 MATH_SPAN = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*", re.S)
 
@@ -100,11 +100,12 @@ def find_answer(response: str, loose: bool) -> tuple[str | None, str]:
     if not (cues := list(CUE.finditer(text))):
         return None, "no answer"
     rest = text[cues[-1].end():].lstrip()[:MAX_ANSWER]
+    rest = re.sub(r"^(?:therefore|approximately|about|simply|just) ", "", rest)
     if not MATH_SPAN.match(rest):                            # the sentence, and what its "is" says
         rest = re.split(r"\.(?=\s|$)|\n| because |, (?=[a-z])", rest)[0]
         rest = re.split(r" (?:is|equals) ", rest)[-1]
     span = MATH_SPAN.match(rest)
-    return (next(filter(None, span.groups())) if span else rest).strip(" *:"), "answer is"
+    return (next(filter(None, span.groups())) if span else rest).strip(" *:`"), "answer is"
 
 
 def extract_answer(response: str, loose: bool = False) -> str | None:

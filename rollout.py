@@ -1,18 +1,22 @@
 """Sampling with the KV cache: prompts in, groups of responses out.
 
-    admit     prefill each new prompt once (packed, no padding), copy its cache rows to the G samples of its group
+    admit     prefill each new prompt once (packed, no padding), copy its cache to its G samples
     step      one token for every live row: model -> logits -> draw -> append
-    compact   rows that ended leave the batch: the last live rows move into their slots, waiting rows take the rest
+    compact   ended rows leave the batch: the last live rows take their slots, waiting rows the rest
     repeat until nobody waits and nobody lives
 
-1. The draw is the inverse of the cumulative distribution at a uniform number that belongs to (seed, prompt, sample, token):
-   so a response does not depend on what else is in the batch, on its order, or on how many slots there are.
-   It is also an order of magnitude cheaper on a CPU than torch.multinomial, which draws V random numbers for one token.
-2. Prefill stops one token short: the last prompt token is the first one decoded, so step one needs no code of its own.
-3. The cache holds as many rows as memory allows (`kv_cache_gb`, or what is free); the rest wait and refill the slots.
+1. The draw is the inverse of the cumulative distribution at a uniform number that belongs to (seed,
+   prompt, sample, token): so a response does not depend on what else is in the batch, on its order,
+   or on how many slots there are. It is also an order of magnitude cheaper on a CPU than
+   torch.multinomial, which draws V random numbers for one token.
+2. Prefill stops one token short: the last prompt token is the first one decoded, so step one needs
+   no code of its own.
+3. The cache holds as many rows as memory allows (`kv_cache_gb`, or what is free); the rest wait and
+   refill the slots.
 4. Finished rows cost nothing: after each look at the stop flags the batch holds live rows only.
 
-Shapes: P prompts, G group size, B = P*G rows, L prompt tokens, R response tokens, V vocabulary; n live rows now.
+Shapes: P prompts, G group size, B = P*G rows, L prompt tokens, R response tokens, V vocabulary;
+n live rows now.
 
     python rollout.py --model tiny "2 + 3 * 4 mod 7"       # prints as it samples; Ctrl-C ends it
     python rollout.py                                      # self-check on a tiny random model
@@ -31,8 +35,8 @@ from tqdm import tqdm
 
 from model import KVCache
 
-PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds its activations, far above what saturates the device
-CUDA_CHECK_EVERY = 16  # decode steps between two looks at the stop flags: each look waits for the device
+PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet saturates a device
+CUDA_CHECK_EVERY = 16  # decode steps between two looks at the stop flags: each waits for the device
 BAR_DELAY = 2  # seconds: what is done sooner shows no bar
 FREE_MEMORY_SHARE = 0.5  # of what the device has free, for the cache, when no limit is given
 
@@ -45,20 +49,21 @@ class Rollout:
     prompt_mask: torch.Tensor  # (B, L) bool
     response_ids: torch.Tensor  # (B, R) int64, right-padded
     response_mask: torch.Tensor  # (B, R) bool, True on sampled tokens, EOS included
-    logprobs: torch.Tensor  # (B, R) float32, nats, under the distribution that was sampled; 0 where the mask is False
+    logprobs: torch.Tensor  # (B, R) float32, nats, under the sampled distribution; 0 where masked
     model_logprobs: torch.Tensor  # (B, R) float32, the same at temperature 1 without truncation
     finished: torch.Tensor  # (B,) bool, ended by EOS or a stop string within its limit
     stats: dict = field(default_factory=dict)  # prefill_tokens, row_steps, response_tokens, seconds
 
     def response_texts(self, tokenizer):
         """The B responses as text, special tokens removed."""
-        rows = [ids[mask].tolist() for ids, mask in zip(self.response_ids, self.response_mask, strict=True)]
+        pairs = zip(self.response_ids, self.response_mask, strict=True)
+        rows = [ids[mask].tolist() for ids, mask in pairs]
         return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
 @dataclass
 class Slots:
-    """What the device knows of each cache row; slots 0..n-1 are live. All (slots,) int64 but `stopped`, `broken` (bool)."""
+    """What the device knows of each cache row, 0..n-1 live: (slots,) int64, the last two bool."""
 
     row: torch.Tensor  # which of the B rows sits here
     token: torch.Tensor  # its last token, to be decoded next
@@ -67,12 +72,12 @@ class Slots:
     broken: torch.Tensor  # its logits were not finite
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Drawing one token
 
 
 def truncate(logits, top_k, top_p):
-    """-inf outside the k largest and outside the smallest set of probability >= top_p (at least one token stays)."""
+    """-inf outside the k largest and the smallest set of probability >= top_p; one always stays."""
     if 0 < top_k < logits.shape[-1]:
         smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]  # ties with the k-th stay
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
@@ -88,7 +93,7 @@ def truncate(logits, top_k, top_p):
 def draw(logits, uniforms, temperature, top_k=0, top_p=1.0):
     """One token per row by inverse CDF. logits (n, V) float32, uniforms (n,) in [0, 1).
 
-    Returns tokens (n,), their logprobs under the sampled distribution (n,), and at temperature 1 untruncated (n,).
+    Returns (n,) tokens, their logprobs as sampled, and their logprobs at temperature 1 untruncated.
     """
     plain = temperature == 1.0 and top_k == 0 and top_p == 1.0
     logsumexp = logits.logsumexp(-1)
@@ -104,7 +109,8 @@ def draw(logits, uniforms, temperature, top_k=0, top_p=1.0):
     total = cumulative[:, -1]
     # strictly below the total, so that rounding never selects a token of probability zero
     point = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, point[:, None], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+    found = torch.searchsorted(cumulative, point[:, None], right=True)[:, 0]
+    tokens = found.clamp_(max=logits.shape[-1] - 1)
     logprobs = pick(scaled, tokens) - norm
     return tokens, logprobs, logprobs if plain else pick(logits, tokens) - logsumexp
 
@@ -114,18 +120,18 @@ def pick(values, tokens):
 
 
 def uniforms_of(seed, prompt, sample, count):
-    """(count,) uniforms that belong to this response alone: its token t uses number t, whatever else is sampled."""
+    """(count,) uniforms of this response alone: token t uses number t, whatever else is sampled."""
     digest = hashlib.blake2b(f"{seed} {prompt} {sample}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
     return torch.rand(count, generator=generator)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The batch: who sits in which cache row
 
 
 def choose_slots(model, num_rows, capacity, kv_cache_gb, device):
-    """How many rows the cache can hold: all of them, or what memory allows. Raises ValueError if not even one fits."""
+    """Rows the cache can hold: all, or what memory allows. Raises ValueError if not one fits."""
     if kv_cache_gb is not None:
         budget = kv_cache_gb * 1e9
     elif device.type == "cuda":
@@ -133,27 +139,29 @@ def choose_slots(model, num_rows, capacity, kv_cache_gb, device):
     else:
         budget = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * FREE_MEMORY_SHARE
     row_bytes = KVCache.bytes_per_token(model.config, model.compute_dtype) * capacity
-    slots = min(num_rows, int(budget // row_bytes) - 1)  # one more row keeps the prompt of a group not yet fully admitted
+    # one more row keeps the prompt of a group not yet fully admitted
+    slots = min(num_rows, int(budget // row_bytes) - 1)
     if slots < 1:
         raise ValueError(
-            f"a KV cache of {budget / 1e9:.2f} GB holds no row of {capacity} tokens ({row_bytes / 1e9:.3f} GB each): "
-            "lower max_new_tokens or raise --kv-cache-gb"
+            f"a KV cache of {budget / 1e9:.2f} GB holds no row of {capacity} tokens "
+            f"({row_bytes / 1e9:.3f} GB each): lower max_new_tokens or raise --kv-cache-gb"
         )
     return slots
 
 
 def admit(model, cache, slots, live, waiting, prompts, group_size, spare, stats):
-    """Fill the free slots with waiting rows: each distinct prompt prefilled once, its cache copied to its samples.
+    """Fill free slots with waiting rows; prefill each prompt once, copy its cache to its samples.
 
-    spare  {"prompt": the prompt kept in the last cache row, or None}: a group admitted in two parts is prefilled once
-    Returns the number of live rows. Writes into cache, slots, waiting, spare and stats, all made by the caller.
+    spare  {"prompt": the prompt kept in the last cache row, or None}: for a group admitted in parts
+    Returns the number of live rows. Writes into cache, slots, waiting, spare, stats: the caller's.
     """
     spare_row = len(slots.row)
     members = {}  # prompt -> its new slots
     while waiting and live < spare_row:
         row = waiting.popleft()
         members.setdefault(row // group_size, []).append(live)
-        slots.row[live], slots.token[live], slots.count[live] = row, prompts[row // group_size][-1], 0
+        slots.row[live], slots.token[live] = row, prompts[row // group_size][-1]
+        slots.count[live] = 0
         slots.stopped[live] = slots.broken[live] = False
         live += 1
     fresh = []  # (slot, ids) still to be prefilled
@@ -174,7 +182,7 @@ def admit(model, cache, slots, live, waiting, prompts, group_size, spare, stats)
 
 
 def prefill(model, cache, fresh):
-    """Run (cache row, ids) pairs through the model, packed end to end; returns the number of tokens."""
+    """Run (cache row, ids) pairs through the model, packed end to end; returns how many tokens."""
     device = cache.lengths.device
     pack, tokens = [], 0
     for index, (slot, ids) in enumerate(fresh):
@@ -199,7 +207,7 @@ def run_prefill(model, cache, pack, device):
 
 
 def compact(cache, slots, live):
-    """Drop the stopped rows: the last live rows move into the holes. Returns the number of live rows."""
+    """Drop the stopped rows: the last live rows fill the holes. Returns the number of live rows."""
     stopped = slots.stopped[:live].tolist()
     alive = live - sum(stopped)
     holes = [slot for slot in range(alive) if stopped[slot]]
@@ -211,28 +219,30 @@ def compact(cache, slots, live):
     return alive
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Generate
 
 
 @torch.no_grad()
 def generate(
-    model, prompt_ids, *, max_new_tokens, eos_ids, group_size=1, temperature=1.0, top_p=1.0, top_k=0, seed=0,
-    stop_strings=(), tokenizer=None, kv_cache_gb=None, progress=None, on_tokens=None,
+    model, prompt_ids, *, max_new_tokens, eos_ids, group_size=1, temperature=1.0, top_p=1.0,
+    top_k=0, seed=0, stop_strings=(), tokenizer=None, kv_cache_gb=None, progress=None,
+    on_tokens=None,
 ) -> Rollout:  # fmt: skip
     """Sample `group_size` responses for each prompt.
 
-    prompt_ids      list of P lists of token ids        eos_ids  ids that end a response (may be empty)
+    prompt_ids      P lists of token ids        eos_ids  ids that end a response (may be empty)
     max_new_tokens  int, or a list of B ints: the limit of each row, in tokens
     temperature     0 is greedy; top_k 0 and top_p 1 are off
     stop_strings    end a row whose text contains one of them (needs tokenizer)
-    kv_cache_gb     GB of the cache, default half of what is free; on out-of-memory the slots are halved and it goes on
-    progress        label of a progress bar, or None;  on_tokens(rows, tokens) is called after each step, for streaming
+    kv_cache_gb     GB of the cache, default half of what is free; out of memory halves the slots
+    progress        label of a bar, or None;  on_tokens(rows, tokens) is called after each step
     Raises ValueError for bad arguments, FloatingPointError when logits are not finite.
     """
     limits = check_arguments(
-        model, prompt_ids, group_size, max_new_tokens, temperature, top_p, top_k, eos_ids, stop_strings, tokenizer
-    )
+        model, prompt_ids, group_size, max_new_tokens, temperature, top_p, top_k, eos_ids,
+        stop_strings, tokenizer,
+    )  # fmt: skip
     device = next(model.parameters()).device
     num_rows, longest = len(limits), max(limits)
     out = {
@@ -242,8 +252,9 @@ def generate(
         "count": torch.zeros(num_rows, dtype=torch.int64, device=device),
         "finished": torch.zeros(num_rows, dtype=torch.bool, device=device),
     }
+    draws = [uniforms_of(seed, *divmod(row, group_size), longest) for row in range(num_rows)]
     sampling = {
-        "uniforms": torch.stack([uniforms_of(seed, *divmod(row, group_size), longest) for row in range(num_rows)]).to(device),
+        "uniforms": torch.stack(draws).to(device),
         "limits": torch.tensor(limits, device=device),
         "eos": torch.tensor(sorted(eos_ids), dtype=torch.int64, device=device),
         "how": (temperature, top_k, top_p),
@@ -253,28 +264,36 @@ def generate(
     num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
     start, waiting = time.perf_counter(), deque(range(num_rows))
     stop = (stop_strings, tokenizer)
-    bar_options = dict(desc=progress, unit="row", disable=progress is None, leave=False, delay=BAR_DELAY)
-    with tqdm(total=num_rows, **bar_options) as bar:
+    bar_options = dict(desc=progress, disable=progress is None, leave=False, delay=BAR_DELAY)
+    with tqdm(total=num_rows, unit="row", **bar_options) as bar:
         while waiting:
             try:
-                run_slots(model, prompt_ids, group_size, num_slots, capacity, waiting, sampling, out, stop, stats, bar, on_tokens)
+                run_slots(
+                    model, prompt_ids, group_size, num_slots, capacity, waiting, sampling, out,
+                    stop, stats, bar, on_tokens,
+                )  # fmt: skip
             except torch.OutOfMemoryError:
                 if num_slots == 1:
                     raise
                 num_slots //= 2
-                # Unfinished rows start again and come out the same: their draws depend on their own numbers alone.
+                # Unfinished rows start again and come out the same: their draws are their own.
                 waiting = deque(row for row in range(num_rows) if not done(out, limits, row))
                 tqdm.write(f"out of memory: sampling goes on with {num_slots} cache rows at a time")
     stats |= {"seconds": time.perf_counter() - start, "response_tokens": int(out["count"].sum())}
     return collect(prompt_ids, group_size, out, stats)
 
 
-def run_slots(model, prompts, group_size, num_slots, capacity, waiting, sampling, out, stop, stats, bar, on_tokens):
+def run_slots(
+    model, prompts, group_size, num_slots, capacity, waiting, sampling, out, stop, stats, bar,
+    on_tokens,
+):  # fmt: skip
     """Sample until no row waits or lives. Writes the B rows of `out`."""
     device = sampling["limits"].device
     cache = KVCache(model.config, num_slots + 1, capacity, model.compute_dtype, device)
-    slots = Slots(*(torch.zeros(num_slots, dtype=dtype, device=device) for dtype in [torch.int64] * 3 + [torch.bool] * 2))
-    check_every = CUDA_CHECK_EVERY if device.type == "cuda" and not stop[0] and on_tokens is None else 1
+    dtypes = [torch.int64] * 3 + [torch.bool] * 2
+    slots = Slots(*(torch.zeros(num_slots, dtype=dtype, device=device) for dtype in dtypes))
+    unwatched = device.type == "cuda" and not stop[0] and on_tokens is None
+    check_every = CUDA_CHECK_EVERY if unwatched else 1
     live, spare = 0, {"prompt": None}
     while waiting or live:
         live = admit(model, cache, slots, live, waiting, prompts, group_size, spare, stats)
@@ -297,14 +316,15 @@ def run_slots(model, prompts, group_size, num_slots, capacity, waiting, sampling
 
 
 def step(model, cache, slots, live, sampling, out):
-    """One token for each live row, without a word to the host: this is what a CUDA graph may record."""
+    """One token for each live row, without a word to the host, as a CUDA graph may record it."""
     row, count = slots.row[:live], slots.count[:live]
     hidden = model(slots.token[:live, None], kv_cache=cache)[:, 0]  # (n, D)
     logits = model.lm_head(hidden).float()  # (n, V)
     at = count.clamp(max=sampling["uniforms"].shape[1] - 1)
     tokens, logprobs, model_logprobs = draw(logits, sampling["uniforms"][row, at], *sampling["how"])
-    running = ~slots.stopped[:live]  # between two looks at the flags a stopped row runs on, and leaves no trace
-    for name, values in (("ids", tokens), ("logprobs", logprobs), ("model_logprobs", model_logprobs)):
+    running = ~slots.stopped[:live]  # a stopped row runs on until the next look, without a trace
+    drawn = {"ids": tokens, "logprobs": logprobs, "model_logprobs": model_logprobs}
+    for name, values in drawn.items():
         out[name][row, at] = torch.where(running, values, out[name][row, at])
     ended = torch.isin(tokens, sampling["eos"]) & running
     slots.broken[:live] |= ~logprobs.isfinite() & running
@@ -315,7 +335,8 @@ def step(model, cache, slots, live, sampling, out):
 
 
 def stop_at_strings(slots, live, out, stop_strings, tokenizer):
-    for slot, (row, count) in enumerate(zip(slots.row[:live].tolist(), slots.count[:live].tolist(), strict=True)):
+    rows, counts = slots.row[:live].tolist(), slots.count[:live].tolist()
+    for slot, (row, count) in enumerate(zip(rows, counts, strict=True)):
         text = tokenizer.decode(out["ids"][row, :count], skip_special_tokens=True)
         if any(string in text for string in stop_strings):
             slots.stopped[slot] = out["finished"][row] = True
@@ -337,12 +358,12 @@ def collect(prompt_ids, group_size, out, stats):
     """The Rollout: prompts left-padded, everything past a row's end zeroed and masked."""
     device, width = out["ids"].device, max(1, int(out["count"].max()))
     length = max(len(ids) for ids in prompt_ids)
-    padded = torch.tensor([[0] * (length - len(ids)) + list(ids) for ids in prompt_ids], device=device)
-    mask = torch.tensor([[False] * (length - len(ids)) + [True] * len(ids) for ids in prompt_ids], device=device)
+    padded = [[0] * (length - len(ids)) + list(ids) for ids in prompt_ids]
+    mask = [[False] * (length - len(ids)) + [True] * len(ids) for ids in prompt_ids]
     response_mask = torch.arange(width, device=device) < out["count"][:, None]  # (B, R)
     return Rollout(
-        prompt_ids=padded.repeat_interleave(group_size, 0),
-        prompt_mask=mask.repeat_interleave(group_size, 0),
+        prompt_ids=torch.tensor(padded, device=device).repeat_interleave(group_size, 0),
+        prompt_mask=torch.tensor(mask, device=device).repeat_interleave(group_size, 0),
         response_ids=out["ids"][:, :width] * response_mask,
         response_mask=response_mask,
         logprobs=out["logprobs"][:, :width].masked_fill(~response_mask, 0.0),
@@ -352,34 +373,43 @@ def collect(prompt_ids, group_size, out, stats):
     )
 
 
-def check_arguments(model, prompt_ids, group_size, max_new_tokens, temperature, top_p, top_k, eos_ids, stop_strings, tokenizer):
+def check_arguments(
+    model, prompt_ids, group_size, max_new_tokens, temperature, top_p, top_k, eos_ids,
+    stop_strings, tokenizer,
+):  # fmt: skip
     """Raise ValueError for what cannot be sampled; return the limit of each of the B rows."""
     if not prompt_ids or not all(len(ids) for ids in prompt_ids):
         raise ValueError("no prompts, or a prompt without tokens: each needs at least one token id")
     if group_size < 1:
         raise ValueError(f"group_size is {group_size}: at least one response per prompt")
     num_rows = len(prompt_ids) * group_size
-    limits = [max_new_tokens] * num_rows if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    same = isinstance(max_new_tokens, int)
+    limits = [max_new_tokens] * num_rows if same else list(max_new_tokens)
     if len(limits) != num_rows or min(limits) < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}: a number of at least 1, or one for each of {num_rows} rows")
+        legal = f"a number of at least 1, or one for each of {num_rows} rows"
+        raise ValueError(f"max_new_tokens is {max_new_tokens}: {legal}")
     if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or top_k < 0:
-        raise ValueError(f"temperature {temperature} must be >= 0, top_p {top_p} in (0, 1], top_k {top_k} >= 0 (0: off)")
+        given = f"temperature {temperature} must be >= 0, top_p {top_p} in (0, 1]"
+        raise ValueError(f"{given}, top_k {top_k} >= 0 (0: off)")
     if eos_ids is None:
-        raise ValueError("eos_ids is None: give the ids that end a response, or () to sample up to the limit")
-    longest = max(len(ids) + limit for ids, limit in zip(prompt_ids, limits[::group_size], strict=True))
+        advice = "give the ids that end a response, or () to sample up to the limit"
+        raise ValueError(f"eos_ids is None: {advice}")
+    pairs = zip(prompt_ids, limits[::group_size], strict=True)
+    longest = max(len(ids) + limit for ids, limit in pairs)
     if longest > model.max_positions:
-        raise ValueError(f"prompt and response may reach {longest} tokens, the model has {model.max_positions} positions")
+        positions = f"the model has {model.max_positions} positions"
+        raise ValueError(f"prompt and response may reach {longest} tokens, {positions}")
     if stop_strings and tokenizer is None:
         raise ValueError("stop_strings need the tokenizer")
     return limits
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Use from the shell
 
 
 def print_stream(tokenizer):
-    """A callback for `generate` that prints row 0 as it grows: only text that later tokens can no longer change."""
+    """A callback for `generate` that prints row 0 as it grows: text that can change no more."""
     ids, shown = [], ""
 
     def show(rows, tokens):
@@ -394,23 +424,28 @@ def print_stream(tokenizer):
 
 
 def self_check():
-    """Four samples of a random model: the masks as a picture; few slots and many give the same tokens."""
+    """Four samples of a random model: the masks as a picture; few slots and many agree."""
     from transformers import LlamaConfig
 
     from model import CausalLM
 
     torch.manual_seed(0)
     sizes = dict(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
-    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+    sizes |= dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+    config = LlamaConfig(**sizes)
     model = CausalLM(config).requires_grad_(False)
     options = dict(group_size=2, max_new_tokens=24, eos_ids=(1, 2), seed=3)
     rollout = generate(model, [[3, 4, 5], [6]], **options)
-    for ids, mask, finished in zip(rollout.response_ids, rollout.response_mask, rollout.finished, strict=True):
-        cells = "".join("." if not on else "E" if id in (1, 2) else "#" for id, on in zip(ids.tolist(), mask, strict=True))
-        print(f"{cells}  {int(mask.sum()):2} tokens, {'finished' if finished else 'cut at the limit'}")
+    rows = zip(rollout.response_ids, rollout.response_mask, rollout.finished, strict=True)
+    for ids, mask, finished in rows:
+        pairs = zip(ids.tolist(), mask, strict=True)
+        cells = "".join("." if not on else "E" if id in (1, 2) else "#" for id, on in pairs)
+        end = "finished" if finished else "cut at the limit"
+        print(f"{cells}  {int(mask.sum()):2} tokens, {end}")
     row_gb = KVCache.bytes_per_token(config) * (3 + 24 + CUDA_CHECK_EVERY) / 1e9
     few = generate(model, [[3, 4, 5], [6]], kv_cache_gb=2.5 * row_gb, **options)
-    assert torch.equal(few.response_ids, rollout.response_ids), "the number of cache rows changed a response"
+    same = torch.equal(few.response_ids, rollout.response_ids)
+    assert same, "the number of cache rows changed a response"
     print("the same tokens with one cache row as with four")
 
 
@@ -429,10 +464,12 @@ def main(argv=None):
         from model import best_device, load_model
 
         model, tokenizer = load_model(args.model, **best_device())
-        ids = encode_prompt(tokenizer, {"problem": args.prompt, "answer": "", "kind": "tiny" if args.model == "tiny" else "math"})
+        kind = "tiny" if args.model == "tiny" else "math"
+        ids = encode_prompt(tokenizer, {"problem": args.prompt, "answer": "", "kind": kind})
         generate(
-            model, [ids], max_new_tokens=args.max_new_tokens, temperature=args.temperature, eos_ids=model.eos_ids,
-            seed=args.seed, tokenizer=tokenizer, on_tokens=print_stream(tokenizer),
+            model, [ids], max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+            eos_ids=model.eos_ids, seed=args.seed, tokenizer=tokenizer,
+            on_tokens=print_stream(tokenizer),
         )  # fmt: skip
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,9 @@
 """The embedded small world: verifiable problems, a corpus that explains them badly, a tokenizer, a base model.
 
-A problem is a chain of arithmetic modulo 13; a solution works it step by step, pieces separated by blank lines:
+A problem is a chain of arithmetic modulo 7; a solution works it step by step, pieces separated by blank lines (¶):
 
-    Start with 7, then *4, +9. What is the result modulo 13?      7*4=3  ¶  Wait, 7*4=2  ¶  2+9=11  ¶  The answer is \\boxed{11}.
+    Start with 5. Step 1: *4. Step 2: +2. What is the result modulo 7?
+    Step 1: 5*4=3. ¶ Wait, Step 1: 5*4=6. ¶ Step 2: 6+2=1. ¶ The answer is \\boxed{1}.
 
 Nobody labels the corpus: its authors slip. Each step is written with a wrong value with some chance, a few *hard facts*
 are usually written wrong, and only sometimes does the author notice and do the step again ("Wait, ..."), or do it another
@@ -49,20 +50,20 @@ OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b:
 class World:
     """Everything that decides what is built. Chances are probabilities in [0, 1]; steps are (fewest, most) per chain."""
 
-    modulus: int = 13
-    steps: tuple[int, int] = (3, 5)  # train.jsonl and test.jsonl
-    long_steps: tuple[int, int] = (6, 8)  # test_long.jsonl; the corpus has both ranges
+    modulus: int = 7
+    steps: tuple[int, int] = (2, 4)  # train.jsonl and test.jsonl
+    long_steps: tuple[int, int] = (5, 6)  # test_long.jsonl; the corpus has both ranges
     train_problems: int = 4096
     test_problems: int = 256  # in each test file
-    hard_share: float = 0.2  # of facts that authors usually get wrong, all in the same way
+    hard_share: float = 0.25  # of facts that authors usually get wrong, all in the same way
     hard_slip: float = 0.6
-    easy_slip: float = 0.05  # any other fact, off by one
-    notice: float = 0.25  # a slip is looked at again
-    doubt: float = 0.01  # a right step is looked at again
+    easy_slip: float = 0.08  # any other fact, off by one
+    notice: float = 0.4  # a slip is looked at again
+    doubt: float = 0.02  # a right step is looked at again
     another_way: float = 0.25  # of second looks start with "Alternatively" and go another way
     unprompted: float = 0.3  # documents without their question
-    tokens: int = 3_000_000  # training tokens, padding not counted
-    batch_tokens: int = 4096
+    tokens: int = 2_000_000  # training tokens, padding not counted
+    batch_tokens: int = 1024
     learning_rate: float = 4e-3
     width: int = 96
     layers: int = 3
@@ -102,7 +103,8 @@ def make_chain(world, steps, rng):
 
 def question(chain, modulus):
     start, operations = chain
-    return f"Start with {start}, then {', '.join(f'{o}{b}' for o, b in operations)}. What is the result modulo {modulus}?"
+    steps = "".join(f" Step {i}: {operator}{b}." for i, (operator, b) in enumerate(operations, 1))
+    return f"Start with {start}.{steps} What is the result modulo {modulus}?"
 
 
 def solve(chain, modulus):
@@ -116,12 +118,12 @@ def write_solution(chain, facts, world, rng):
     """What one author writes: slips included, second thoughts included. The last value written for a step counts."""
     value, operations = chain
     pieces = []
-    for operator, b in operations:
+    for number, (operator, b) in enumerate(operations, 1):
         step, opening = (value, operator, b), ""
         while True:
             right, wrong, slip = facts[step]
             value = wrong if rng.random() < slip else right
-            pieces.append(f"{opening}{step[0]}{step[1]}{step[2]}={value}")
+            pieces.append(f"{opening}Step {number}: {step[0]}{step[1]}{step[2]}={value}.")
             if rng.random() >= (world.doubt if value == right else world.notice):
                 break
             if rng.random() < world.another_way:
@@ -140,12 +142,15 @@ def make_document(problem, solution):
 # Tokenizer and base model
 
 
-def make_tokenizer(modulus):
+def make_tokenizer(modulus, most_steps):
     """One token per number, operator or set phrase. Every character of a text lies in exactly one token, blank lines
     too, so decoding is plain joining and gives the text back; text from outside the world becomes <pad>, the unknown.
     """
-    phrases = ["Start with ", ", then ", ", ", f". What is the result modulo {modulus}?", "\n\n", "Wait, ",
-               "Alternatively, ", "The answer is \\boxed{", "}.", "=", *OPERATORS]
+    steps = [f"Step {number}: " for number in range(1, most_steps + 1)]
+    phrases = [
+        "Start with ", f" What is the result modulo {modulus}?", "\n\n", "Wait, ", "Alternatively, ",
+        "The answer is \\boxed{", "}.", ".", " ", "=", *OPERATORS, *steps,
+    ]  # fmt: skip
     words = [*phrases, *(str(number) for number in range(modulus))]
     vocabulary = {word: index for index, word in enumerate([PAD, BOS, EOS, USER, ASSISTANT, *words])}
     # Longest first: an alternation takes the first branch that fits, and "12" must not become "1", "2".
@@ -267,7 +272,7 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
     torch.set_num_threads(1)
     try:
         rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-        tokenizer = make_tokenizer(world.modulus)
+        tokenizer = make_tokenizer(world.modulus, world.long_steps[1])
         files, reserved = make_problems(world, rng)
         for name, problems in files.items():
             (partial / f"{name}.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
@@ -297,7 +302,7 @@ def main(argv=None):
     facts = make_facts(world, random.Random(0))
     for _ in range(args.problems):
         chain = make_chain(world, world.steps, rng)
-        print(f"--- a document of the corpus ---\n{make_document(question(chain, 13), write_solution(chain, facts, world, rng))}\n")
+        print(f"--- a document of the corpus ---\n{make_document(question(chain, world.modulus), write_solution(chain, facts, world, rng))}\n")
     model, tokenizer = load_model(folder)
     problems = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
     turns = [[{"role": "user", "content": problem["problem"]}] for problem in problems]

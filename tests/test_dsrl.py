@@ -57,7 +57,9 @@ def test_phase_boundary():
     """Bug: N warm-up updates that are N - 1, or a step counted from 1."""
     assert [dsrl.phase(step, 2) for step in range(4)] == ["prerl", "prerl", "rl", "rl"]
     assert dsrl.phase(0, 0) == "rl"
-    assert dsrl.parse_args(["--variant", "dsrl"]).prerl_steps > 0
+    steps = {name: dsrl.parse_args(["--variant", name, "--steps", "90"]).prerl_steps for name in dsrl.VARIANTS}
+    assert 0 < steps.pop("dsrl") < 90 and steps == {
+        "joint": 0, "grpo": 0, "nsr-rl": 0, "psr-rl": 0, "prerl": 90, "nsr-prerl": 90, "psr-prerl": 90}  # fmt: skip
 
 
 def test_the_whole_run(world, tmp_path):
@@ -265,13 +267,13 @@ def test_prompts_are_a_shuffled_pass(world):
     assert sorted(seen[:10]) == sorted(seen[10:]) == problems and seen[:10] != seen[10:]
 
 
-def test_training_solves_an_easy_world(world, tmp_path):
-    """Bug: a sign error anywhere between reward and weights. GRPO must raise the reward by a wide margin."""
-    options = ("--variant", "grpo", "--steps", "40", "--prompts-per-step", "16", "--group-size", "8", "--save-every", "40")
-    assert dsrl.main(arguments(world, tmp_path, *options, "--eval-every", "40")) == 0
-    rewards = [record["reward"] for record in updates(tmp_path)]
-    print(rewards)
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+def test_training_raises_the_reward(world, tmp_path):
+    """Bug: a sign error anywhere between reward and weights. The reward is to answer 1, whatever the question."""
+    (tmp_path / "mine.py").write_text("def one(problem, response):\n    return float(response.rstrip().endswith('{1}.'))\n")
+    options = ("--variant", "grpo", "--steps", "25", "--prompts-per-step", "8", "--group-size", "8", "--save-every", "25")
+    assert dsrl.main(arguments(world, tmp_path / "a", "--reward", f"{tmp_path}/mine.py:one", *options)) == 0
+    rewards = [record["reward"] for record in updates(tmp_path / "a")]
+    assert sum(rewards[:3]) / 3 < 0.5 and sum(rewards[-3:]) / 3 > 0.7, rewards
 
 
 def test_json_config_reproduces_the_run(world, tmp_path):

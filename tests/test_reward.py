@@ -9,17 +9,14 @@ names the folder that holds them.
 import collections
 import itertools
 import json
-import multiprocessing
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -395,7 +392,8 @@ CASES = {  # kind: (predicted, ground truth, right?)
         ('2\\pm i', '2+i,2-i', True),
         ('\\frac{-1\\pm\\sqrt{5}}{2}', '\\frac{\\sqrt5-1}{2},\\frac{-\\sqrt5-1}{2}', True),
         ('1\\pm\\sqrt2', '1+\\sqrt2', False),
-        ('\\pm\\sqrt{2\\pm\\sqrt2}', '\\sqrt{2+\\sqrt2},-\\sqrt{2+\\sqrt2},\\sqrt{2-\\sqrt2},-\\sqrt{2-\\sqrt2}', True),
+        ('\\pm\\sqrt{2\\pm\\sqrt2}',
+        '\\sqrt{2+\\sqrt2},-\\sqrt{2+\\sqrt2},\\sqrt{2-\\sqrt2},-\\sqrt{2-\\sqrt2}', True),
         ('a,b,c', 'c,a,b', True), ('red, blue', 'blue, red', True), ('x, y', 'y', False),
         ('2, 3, 5, 7', '2,3,5,7', True), ('1 2 3', '1,2,3', False),
         ('\\{a, b\\}', '\\{b, a\\}', True), ('0, \\pi', '0,\\pi', True),
@@ -404,29 +402,42 @@ CASES = {  # kind: (predicted, ground truth, right?)
     ],
     "matrix": [
        
-        ('\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', '\\begin{bmatrix} 1 & 2 \\\\ 3 & 4 \\end{bmatrix}', True),
-        ('\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', '\\begin{pmatrix}1&3\\\\2&4\\end{pmatrix}', False),
+        ('\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}',
+        '\\begin{bmatrix} 1 & 2 \\\\ 3 & 4 \\end{bmatrix}', True),
+        ('\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', '\\begin{pmatrix}1&3\\\\2&4\\end{pmatrix}',
+        False),
         ('\\begin{pmatrix} -6 \\\\ 9 \\end{pmatrix}', '\\begin{pmatrix}-6\\9\\end{pmatrix}', True),
-        ('\\begin{pmatrix} 0&0 \\\\ 0&0 \\end{pmatrix}', '\\begin{pmatrix}0&0\\0&0\\end{pmatrix}', True),
-        ('\\frac12\\begin{pmatrix}2\\\\4\\end{pmatrix}', '\\begin{pmatrix}1\\\\2\\end{pmatrix}', True),
+        ('\\begin{pmatrix} 0&0 \\\\ 0&0 \\end{pmatrix}', '\\begin{pmatrix}0&0\\0&0\\end{pmatrix}',
+        True),
+        ('\\frac12\\begin{pmatrix}2\\\\4\\end{pmatrix}', '\\begin{pmatrix}1\\\\2\\end{pmatrix}',
+        True),
         ('\\begin{pmatrix}1\\\\2\\end{pmatrix}', '\\begin{pmatrix}1&2\\end{pmatrix}', False),
         ('[[1,2],[3,4]]', '\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', True),
         ('\\begin{pmatrix}1\\\\2\\end{pmatrix}', '(1,2)', True),
-        ('\\begin{pmatrix}1&2\\\\3&4\\\\\\end{pmatrix}', '\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', True),
+        ('\\begin{pmatrix}1&2\\\\3&4\\\\\\end{pmatrix}',
+        '\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', True),
         ('\\begin{bmatrix}x+1\\\\2\\end{bmatrix}', '\\begin{pmatrix}1+x\\\\2\\end{pmatrix}', True),
-        ('\\begin{array}{cc}1&2\\\\3&4\\end{array}', '\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', True),
-        ('\\begin{pmatrix} -1/2 \\\\ 5/2 \\\\ 1 \\end{pmatrix}', '\\begin{pmatrix}-1/2\\5/2\\1\\end{pmatrix}', True),
+        ('\\begin{array}{cc}1&2\\\\3&4\\end{array}', '\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}',
+        True),
+        ('\\begin{pmatrix} -1/2 \\\\ 5/2 \\\\ 1 \\end{pmatrix}',
+        '\\begin{pmatrix}-1/2\\5/2\\1\\end{pmatrix}', True),
         ('A=\\begin{pmatrix}1\\\\2\\end{pmatrix}', '\\begin{pmatrix}1\\\\2\\end{pmatrix}', True),
-        ('\\begin{pmatrix} \\frac{3}{5} & \\frac15 \\\\ 0 & 1 \\end{pmatrix}', '\\begin{pmatrix}3/5&1/5\\0&1\\end{pmatrix}', True),
+        ('\\begin{pmatrix} \\frac{3}{5} & \\frac15 \\\\ 0 & 1 \\end{pmatrix}',
+        '\\begin{pmatrix}3/5&1/5\\0&1\\end{pmatrix}', True),
         ('-\\begin{pmatrix}1\\\\2\\end{pmatrix}', '\\begin{pmatrix}-1\\\\-2\\end{pmatrix}', True),
-        ('\\begin{bmatrix}1 & 0\\\\ 0 & 1\\end{bmatrix}', '\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}', True),
-        ('\\begin{pmatrix}1\\\\2\\\\3\\end{pmatrix}', '\\begin{pmatrix}1\\\\2\\\\4\\end{pmatrix}', False),
+        ('\\begin{bmatrix}1 & 0\\\\ 0 & 1\\end{bmatrix}',
+        '\\begin{pmatrix}1&0\\\\0&1\\end{pmatrix}', True),
+        ('\\begin{pmatrix}1\\\\2\\\\3\\end{pmatrix}', '\\begin{pmatrix}1\\\\2\\\\4\\end{pmatrix}',
+        False),
         ('\\begin{pmatrix}1&2\\end{pmatrix}', '(1,2)', True),
-        ('\\left(\\begin{array}{c}1\\\\2\\end{array}\\right)', '\\begin{pmatrix}1\\\\2\\end{pmatrix}', True),
+        ('\\left(\\begin{array}{c}1\\\\2\\end{array}\\right)',
+        '\\begin{pmatrix}1\\\\2\\end{pmatrix}', True),
         ('\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}', '-2', False),
         ('2\\begin{pmatrix}1\\\\2\\end{pmatrix}', '\\begin{pmatrix}2\\\\4\\end{pmatrix}', True),
-        ('\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', '\\begin{pmatrix}1&2\\\\3&5\\end{pmatrix}', False),
-        ('\\begin{pmatrix}1&2\\\\3\\end{pmatrix}', '\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', False),
+        ('\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', '\\begin{pmatrix}1&2\\\\3&5\\end{pmatrix}',
+        False),
+        ('\\begin{pmatrix}1&2\\\\3\\end{pmatrix}', '\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}',
+        False),
         ('\\begin{pmatrix} \\cos\\theta & -\\sin\\theta \\\\ \\sin\\theta & \\cos\\theta \\end{pmatrix}', '\\begin{bmatrix}\\cos\\theta&-\\sin\\theta\\\\\\sin\\theta&\\cos\\theta\\end{bmatrix}', True),
         ('[1,2;3,4]', '\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}', False),
     ],
@@ -497,25 +508,35 @@ def test_cases_in_a_box_and_the_other_way_round():
                ("72^{\\circ}F", "72")}  # unit letters
     for predicted, gold, right in itertools.chain(*CASES.values()):
         if predicted:
-            assert reward.score(f"So we get $\\boxed{{{predicted}}}$.", gold) == right, (predicted, gold)
+            assert reward.score(f"So we get $\\boxed{{{predicted}}}$.", gold) == right, (predicted,
+                gold)
         if (predicted, gold) not in one_way:
             assert reward.equal(gold, predicted) == right, (predicted, gold)
 
 
 EXTRACTIONS = [  # response, strict extraction, loose extraction
     (r"\boxed{7}", "7", "7"), (r"\boxed {7}", "7", "7"), (r"\fbox{7}", "7", "7"),
-    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", r"\frac{1}{2}"), (r"\boxed{1} then \boxed{2}", "2", "2"),
-    (r"\boxed{1} and \boxed{2}", "1, 2", "1, 2"), (r"\boxed{1}, \boxed{2} or \boxed{3}", "1, 2, 3", "1, 2, 3"),
-    (r"$\boxed{1}$ \quad \text{and} \quad $\boxed{2}$", "1, 2", "1, 2"), (r"\boxed{5} \boxed{5}", "5", "5"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", r"\frac{1}{2}"), (r"\boxed{1} then \boxed{2}", "2",
+    "2"),
+    (r"\boxed{1} and \boxed{2}", "1, 2", "1, 2"), (r"\boxed{1}, \boxed{2} or \boxed{3}", "1, 2, 3",
+    "1, 2, 3"),
+    (r"$\boxed{1}$ \quad \text{and} \quad $\boxed{2}$", "1, 2", "1, 2"), (r"\boxed{5} \boxed{5}",
+    "5", "5"),
     (r"\boxed{7} or so. Then \boxed{", None, None), (r"\boxed{7}. Final: \boxed{}", None, None),
     (r"\boxed{\frac{1}{2}", None, None), (r"\boxed{3}</think> so it is 4", None, None),
-    (r"<think>\boxed{3}</think>\boxed{4}", "4", "4"), (r"\boxed{\{1, 2\}}", r"\{1, 2\}", r"\{1, 2\}"),
-    (r"\boxed{185\}", "185\\", "185\\"), ("<answer>12</answer>", None, "12"), ("#### 1\n#### 1,234\nok", None, "1,234"),
-    ("<answer>12", None, None), ("The answer is 12.", None, "12"), ("Answer: 3.5. Bye", None, "3.5"),
+    (r"<think>\boxed{3}</think>\boxed{4}", "4", "4"), (r"\boxed{\{1, 2\}}", r"\{1, 2\}",
+    r"\{1, 2\}"),
+    (r"\boxed{185\}", "185\\", "185\\"), ("<answer>12</answer>", None, "12"),
+    ("#### 1\n#### 1,234\nok", None, "1,234"),
+    ("<answer>12", None, None), ("The answer is 12.", None, "12"), ("Answer: 3.5. Bye", None,
+    "3.5"),
     ("The answer is $x=2$, because 3.", None, "x=2"), ("Final Answer: **73**", None, "73"),
-    ("The answer is \\(7\\) or not", None, "7"), ("the answer is B because (A) is wrong", None, "B"),
-    ("we compute 12 then 15", None, None), ("", None, None), ("The answer is 12 apples.", None, "12 apples"),
-    ("Answer: 5<|im_end|>\n<|im_start|>user\nAnswer: 6", None, "5"), (r"\boxed{\boxed{3}}", r"\boxed{3}", r"\boxed{3}"),
+    ("The answer is \\(7\\) or not", None, "7"), ("the answer is B because (A) is wrong", None,
+    "B"),
+    ("we compute 12 then 15", None, None), ("", None, None), ("The answer is 12 apples.", None,
+    "12 apples"),
+    ("Answer: 5<|im_end|>\n<|im_start|>user\nAnswer: 6", None, "5"), (r"\boxed{\boxed{3}}",
+    r"\boxed{3}", r"\boxed{3}"),
 ]
 
 
@@ -530,42 +551,76 @@ def test_extract(response, strict, loose):
 
 def attacks():
     """(response, ground truth) pairs that must not be rewarded."""
-    code = ["__import__('os').system('touch PWNED')", "open('PWNED','w')", "exec('1')", "eval('42')", "42 if True else 0",
-            "(lambda: 42)()", "[42 for _ in [1]][0]", "().__class__.__bases__", "`42`", "$(echo 42)",
-            "sympy.Integer(42)", "Integer(42)", "S(42)", "N(42)", "f'{42}'", "int('42')", "42#", "42;import os", "a=42;a",
-            "float('nan')", "globals()", "x.__init__", "print(42)", r"\input{/etc/passwd}", r"\write18{touch PWNED}",
-            r"\def\a{42}\a", r"\newcommand{\x}{42}\x", "True", "None", "42.__class__", "os.environ", "<script>42</script>"]
-    towers = ["9**9**9**9", "9^{9^{9^9}}", "2^{10^{10}}", "10^{10^{100}}", "(10^{99})!", "1000000!", "99999!!", "((9!)!)!",
-              r"\binom{10^9}{5\cdot 10^8}", r"\gcd(10^{9999},10^{9998})", "1e999999999", "1e-999999999", "9"*1999,
-              "0."+"3"*1900, r"e^{e^{e^{e^{9}}}}", r"\exp(\exp(\exp(99)))", r"\sin(10^{10^{5}})", r"\ln(10^{10^{9}})",
-              r"\lfloor 10^{6000}\pi \rfloor", r"\sqrt{" * 60 + "2" + "}" * 60, "2^" * 300 + "2", "x^" * 200 + "2",
-              "+".join(["x^{99}"] * 120), "*".join(["99999999999"] * 190), "/".join(["7^{99}"] * 150),
-              "(x+1)^{99999}", "(x+y+z)^{1000}(x-y)^{1000}", r"\frac1" * 300, "1/" * 600 + "1", r"\cosh(10^{9})",
-              r"\Gamma(10^9)", "(0.1)^{99999999}", r"\log_{1}5", r"\log_0 5", r"\tan 90^\circ", "1/0", "0^{-1}", "0/0",
-              r"\infty-\infty", r"\frac{\infty}{\infty}", r"\sum_{k=1}^{10^{10}} k", r"\int_0^{9^{9^9}} x", "10^{-10^{10}}",
-              r"\pm" * 30 + "1", r"1\pm2\pm3\pm4\pm5\pm6\pm7", ",".join(str(i) for i in range(190)), ",".join(["x"] * 190),
-              ",".join(rf"\sqrt{{{i}}}" for i in range(60)), r"\cup".join(f"({i},{i+1})" for i in range(60))]
-    texts = ["(" * 1000, ")" * 1000, "[" * 900 + "]" * 900, "{" * 999, r"\{" * 500, r"\frac{" * 300, r"\left(" * 300,
-             "-" * 1900, "!" * 1900, "^" * 1000, "_" * 1000, "|" * 1999, "a" * 1999, "a b " * 499, "1 " * 999, "1,000" * 300,
-             "," * 1999, "1," * 999, "$" * 1999, "\\" * 1999, r"\boxed{" * 280, " " * 1999 + "x", "0" * 1999 + "x", "." * 1999,
-             "and " * 450, r"\text{" * 300, r"\text{a}" * 280, r"\begin{pmatrix}" * 130, r"\begin{pmatrix}" + "1&" * 800,
-             "&" * 1000, r"\\" * 999, "=" * 1999, "x=" * 900, "<" * 1999, "1<" * 900, "\n" * 1999, "\t1" * 900, "'" * 1900,
-             "x'" * 900, "%" * 1900, r"\sqrt[" * 300, r"\sin" * 499, "sin" * 600, r"\log_" * 390, r"\cup" * 490,
-             "1\\frac12" * 240, "((((1,2),3),4),5)" * 100, "é" * 1999, "\u0000" * 999, "\U0001d7d9" * 999, "\u202e24", "²" * 900,
-             "½" * 900, "\ufdfa" * 900, "①②③", "٤٣", "４３", "𝟒𝟑", "\ud800", "४३", "〇", "Ⅳ", "\u200b\u200b", "🙂", "4\u20e32"]
-    hedges = ["41 or 42", "41, 42", "42, 41", r"\{41, 42\}", "41/42", "42 or 41", "(42, 41)", r"42 \pm 1", "[41, 43]", "41 < x < 43",
-              "x > 41", "> 41", r"\approx 41", "42 = 43", "43 = 42", "42x", "x + 42", "x + 42 = 84", "42 - 1", "42, 42, 41", "421", "4 2",
-              "4,2", "not 42", "42 or more", "between 41 and 43", "41 to 43", "42:1:1", "42_7", "42!", r"42\%42", "-42", "42i", "42 i",
-              r"\neq 42", "x \\ne 42", r"\mathbb{R}", "any number", "the answer", "A", "?", "x", "?=42 or 41", "0.42", "42 42",
-              "42.0001", "41.99999999", "42e1", "42 mod 5", "42 + x - y", r"42 \text{ or } 43", "[42, 42.1]", "42^2", "f(42)"]
+    code = ["__import__('os').system('touch PWNED')", "open('PWNED','w')", "exec('1')",
+        "eval('42')", "42 if True else 0",
+            "(lambda: 42)()", "[42 for _ in [1]][0]", "().__class__.__bases__", "`42`",
+            "$(echo 42)",
+            "sympy.Integer(42)", "Integer(42)", "S(42)", "N(42)", "f'{42}'", "int('42')", "42#",
+            "42;import os", "a=42;a",
+            "float('nan')", "globals()", "x.__init__", "print(42)", r"\input{/etc/passwd}",
+            r"\write18{touch PWNED}",
+            r"\def\a{42}\a", r"\newcommand{\x}{42}\x", "True", "None", "42.__class__",
+            "os.environ", "<script>42</script>"]
+    towers = ["9**9**9**9", "9^{9^{9^9}}", "2^{10^{10}}", "10^{10^{100}}", "(10^{99})!",
+        "1000000!", "99999!!", "((9!)!)!",
+              r"\binom{10^9}{5\cdot 10^8}", r"\gcd(10^{9999},10^{9998})", "1e999999999",
+              "1e-999999999", "9"*1999,
+              "0."+"3"*1900, r"e^{e^{e^{e^{9}}}}", r"\exp(\exp(\exp(99)))", r"\sin(10^{10^{5}})",
+              r"\ln(10^{10^{9}})",
+              r"\lfloor 10^{6000}\pi \rfloor", r"\sqrt{" * 60 + "2" + "}" * 60, "2^" * 300 + "2",
+              "x^" * 200 + "2",
+              "+".join(["x^{99}"] * 120), "*".join(["99999999999"] * 190),
+              "/".join(["7^{99}"] * 150),
+              "(x+1)^{99999}", "(x+y+z)^{1000}(x-y)^{1000}", r"\frac1" * 300, "1/" * 600 + "1",
+              r"\cosh(10^{9})",
+              r"\Gamma(10^9)", "(0.1)^{99999999}", r"\log_{1}5", r"\log_0 5", r"\tan 90^\circ",
+              "1/0", "0^{-1}", "0/0",
+              r"\infty-\infty", r"\frac{\infty}{\infty}", r"\sum_{k=1}^{10^{10}} k",
+              r"\int_0^{9^{9^9}} x", "10^{-10^{10}}",
+              r"\pm" * 30 + "1", r"1\pm2\pm3\pm4\pm5\pm6\pm7",
+              ",".join(str(i) for i in range(190)), ",".join(["x"] * 190),
+              ",".join(rf"\sqrt{{{i}}}" for i in range(60)),
+              r"\cup".join(f"({i},{i+1})" for i in range(60))]
+    texts = ["(" * 1000, ")" * 1000, "[" * 900 + "]" * 900, "{" * 999, r"\{" * 500,
+        r"\frac{" * 300, r"\left(" * 300,
+             "-" * 1900, "!" * 1900, "^" * 1000, "_" * 1000, "|" * 1999, "a" * 1999, "a b " * 499,
+             "1 " * 999, "1,000" * 300,
+             "," * 1999, "1," * 999, "$" * 1999, "\\" * 1999, r"\boxed{" * 280, " " * 1999 + "x",
+             "0" * 1999 + "x", "." * 1999,
+             "and " * 450, r"\text{" * 300, r"\text{a}" * 280, r"\begin{pmatrix}" * 130,
+             r"\begin{pmatrix}" + "1&" * 800,
+             "&" * 1000, r"\\" * 999, "=" * 1999, "x=" * 900, "<" * 1999, "1<" * 900, "\n" * 1999,
+             "\t1" * 900, "'" * 1900,
+             "x'" * 900, "%" * 1900, r"\sqrt[" * 300, r"\sin" * 499, "sin" * 600, r"\log_" * 390,
+             r"\cup" * 490,
+             "1\\frac12" * 240, "((((1,2),3),4),5)" * 100, "é" * 1999, "\u0000" * 999,
+             "\U0001d7d9" * 999, "\u202e24", "²" * 900,
+             "½" * 900, "\ufdfa" * 900, "①②③", "٤٣", "４３", "𝟒𝟑", "\ud800", "४३", "〇", "Ⅳ",
+             "\u200b\u200b", "🙂", "4\u20e32"]
+    hedges = ["41 or 42", "41, 42", "42, 41", r"\{41, 42\}", "41/42", "42 or 41", "(42, 41)",
+        r"42 \pm 1", "[41, 43]", "41 < x < 43",
+              "x > 41", "> 41", r"\approx 41", "42 = 43", "43 = 42", "42x", "x + 42",
+              "x + 42 = 84", "42 - 1", "42, 42, 41", "421", "4 2",
+              "4,2", "not 42", "42 or more", "between 41 and 43", "41 to 43", "42:1:1", "42_7",
+              "42!", r"42\%42", "-42", "42i", "42 i",
+              r"\neq 42", "x \\ne 42", r"\mathbb{R}", "any number", "the answer", "A", "?", "x",
+              "?=42 or 41", "0.42", "42 42",
+              "42.0001", "41.99999999", "42e1", "42 mod 5", "42 + x - y", r"42 \text{ or } 43",
+              "[42, 42.1]", "42^2", "f(42)"]
     pairs = [(rf"\boxed{{{text}}}", "42") for text in code + towers + texts + hedges]
-    pairs += [(text, "42") for text in ("42", "The answer is 42", "#### 42", "<answer>42</answer>", r"\boxed{42} \boxed{",
-              r"<think>\boxed{42}</think>", r"\boxed{42} or \boxed{43}", r"\boxed{41} and \boxed{42}", r"\boxed{}", r"\boxed",
-              r"boxed{42}", r"\boxed 42", r"\boxed{42", r"\boxed{42} but rather \boxed{41}", r"\boxed{\boxed{}}", "x" * 10**6)]
+    pairs += [(text, "42") for text in ("42", "The answer is 42", "#### 42", "<answer>42</answer>",
+        r"\boxed{42} \boxed{",
+              r"<think>\boxed{42}</think>", r"\boxed{42} or \boxed{43}",
+              r"\boxed{41} and \boxed{42}", r"\boxed{}", r"\boxed",
+              r"boxed{42}", r"\boxed 42", r"\boxed{42", r"\boxed{42} but rather \boxed{41}",
+              r"\boxed{\boxed{}}", "x" * 10**6)]
     pairs += [(rf"\boxed{{{text}}}", gold) for text, gold in (
-        ("((((", "(((((("), (r"\foo", r"\bar"), ("@", "#"), ("^^", "^"), ("1/0", "2/0"), ("0/0", "1/0"), ("x^", "y^"),
-        (r"\frac{", r"\frac{{"), ("", ""), (" ", ""), ("5", ""), ("", "5"), ("$", "$$"), ("{", "}"), ("()", "[]"),
-        ("\\", "\\\\"), ("x=", "=x"), ("9^{9^9}", "9^{9^9}+1"), ("10^{9999}", "10^{9999}+1"), ("\ud800", "\ud801"), ("Evaluate: 42", "42"), ("What is 6*7?", "42"))]
+        ("((((", "(((((("), (r"\foo", r"\bar"), ("@", "#"), ("^^", "^"), ("1/0", "2/0"), ("0/0",
+        "1/0"), ("x^", "y^"),
+        (r"\frac{", r"\frac{{"), ("", ""), (" ", ""), ("5", ""), ("", "5"), ("$", "$$"), ("{",
+        "}"), ("()", "[]"),
+        ("\\", "\\\\"), ("x=", "=x"), ("9^{9^9}", "9^{9^9}+1"), ("10^{9999}", "10^{9999}+1"),
+        ("\ud800", "\ud801"), ("Evaluate: 42", "42"), ("What is 6*7?", "42"))]
     return pairs
 
 
@@ -578,7 +633,8 @@ def test_attacks_are_held_in_time():
     slowest = (0.0, "")
     for response, gold in ATTACKS:
         start = time.perf_counter()
-        got = [reward.score(response, gold), reward.score(gold and rf"\boxed{{{gold}}}", response[:3000]) * 0]
+        got = [reward.score(response, gold), reward.score(gold and rf"\boxed{{{gold}}}",
+            response[:3000]) * 0]
         slowest = max(slowest, (time.perf_counter() - start, response[:60]))
         assert got == [0.0, 0.0], (response[:100], gold)
         assert reward.score(response, gold, strict=True) in (0.0, 1.0)
@@ -594,8 +650,9 @@ sys.path.insert(0, "tests")
 from test_reward import ATTACKS
 reward.score(r"\\\\boxed{\\\\sin 1}", "1")
 bad, on = [], True
-names = ("exec", "compile", "open", "os.system", "os.exec", "subprocess.Popen", "socket.connect", "os.remove", "import")
-sys.addaudithook(lambda event, args: bad.append((event, str(args)[:200])) if on and event in names else None)
+names = ("exec", "compile", "open", "os.system", "os.exec", "subprocess.Popen", "socket.connect",
+         "os.remove", "import")
+sys.addaudithook(lambda event, args: on and event in names and bad.append((event, str(args)[:200])))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for response, gold in ATTACKS:
     reward.score(response, gold, loose=True)
@@ -603,7 +660,8 @@ on = False
 assert not bad, bad[:5]
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True,
+        text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not (ROOT / "PWNED").exists()
 
@@ -614,19 +672,18 @@ def spell(tree, rng):
     """A random spelling of an expression tree: LaTeX or plain, reordered, spaced."""
     kind = tree[0]
     if kind == "number":
-        value = tree[1] * (1 if rng.random() < .8 else rng.choice((2, 3))) / 1
         scale = rng.choice((1, 1, 2, 3))
         top, bottom = tree[1].numerator * scale, tree[1].denominator * scale
         if bottom == scale == 1:
             return f"({top})" if top < 0 else str(top)
-        return rng.choice((rf"\frac{{{top}}}{{{bottom}}}", f"({top}/{bottom})", rf"\dfrac{{{top}}}{{{bottom}}}"))
+        return rng.choice((rf"\frac{{{top}}}{{{bottom}}}", f"({top}/{bottom})",
+        rf"\dfrac{{{top}}}{{{bottom}}}"))
     if kind == "name":
         return rng.choice((tree[1], "{" + tree[1] + "}", tree[1] + " "))
-    if kind == "root":
-        return rng.choice((r"\sqrt{%s}", "(%s)^{1/2}", "sqrt(%s)")) % spell(tree[1], rng)
     if kind == "square":
         inner = spell(tree[1], rng)
-        return rng.choice((f"({inner})^2", f"({inner})({inner})", f"({inner})^{{2}}", f"({inner})**2"))
+        return rng.choice((f"({inner})^2", f"({inner})({inner})", f"({inner})^{{2}}",
+        f"({inner})**2"))
     children = list(tree[1:])
     rng.shuffle(children)
     if kind == "add":
@@ -634,12 +691,16 @@ def spell(tree, rng):
     if len(children) == 2 and children[1][0] == "add" and rng.random() < .5:     # expand a(b + c)
         first, inner = children[0], children[1][1:]
         return "(" + "+".join(f"({spell(first, rng)})({spell(child, rng)})" for child in inner) + ")"
-    return "(" + rng.choice((r" \cdot ", "*", ")(")).join(spell(child, rng) for child in children) + ")"
+    return "(" + rng.choice((r" \cdot ", "*", ")(")).join(spell(child,
+    rng) for child in children) + ")"
 
 
-numbers = st.fractions(-20, 20, max_denominator=12).filter(bool).map(lambda value: ("number", value))
-trees = st.recursive(numbers | st.sampled_from("xyab").map(lambda name: ("name", name)), lambda inner: st.one_of(
-    st.tuples(st.sampled_from(("add", "multiply")), inner, inner), st.tuples(st.just("square"), inner)), max_leaves=6)
+numbers = st.fractions(-20, 20, max_denominator=12).filter(bool).map(lambda value: ("number",
+    value))
+trees = st.recursive(numbers | st.sampled_from("xyab").map(lambda name: ("name", name)),
+    lambda inner: st.one_of(
+    st.tuples(st.sampled_from(("add", "multiply")), inner, inner), st.tuples(st.just("square"),
+        inner)), max_leaves=6)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -664,13 +725,15 @@ def test_decimals_against_fractions(value):
     """A tolerance that is too wide or too narrow, or that reaches an integer."""
     decimal = f"{float(value):.9g}"
     if "e" not in decimal:
-        assert reward.equal(decimal, str(value)) or value.denominator == 1 or float(decimal).is_integer()
+        assert reward.equal(decimal,
+            str(value)) or value.denominator == 1 or float(decimal).is_integer()
     off = f"{float(value) * 1.00001:.12f}"
     assert not value or not reward.equal(off, str(value))
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(st.text(st.sampled_from(r"\{}()[]^_,.:;|&%$!=<>+-*/ 0123456789xyabei") | st.characters(), max_size=60), st.text(max_size=20))
+@given(st.text(st.sampled_from(r"\{}()[]^_,.:;|&%$!=<>+-*/ 0123456789xyabei") | st.characters(),
+    max_size=60), st.text(max_size=20))
 def test_any_text_gets_a_verdict(predicted, gold):
     """An exception out of the grader."""
     assert reward.score(rf"\boxed{{{predicted}}}", gold) in (0.0, 1.0)
@@ -694,8 +757,10 @@ def test_speed():
 
 def test_import_is_quick_and_light():
     """An import of torch or sympy, or work at import time."""
-    program = "import time; t = time.time(); import reward, sys; print(time.time() - t, 'sympy' in sys.modules, 'torch' in sys.modules)"
-    seconds, sympy, torch = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    program = ("import sys, time; start = time.time(); import reward; "
+               "print(time.time() - start, 'sympy' in sys.modules, 'torch' in sys.modules)")
+    seconds, sympy, torch = subprocess.run([sys.executable, "-c", program], cwd=ROOT,
+        capture_output=True, text=True).stdout.split()
     assert float(seconds) < 1.0 and (sympy, torch) == ("False", "False")
 
 
@@ -716,7 +781,8 @@ def workers_of_this_process():
     found = []
     for pid in pids:
         try:
-            status, command = Path(f"/proc/{pid}/status").read_text(), Path(f"/proc/{pid}/cmdline").read_text()
+            status = Path(f"/proc/{pid}/status").read_text()
+            command = Path(f"/proc/{pid}/cmdline").read_text()
         except OSError:
             continue
         if f"PPid:\t{os.getpid()}\n" in status and "--worker" in command:
@@ -725,7 +791,8 @@ def workers_of_this_process():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers in /proc")
-@pytest.mark.parametrize("sent, reason", [(signal.SIGKILL, "crashed"), (signal.SIGSTOP, "timed out")])
+@pytest.mark.parametrize("sent, reason", [(signal.SIGKILL, "crashed"), (signal.SIGSTOP,
+    "timed out")])
 def test_a_lost_worker_costs_one_answer(sent, reason):
     """A killed or hanging worker that raises, blocks, or takes other answers with it."""
     count = 4000
@@ -746,21 +813,26 @@ def test_counts_and_lengths():
     counts = {}
     responses = [r"\boxed{1}", r"\boxed{2}", r"\boxed{((}", r"\boxed{1", r"\boxed{}", "1"]
     assert reward.score_batch(responses, ["1"] * 6, counts) == [1.0, 0, 0, 0, 0, 0]
-    assert counts == {key: 1 for key in ("right", "wrong", "unparsable", "truncated", "empty box", "no answer")}
+    assert counts == {key: 1 for key in ("right", "wrong", "unparsable", "truncated", "empty box",
+        "no answer")}
     with pytest.raises(ValueError, match="2 responses but 1"):
         reward.score_batch(["1", "2"], ["1"])
 
 
 def test_parses():
     """A gold that nothing but its own text can match, and that no one hears of."""
-    assert all(map(reward.parses, ("42", r"\frac12", r"\text{east}", "(1,2)", "B", r"\begin{pmatrix}1\2\end{pmatrix}")))
+    assert all(map(reward.parses, ("42", r"\frac12", r"\text{east}", "(1,2)", "B",
+        r"\begin{pmatrix}1\2\end{pmatrix}")))
     assert not any(map(reward.parses, ("", "((", r"\frac{1}", r"\foo")))
 
 
 @pytest.mark.parametrize("predicted, gold, right", [
-    (r"\frac12", r"\frac{1}{2}", True), ("1/2", r"\frac{1}{2}", True), ("0.5", r"\frac{1}{2}", True), ("1,000", "1000", False),
-    ("0.25", "1/4", False), ("3+2x", "2x+3", False), (r"\sqrt2", r"\sqrt{2}", True), ("x=5", "5", True), (r"\tfrac34", r"\frac34", True),
-    (r"10\%", "10", True), (r"5\text{ cm}", "5", True), (r"30^\circ", "30", True), (".5", "0.5", True), ("long=5", "5", False),
+    (r"\frac12", r"\frac{1}{2}", True), ("1/2", r"\frac{1}{2}", True), ("0.5", r"\frac{1}{2}",
+    True), ("1,000", "1000", False),
+    ("0.25", "1/4", False), ("3+2x", "2x+3", False), (r"\sqrt2", r"\sqrt{2}", True), ("x=5", "5",
+    True), (r"\tfrac34", r"\frac34", True),
+    (r"10\%", "10", True), (r"5\text{ cm}", "5", True), (r"30^\circ", "30", True), (".5", "0.5",
+    True), ("long=5", "5", False),
     (r"\left( 1, 2 \right)", "(1,2)", True), (r"\$5", "5", True), ("A", "B", False)])
 def test_strict(predicted, gold, right):
     """Strict mode that is more generous, or less, than the string rules it is to reproduce."""
@@ -770,7 +842,8 @@ def test_strict(predicted, gold, right):
 
 def test_command_line():
     """An explanation that leaves out the extraction, a reading, or the verdict; a demo that fails."""
-    run = lambda *args: subprocess.run([sys.executable, "reward.py", *args], cwd=ROOT, capture_output=True, text=True)
+    run = lambda *args: subprocess.run([sys.executable, "reward.py", *args], cwd=ROOT,
+    capture_output=True, text=True)
     shown = run(r"so \boxed{0.5}", "1/2").stdout
     assert "'0.5'" in shown and "ground truth" in shown and "right (same value)" in shown
     assert "not right (truncated)" in run(r"\boxed{5", "5").stdout
@@ -781,8 +854,10 @@ def test_command_line():
 # ---- golds ---------------------------------------------------------------------------------------
 
 DATA = os.environ.get("DSRL_DATA")
-MADE_UP = ["7", "-3", r"\frac{3}{8}", r"2\sqrt{5}", "(3,-4)", r"[0,\infty)", r"\text{Tuesday}", r"{(C)}", "x^2+1", "120^\\circ", "1,250",
-           r"3\pm\sqrt{7}", r"\begin{pmatrix}2\-1\end{pmatrix}", "y=4x-1", "5:3", "1011_2", r"40\%", "6\\text{ cm}", "2.50", r"\{1,4\}"]
+MADE_UP = ["7", "-3", r"\frac{3}{8}", r"2\sqrt{5}", "(3,-4)", r"[0,\infty)", r"\text{Tuesday}",
+    r"{(C)}", "x^2+1", "120^\\circ", "1,250",
+           r"3\pm\sqrt{7}", r"\begin{pmatrix}2\-1\end{pmatrix}", "y=4x-1", "5:3", "1011_2",
+           r"40\%", "6\\text{ cm}", "2.50", r"\{1,4\}"]
 
 
 def last_box(text):
@@ -805,7 +880,8 @@ def real_golds():
     for name in ("aime24", "amc23", "olympiadbench", "minerva", "gsm8k_test", "gsm8k_train"):
         for line in open(Path(DATA) / f"{name}.jsonl", encoding="utf-8"):
             row = json.loads(line)
-            golds |= ({last_box(row["solution"])} if name == "minerva" else set(map(str, row["final_answer"]))
+            golds |= ({last_box(row["solution"])} if name == "minerva" else set(map(str,
+                row["final_answer"]))
                       if "final_answer" in row else {str(row["answer"]).split("####")[-1].strip()})
     return sorted(golds)
 
