@@ -114,13 +114,14 @@ def head_dim(config):
 
 def rope_frequencies(config):
     """(E/2,) inverse frequencies and the factor on cos and sin, by `config.rope_parameters`."""
-    kind = config.rope_parameters["rope_type"]
-    if kind == "default":
-        exponent = torch.arange(0, head_dim(config), 2, dtype=torch.float32) / head_dim(config)
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponent, 1.0
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # linear, llama3, yarn
 
-    return ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    kind, cpu = config.rope_parameters["rope_type"], torch.device("cpu")
+    with cpu:  # also where the model is made on "meta", as `load_model` does
+        if kind != "default":
+            return ROPE_INIT_FUNCTIONS[kind](config, cpu)
+        exponent = torch.arange(0, head_dim(config), 2, dtype=torch.float32) / head_dim(config)
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponent, 1.0
 
 
 def rotate(x, cos, sin):
@@ -654,7 +655,6 @@ def load_model(name, dtype=torch.float32, device="cpu"):
     with torch.device("meta"):
         model = CausalLM(config).to(dtype)
     model.to_empty(device=device)
-    model.inverse_frequencies, model.rope_factor = rope_frequencies(config)  # was made on "meta"
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     fill_parameters(model, folder)

@@ -163,8 +163,9 @@ def parse_args(argv):
     preset = given.get("preset") or ("tiny" if tiny else "small")
     config = {"data": "tiny" if tiny else "math", "preset": preset} | PRESETS[preset] | given
     objective = OBJECTIVES.get(config.get("variant"))
-    if objective or config.get("variant") == "joint":  # only dsrl has two phases: the others are one
-        config["prerl_steps"] = config["steps"] if objective and objective.space == "marginal" else 0
+    if config.get("variant", "dsrl") != "dsrl":  # only dsrl has two phases, the others have one
+        marginal = objective and objective.space == "marginal"
+        config["prerl_steps"] = config["steps"] if marginal else 0
     return Config(**config)
 
 

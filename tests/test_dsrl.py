@@ -270,10 +270,10 @@ def test_prompts_are_a_shuffled_pass(world):
 def test_training_raises_the_reward(world, tmp_path):
     """Bug: a sign error anywhere between reward and weights. The reward is to answer 1, whatever the question."""
     (tmp_path / "mine.py").write_text("def one(problem, response):\n    return float(response.rstrip().endswith('{1}.'))\n")
-    options = ("--variant", "grpo", "--steps", "25", "--prompts-per-step", "8", "--group-size", "8", "--save-every", "25")
+    options = ("--variant", "grpo", "--steps", "12", "--prompts-per-step", "8", "--group-size", "8", "--save-every", "12")
     assert dsrl.main(arguments(world, tmp_path / "a", "--reward", f"{tmp_path}/mine.py:one", *options)) == 0
     rewards = [record["reward"] for record in updates(tmp_path / "a")]
-    assert sum(rewards[:3]) / 3 < 0.5 and sum(rewards[-3:]) / 3 > 0.7, rewards
+    assert sum(rewards[-3:]) / 3 > rewards[0] + 0.3, rewards
 
 
 def test_json_config_reproduces_the_run(world, tmp_path):

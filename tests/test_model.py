@@ -1,0 +1,552 @@
+"""model.py against transformers (the network, files) and float64 (token log-probs, both back ends).
+
+Without CUDA the Triton kernels run in Triton's interpreter, which rounds a bf16 store toward zero.
+DSRL_REAL_MODEL=folder adds the test on a real checkpoint.
+
+    python -m pytest tests/test_model.py
+"""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+import model as M
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SIZES = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
+SIZES |= dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)
+SIZES |= dict(bos_token_id=0, eos_token_id=1, pad_token_id=None)
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0}
+LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32}
+FAMILIES = {
+    "qwen2 tied": (Qwen2Config, dict(tie_word_embeddings=True)),
+    "qwen2 untied": (Qwen2Config, dict(tie_word_embeddings=False)),
+    "qwen2 yarn": (Qwen2Config, dict(rope_parameters=YARN, tie_word_embeddings=True)),
+    "qwen3 tied": (Qwen3Config, dict(head_dim=16, tie_word_embeddings=True)),
+    "qwen3 yarn bias": (Qwen3Config, dict(head_dim=16, rope_parameters=YARN, attention_bias=True)),
+    "llama": (LlamaConfig, dict(num_key_value_heads=4)),
+    "llama llama3 tied": (LlamaConfig, dict(rope_parameters=LLAMA3, tie_word_embeddings=True)),
+    "llama linear biases": (
+        LlamaConfig,
+        dict(rope_parameters=LINEAR, attention_bias=True, mlp_bias=True),
+    ),
+    "mistral": (MistralConfig, dict(head_dim=16, sliding_window=None, rms_norm_eps=1e-5)),
+}
+CHAT = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
+
+
+def config_of(family):
+    kind, overrides = FAMILIES[family]
+    return kind(**{**SIZES, **overrides})
+
+
+def oracle_of(config, seed=0):
+    """transformers' model of random weights, large enough that biases, norms and every head matter."""
+    torch.manual_seed(seed)
+    oracle = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for name, parameter in oracle.named_parameters():
+        parameter.data.normal_(mean=1.0 if "norm" in name else 0.0, std=0.3)
+    return oracle.requires_grad_(False)
+
+
+def tokenizer_of(eos="</s>"):
+    words = {"<s>": 0, "</s>": 1, "<unk>": 2, "<user>": 3, "two": 4, "and": 5, "three": 6, "<end>": 7}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = dict(bos_token="<s>", eos_token=eos, unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT, **special)
+
+
+def write(oracle, folder, **options):
+    oracle.save_pretrained(folder, **options)
+    tokenizer_of().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(oracle_of(config_of("qwen2 untied")), tmp_path / "checkpoint")
+
+
+def both(family, tmp_path):
+    oracle = oracle_of(config_of(family))
+    model, _ = M.load_model(str(write(oracle, tmp_path / "checkpoint")))
+    return oracle, model.requires_grad_(False)
+
+
+def random_ids(*shape):
+    return torch.randint(2, 61, shape, generator=torch.Generator().manual_seed(3))
+
+
+def greedy(model, ids, count):
+    """Continuation of ids (T,) by the cache: the prompt packed into row 1 of two, then token by token."""
+    cache = M.KVCache(model.config, 2, len(ids) + count)
+    rows = {"row_lengths": [3, len(ids)], "cache_rows": torch.tensor([0, 1])}
+    hidden = model(torch.cat([ids[:3], ids])[None], kv_cache=cache, **rows)[:, -1:]
+    tokens = []
+    for _ in range(count):
+        tokens.append(int(model.lm_head(hidden)[-1, -1].argmax()))
+        hidden = model(torch.tensor([[5], [tokens[-1]]]), kv_cache=cache)
+    return tokens
+
+
+# --------------------------------------------------------------------------------------------------
+# The network
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_and_greedy_tokens_equal_transformers(family, tmp_path):
+    """Bug: any slip in a family's switches: rope scaling, biases, q/k norm, head size, tied head."""
+    oracle, model = both(family, tmp_path)
+    ids = random_ids(3, 96)  # past the 32 original positions of yarn and llama3
+    expected = oracle(ids).logits
+    assert expected.std() > 0.5  # a comparison of near-zeros would show nothing
+    assert (model.lm_head(model(ids)) - expected).abs().max() < 1e-4
+    options = dict(do_sample=False, max_new_tokens=64, min_new_tokens=64)
+    continued = oracle.generate(ids[:1, :20], eos_token_id=None, **options)[0, 20:]
+    assert greedy(model, ids[0, :20], 64) == continued.tolist()
+
+
+@pytest.mark.parametrize("family", ["qwen2 tied", "qwen3 yarn bias", "llama linear biases"])
+def test_packed_padded_and_reordered_rows_equal_rows_alone(family, tmp_path):
+    """Bug: attention or positions that cross the border of a row, or depend on the place in a batch."""
+    _, model = both(family, tmp_path)
+    rows = [random_ids(9), random_ids(31)[20:], random_ids(1)]
+    alone = [model(row[None])[0] for row in rows]
+    for order in ([0, 1, 2], [2, 0, 1]):
+        stream, lengths = torch.cat([rows[i] for i in order])[None], [len(rows[i]) for i in order]
+        packed = model(stream, row_lengths=lengths)[0]
+        torch.testing.assert_close(packed, torch.cat([alone[i] for i in order]), rtol=0, atol=2e-5)
+    padded = torch.zeros(2, 15, dtype=torch.int64)  # pads on the right, which causal rows never see
+    padded[0, :11], padded[1, :9] = rows[1], rows[0]
+    hidden = model(padded)
+    torch.testing.assert_close(hidden[0, :11], alone[1], rtol=0, atol=2e-5)
+    torch.testing.assert_close(hidden[1, :9], alone[0], rtol=0, atol=2e-5)
+
+
+def test_checkpointed_activations_give_the_same_gradient():
+    """Bug: a recomputed layer that sees other inputs, or another chunk of the packed stream."""
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = M.CausalLM(config_of("qwen3 tied"))
+        model.checkpoint_activations = recompute
+        model(random_ids(1, 12), row_lengths=[5, 7]).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, rtol=0, atol=0)
+
+
+def test_fused_projections_follow_the_weights():
+    """Bug: a side-by-side copy that goes stale when the optimizer, a load or a move changes weights."""
+    model = M.CausalLM(config_of("llama")).requires_grad_(False)
+    ids, projection = random_ids(1, 6), model.model.layers[0].self_attn.k_proj
+    before = model(ids)
+    projection.weight.add_(1.0)
+    in_place = model(ids)
+    assert not torch.allclose(before, in_place)
+    projection.weight.data = projection.weight.data - 1.0  # new storage, as a move to a device makes
+    torch.testing.assert_close(model(ids), before, rtol=0, atol=1e-5)
+
+
+def test_fused_projections_of_neighbouring_storages():
+    """Bug: two allocations that happen to touch, taken for one; a view cannot span them."""
+    memory = torch.arange(24.0).numpy()
+    layers = [M.Linear(4, 3, bias=False).requires_grad_(False) for _ in range(2)]
+    for layer, part in zip(layers, (memory[:12], memory[12:]), strict=True):
+        layer.weight.data = torch.from_numpy(part).view(3, 4)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(M.fused_linear(x, layers), x @ torch.arange(24.0).view(6, 4).T)
+
+
+# --------------------------------------------------------------------------------------------------
+# The cache
+
+
+def test_cache_rows_of_different_lengths(tmp_path):
+    """Bug: one length for all rows; a step that writes at, or sees up to, a neighbour's position."""
+    _, model = both("qwen3 tied", tmp_path)
+    rows, cache = [random_ids(4), random_ids(9)], M.KVCache(model.config, 2, 16)
+    model(torch.cat(rows)[None], row_lengths=[4, 9], kv_cache=cache, cache_rows=torch.tensor([0, 1]))
+    assert cache.lengths.tolist() == [4, 9]
+    new = random_ids(2, 3)  # three tokens at once, the later ones must not be seen by the earlier
+    hidden = model(new, kv_cache=cache)
+    assert cache.lengths.tolist() == [7, 12]
+    for row in range(2):
+        alone = model(torch.cat([rows[row], new[row]])[None])[0, -3:]
+        torch.testing.assert_close(hidden[row], alone, rtol=0, atol=2e-5)
+
+
+def test_copied_and_refilled_rows_never_read_stale_tokens(tmp_path):
+    """Bug: a copy that forgets a layer, the values or the length; slots past a length that weigh in."""
+    _, model = both("llama", tmp_path)
+    cache = M.KVCache(model.config, 3, 16)
+    cache.keys.fill_(50.0)  # whatever an earlier, longer row left behind
+    cache.values.fill_(1e4)
+    first, second = random_ids(7), random_ids(12)[7:]
+    model(first[None], row_lengths=[7], kv_cache=cache, cache_rows=torch.tensor([2]))
+    cache.copy_rows([2, 2], [0, 1], 7)
+    model(second[None], row_lengths=[5], kv_cache=cache, cache_rows=torch.tensor([1]))
+    assert cache.lengths.tolist() == [7, 5, 7]
+    cache.limit = 9  # no row is longer: what lies beyond is not even multiplied
+    new = random_ids(3, 1)
+    hidden = model(new, kv_cache=cache)
+    for row, tokens in enumerate([first, second, first]):
+        alone = model(torch.cat([tokens, new[row]])[None])[0, -1:]
+        torch.testing.assert_close(hidden[row], alone, rtol=0, atol=2e-5)
+
+
+def test_bytes_per_token_is_what_the_cache_takes():
+    """Bug: a forgotten factor, so that the sampler fills the memory or leaves most of it unused."""
+    config = config_of("qwen3 tied")
+    cache = M.KVCache(config, 3, 10, torch.bfloat16)
+    found = cache.keys.nbytes + cache.values.nbytes
+    assert found == 3 * 10 * M.KVCache.bytes_per_token(config, torch.bfloat16)
+
+
+# --------------------------------------------------------------------------------------------------
+# Files
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+NORM = "model.norm.weight"
+BROKEN = {
+    "missing": (lambda f: edit_tensors(f, lambda t: t.pop(NORM)), "lacks 1 tensors, first model.norm"),
+    "extra": (lambda f: edit_tensors(f, lambda t: t.update(odd=torch.ones(2))), "has odd, for which"),
+    "misshapen": (lambda f: edit_tensors(f, lambda t: t.update({NORM: torch.ones(1)})), r"shape \(1,\)"),
+    "cut short": (
+        lambda f: os.truncate(f / "model.safetensors", 9_000),
+        "damaged or cut short",
+    ),
+    "empty": (lambda f: os.truncate(f / "model.safetensors", 0), "damaged or cut short"),
+    "no tensors": (lambda f: (f / "model.safetensors").unlink(), r"has no model\*.safetensors"),
+    "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
+    "broken config": (lambda f: os.truncate(f / "config.json", 40), "config.json cannot be read"),
+    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("token*")], "has no tokenizer"),
+    "untied by config": (lambda f: edit_tensors(f, lambda t: t.pop("lm_head.weight")), "lm_head.weight"),
+}
+REFUSED = {
+    "moe": (dict(model_type="qwen3_moe"), "model_type 'qwen3_moe'"),
+    "other family": (dict(model_type="gemma2"), "model_type 'gemma2'"),
+    "qwen window": (
+        dict(use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=None),
+        "sliding-window",
+    ),
+    "mistral window": (dict(model_type="mistral", sliding_window=8), "sliding-window"),
+    "quantised": (dict(quantization_config={"quant_method": "awq", "bits": 4}), "quantised"),
+    "dynamic rope": (
+        dict(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+        "rope type 'dynamic'",
+    ),
+    "activation": (dict(hidden_act="gelu"), "activation 'gelu'"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_folders_are_named(fault, folder):
+    """Bug: a tensor left at its random start, or cut off, without a word."""
+    breaks, message = BROKEN[fault]
+    breaks(folder)
+    with pytest.raises(ValueError, match=message):
+        M.load_model(str(folder))
+
+
+@pytest.mark.parametrize("feature", REFUSED)
+def test_unsupported_features_are_refused(feature, folder):
+    """Bug: a model run with a feature left out, so that its numbers are wrong."""
+    changes, message = REFUSED[feature]
+    edit_config(folder, **changes)
+    with pytest.raises(ValueError, match=f"not supported: {message}"):
+        M.load_model(str(folder))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sharded_and_half_precision_files(dtype, tmp_path):
+    """Bug: only the first shard read; half-precision weights rounded again on their way to fp32."""
+    oracle = oracle_of(config_of("qwen2 untied")).to(dtype)
+    folder = write(oracle, tmp_path / "checkpoint", max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    model, _ = M.load_model(str(folder))
+    for name, parameter in oracle.named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter.float()), name
+    next(folder.glob("model-*.safetensors")).unlink()
+    with pytest.raises(ValueError, match="lacks"):
+        M.load_model(str(folder))
+
+
+def test_constants_of_old_files_and_a_second_name_of_the_tied_head(tmp_path):
+    """Bug: old Llama files (rotary constants) or files that store a tied head twice are refused."""
+    folder = write(oracle_of(config_of("qwen2 tied")), tmp_path / "checkpoint")
+    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    edit_tensors(folder, lambda t: t.update(old, **{"lm_head.weight": torch.zeros(61, 32)}))
+    model, _ = M.load_model(str(folder))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.lm_head.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize("stated, expected", [([1, 5], (1, 5, 7)), (5, (5, 7)), (None, (7,))])
+def test_every_end_token_counts(stated, expected, folder):
+    """Bug: only the tokenizer's EOS, or only the first of the list, ends a response."""
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
+    tokenizer_of(eos="<end>").save_pretrained(folder)
+    assert M.load_model(str(folder))[0].eos_ids == expected
+
+
+@pytest.mark.parametrize("family", ["qwen2 tied", "qwen3 yarn bias", "llama llama3 tied", "mistral"])
+def test_saved_folders_load_everywhere_and_change_nothing(family, tmp_path):
+    """Bug: a tied head stored wrongly, projections that share storage, a lost template or rope."""
+    oracle, model = both(family, tmp_path)
+    tokenizer, ids, copy = tokenizer_of(), random_ids(1, 50), tmp_path / "copy"
+    logits = model.lm_head(model(ids))  # lays the projections side by side
+    M.save_model(model, tokenizer, copy)
+    loaded, reloaded_tokenizer = M.load_model(str(copy))
+    for name, parameter in oracle.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), parameter), name
+    theirs = AutoModelForCausalLM.from_pretrained(copy)
+    assert type(theirs) is type(oracle)
+    assert (theirs(ids).logits - logits).abs().max() < 1e-4
+    messages = [{"role": "user", "content": "two and three"}]
+    for found in (reloaded_tokenizer, AutoTokenizer.from_pretrained(copy)):
+        assert found.apply_chat_template(messages, tokenize=False) == "<user> two and three "
+        assert found("two and").input_ids == tokenizer("two and").input_ids
+    assert theirs.generation_config.eos_token_id == list(model.eos_ids) == [1]
+
+
+def test_names(tmp_path):
+    """Bug: a short name that resolves to a look-alike; a typo that goes to the hub."""
+    assert M.resolve_model("Qwen2.5-1.5B") == "Qwen/Qwen2.5-1.5B"
+    assert M.resolve_model("Llama-3.2-1B-Instruct") == "meta-llama/Llama-3.2-1B-Instruct"
+    assert M.resolve_model("SmolLM2-135M-Instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert M.resolve_model("owner/name") == "owner/name"
+    assert M.resolve_model(str(tmp_path)) == str(tmp_path)
+    for name in ("Qwen2.5-2B", "./missing/folder", "qwen"):
+        with pytest.raises(ValueError, match="SmolLM2-135M"):
+            M.resolve_model(name)
+
+
+@pytest.mark.skipif("DSRL_REAL_MODEL" not in os.environ, reason="DSRL_REAL_MODEL names no folder")
+def test_real_checkpoint(tmp_path):
+    """Bug: what random weights do not show: real scales, a real tokenizer, a real config."""
+    folder = os.environ["DSRL_REAL_MODEL"]
+    model, tokenizer = M.load_model(folder)
+    model.requires_grad_(False)
+    oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    text = "The sum of the first five odd numbers is 25, because 1 + 3 + 5 + 7 + 9 ="
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert (model.lm_head(model(ids)) - oracle(ids).logits).abs().max() < 1e-4
+        options = dict(do_sample=False, max_new_tokens=64, min_new_tokens=64)
+        continued = oracle.generate(ids, eos_token_id=None, **options)[0, ids.shape[1] :]
+    assert greedy(model, ids[0], 64) == continued.tolist()
+    M.save_model(model, tokenizer, tmp_path)
+    for (name, saved), ours in zip(M.load_model(tmp_path)[0].named_parameters(), model.parameters()):
+        assert torch.equal(saved, ours), name
+
+
+# --------------------------------------------------------------------------------------------------
+# Token log-probs
+
+
+@pytest.fixture(params=["torch", "triton"])
+def backend(request, monkeypatch):
+    """Run the last layer with the torch code on the CPU, or with the kernels (interpreted, or on CUDA)."""
+    if request.param == "torch":
+        return "cpu"
+    pytest.importorskip("triton", reason="triton is not installed: macOS has none")
+    if DEVICE == "cpu":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when a kernel is defined
+        M.triton_kernels.cache_clear()
+        request.addfinalizer(M.triton_kernels.cache_clear)
+    monkeypatch.setattr(M, "score_logits", M.triton_score_logits)
+    monkeypatch.setattr(M, "logits_gradient_", M.triton_logits_gradient_)
+    return DEVICE
+
+
+def head_inputs(n, d, v, device, dtype=torch.float32):
+    torch.manual_seed(n + v)
+    hidden = torch.randn(n, d, device=device).to(dtype)
+    weight = torch.randn(v, d, device=device) * 3 / d**0.5  # logits of deviation 3
+    targets = torch.randint(v, (n,), device=device)
+    if n > 1:
+        targets[0], targets[1] = 0, v - 1
+    return hidden, weight, targets, torch.randn(n, device=device)
+
+
+def float64_oracle(hidden, weight, targets, coefficients, temperature):
+    """Log-probs, entropy, and the gradients of sum c log P, by autograd over full float64 logits."""
+    hidden, weight = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    log_p = torch.log_softmax(hidden @ weight.T / temperature, -1)
+    logprobs = log_p.gather(1, targets[:, None])[:, 0]
+    (logprobs * coefficients).sum().backward()
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    return [tensor.detach() for tensor in (logprobs, entropy, hidden.grad, weight.grad)]
+
+
+def fused(hidden, weight, targets, coefficients, temperature=1.0):
+    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    options = (targets, lambda _, chunk: coefficients[chunk], temperature)
+    logprobs, entropy = M.backward_logprobs(hidden, weight, *options)
+    return logprobs, entropy, hidden.grad, weight.grad
+
+
+SHAPES = [(0, 4, 9), (1, 8, 5003), (5, 3, 1), (7, 16, 64), (13, 16, 4097)]  # N, D, V
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_log_probs_and_gradients_equal_float64(shape, temperature, backend, monkeypatch):
+    """Bug: the last columns or the last chunk lost, a temperature left out of value or gradient."""
+    monkeypatch.setattr(M, "LOGITS_PER_CHUNK", {"cpu": 3 * shape[2], "cuda": 3 * shape[2]})
+    monkeypatch.setattr(M, "LOGITS_IN_CACHE", 2 * shape[2])
+    inputs = head_inputs(*shape, backend)
+    expected = float64_oracle(*inputs, temperature)
+    hidden, weight = inputs[0].clone().requires_grad_(), inputs[1].clone().requires_grad_()
+    logprobs = M.token_logprobs(hidden, weight, inputs[2], temperature)
+    (logprobs * inputs[3]).sum().backward()
+    entropy = expected[1].float()
+    for found in ((logprobs, entropy, hidden.grad, weight.grad), fused(*inputs, temperature)):
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours.double(), theirs, rtol=2e-6, atol=5e-6)
+    reference = M.token_logprobs_reference(*inputs[:3], temperature)
+    torch.testing.assert_close(reference.double(), expected[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_logits(dtype, backend):
+    """Bug: sums, differences or exponentials in half precision (errors of 1e-2), or a bf16 head sum.
+
+    Given the same logits the log-prob is good to fp32; the gradient is rounded once, as it is stored
+    (to nearest: 2^-9 for bf16; the interpreter truncates: 2^-8).
+    """
+    torch.manual_seed(0)
+    logits = (torch.randn(9, 5003, device=backend) * 4).to(dtype)
+    targets, coefficients = torch.randint(5003, (9,), device=backend), torch.randn(9, device=backend)
+    log_p = logits.double().log_softmax(-1)
+    logprobs, logsumexp, entropy = M.score_logits(logits, targets)
+    exact = log_p.gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(logprobs.double(), exact, rtol=0, atol=5e-6)
+    torch.testing.assert_close(entropy.double(), -(log_p.exp() * log_p).sum(-1), rtol=0, atol=5e-6)
+    onehot = torch.nn.functional.one_hot(targets, 5003)
+    exact = coefficients[:, None].double() * (onehot - log_p.exp())
+    found = M.logits_gradient_(logits, targets, logsumexp, coefficients).double()
+    torch.testing.assert_close(found, exact, rtol=2**-7.9, atol=1e-7)
+
+    hidden, weight, targets, coefficients = head_inputs(40, 32, 300, backend, dtype)
+    expected = float64_oracle(hidden, weight.to(dtype), targets, coefficients, 1.0)
+    for ours, theirs in zip(fused(hidden, weight, targets, coefficients)[2:], expected[2:], strict=True):
+        cosine = torch.cosine_similarity(ours.double().flatten(), theirs.flatten(), dim=0)
+        assert cosine > 0.9999, cosine
+
+
+def test_hostile_rows(backend):
+    """Bug: NaN from -inf - -inf or 0 * -inf; overflow of exp at 1e4; a huge logit in the last block."""
+    inf, v = torch.inf, 5003
+    logits, targets = torch.zeros(8, v, device=backend), torch.full((8,), 7, device=backend)
+    logits[0] = -inf  # nothing is possible
+    logits[1, :4500] = -inf  # the first blocks and the target are impossible
+    logits[2, 7:] = -inf  # the target is impossible, and all that follow
+    logits[3, 7] = 1e4  # certain
+    logits[4, v - 1] = 1e4  # certain to be another
+    logits[5] = 1e4  # all equal, far from 0
+    logits[6] = -1e4
+    logits[7] = torch.finfo(torch.float32).min / 4  # how some codes mask
+    logprobs, logsumexp, entropy = M.score_logits(logits, targets)
+    equal = -torch.tensor(float(v)).log().item()
+    expected = torch.tensor([-inf, -inf, -inf, 0.0, -1e4, equal, equal, equal])
+    torch.testing.assert_close(logprobs.cpu(), expected, rtol=1e-6, atol=1e-6)
+    few, seven = torch.tensor(503.0).log().item(), torch.tensor(7.0).log().item()
+    expected = torch.tensor([0.0, few, seven, 0.0, 0.0, -equal, -equal, -equal])
+    torch.testing.assert_close(entropy.cpu(), expected, rtol=1e-6, atol=1e-6)
+
+    exact = torch.softmax(logits[:7].double(), -1)
+    exact[0] = torch.nn.functional.one_hot(targets[:1], v)[0]  # so that its gradient is 0
+    exact = 2.0 * (torch.nn.functional.one_hot(targets[:7], v) - exact)
+    found = M.logits_gradient_(logits, targets, logsumexp, torch.full((8,), 2.0, device=backend))
+    assert bool(found.isfinite().all())
+    torch.testing.assert_close(found[:7].double(), exact, rtol=0, atol=2e-4)  # 1e4 leaves 5e-4 to fp32
+
+
+def test_nan_is_not_hidden(backend):
+    """Bug: a broken model that looks healthy because a maximum skips NaN."""
+    logits, targets = torch.zeros(2, 5003, device=backend), torch.zeros(2, dtype=torch.int64, device=backend)
+    logits[0, 5002], logits[1, 10] = torch.nan, torch.inf
+    logprobs, _, entropy = M.score_logits(logits, targets)
+    assert bool(logprobs.isnan().all()) and bool(entropy.isnan().all())
+
+
+def test_coefficients_may_depend_on_the_logprob(backend, monkeypatch):
+    """Bug: coefficients of another chunk, or of log-probs not yet computed."""
+    monkeypatch.setattr(M, "LOGITS_PER_CHUNK", {"cpu": 4 * 50, "cuda": 4 * 50})
+    hidden, weight, targets, advantages = head_inputs(11, 8, 50, backend)
+    weight.requires_grad_()
+    leaf = hidden.clone().requires_grad_()
+    surrogate = M.token_logprobs(leaf, weight, targets).exp() * advantages
+    expected = torch.autograd.grad(surrogate.sum(), (leaf, weight))
+    hidden.requires_grad_()
+    options = (targets, lambda logprobs, chunk: logprobs.exp() * advantages[chunk])
+    for times in (1.0, 2.0):  # the second call adds to what the first left
+        M.backward_logprobs(hidden, weight, *options)
+        for found, once in zip((hidden.grad, weight.grad), expected, strict=True):
+            torch.testing.assert_close(found, times * once, rtol=1e-5, atol=1e-6)
+
+
+class LargestTensor(TorchDispatchMode):
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return out
+
+
+def test_no_tensor_of_all_logits_and_no_wasted_product(monkeypatch):
+    """Bug: the (N, V) logits of a batch come into being; the fused pass computes a product twice."""
+    n, d, v = 64, 8, 500
+    monkeypatch.setattr(M, "LOGITS_PER_CHUNK", {"cpu": 10 * v})
+    inputs = head_inputs(n, d, v, "cpu")
+    with LargestTensor() as seen, FlopCounterMode(display=False) as flops:
+        fused(*inputs)
+    assert seen.largest == 10 * v and flops.get_total_flops() == 6 * n * d * v
+    with LargestTensor() as seen, FlopCounterMode(display=False) as flops:
+        M.token_logprobs(inputs[0].requires_grad_(), inputs[1].requires_grad_(), inputs[2]).sum().backward()
+    assert seen.largest == 10 * v and flops.get_total_flops() == 8 * n * d * v
+
+
+def test_bad_arguments_are_named():
+    """Bug: an id beyond the vocabulary reads other memory on a GPU; temperature 0 gives NaN."""
+    hidden, weight, targets, _ = head_inputs(3, 4, 9, "cpu")
+    for bad in (torch.tensor([0, 9, 1]), torch.tensor([0, -100, 1])):
+        with pytest.raises(ValueError, match=r"target ids run from .* the head has 9 rows"):
+            M.token_logprobs(hidden, weight, bad)
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"temperature {temperature}"):
+            M.token_logprobs(hidden, weight, targets, temperature)
