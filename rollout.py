@@ -394,8 +394,7 @@ def check_arguments(
     if eos_ids is None:
         advice = "give the ids that end a response, or () to sample up to the limit"
         raise ValueError(f"eos_ids is None: {advice}")
-    pairs = zip(prompt_ids, limits[::group_size], strict=True)
-    longest = max(len(prompt_ids[row // group_size]) + limit for ids, limit in pairs)
+    longest = max(len(prompt_ids[row // group_size]) + n for row, n in enumerate(limits))
     if longest > model.max_positions:
         positions = f"the model has {model.max_positions} positions"
         raise ValueError(f"prompt and response may reach {longest} tokens, {positions}")
