@@ -94,7 +94,7 @@ def read_rows(path):
 
 
 def hub_files(name, split, repo, pattern):
-    """Download (or find in the cache) the files of a data set: of the hub, or BIG-Bench Hard's repository with its prompts."""
+    """The files of a data set, downloaded or cached: from the hub, or BIG-Bench Hard's repository, with its prompts."""
     folder, revision = Path.home() / ".cache" / "dsrl" / "bbh", "refs/convert/parquet" if "parquet" in pattern else None
     try:
         if repo.startswith("https:") and not folder.exists():
@@ -108,9 +108,9 @@ def hub_files(name, split, repo, pattern):
             pattern = pattern.format(split=split or "test")
             folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=[pattern]))
     except OSError as error:  # all errors of both clients are: no network, no such data set, gated
-        gated = f"; it is gated: accept its terms at huggingface.co/datasets/{repo} and set HF_TOKEN" if name == "gpqa" else ""
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot load {name} from {repo} ({reason}){gated}; or give your copy: --data {name}=FILE") from None
+        gated = f"it is gated: accept its terms at huggingface.co/datasets/{repo} and set HF_TOKEN; or " * (name == "gpqa")
+        reason = f"cannot load {name} from {repo} ({str(error).splitlines()[0]})"
+        raise ValueError(f"{reason}; {gated}give your own copy: --data {name}=FILE") from None
     files = sorted(folder.glob(pattern))
     if not files:
         raise ValueError(f"{repo} has no {pattern}: try another split, or OWNER/NAME:CONFIG")
@@ -124,7 +124,7 @@ def find_files(name, split):
         of_split = [path / f"{split or 'test'}{suffix}" for suffix in SUFFIXES]
         files = [path] if path.is_file() else [file for file in of_split if file.exists()] or sorted(path.glob("*.json"))
         if not files:
-            raise ValueError(f"{path} holds neither {split or 'test'}.jsonl (.json, .csv, .parquet) nor other .json files")
+            raise ValueError(f"{path} holds neither {split or 'test'}.jsonl (or .csv, .parquet) nor any .json files")
         return files, next((TASKS[task][0] for task in TASKS if files[0].stem.startswith(task)), "math")
     if name in TASKS or short == "bbh":
         kind, repo, pattern, *_ = TASKS[short]
@@ -133,7 +133,7 @@ def find_files(name, split):
             raise ValueError(f"BBH has no task {part!r}; known: {', '.join(file.stem for file in files)}")
         return [file for file in files if part in ("", file.stem)], kind
     if path.suffix in SUFFIXES or str(name).count("/") != 1:
-        raise ValueError(f"no file and no task {str(name)!r}; known tasks: {', '.join(TASKS)}; or a file, or a hub OWNER/NAME")
+        raise ValueError(f"no file and no task {str(name)!r}; known tasks: {', '.join(TASKS)}; or a hub OWNER/NAME")
     repo, _, config = str(name).partition(":")
     return hub_files(name, split, repo, PARQUET.replace("default", config or "default")), "math"
 
@@ -159,7 +159,7 @@ def to_problem(row, kind, source):
         gold = golds if isinstance(golds, str) else ", ".join(golds)  # several answers: `equal` takes any order
         gold, more = gold.replace("$", "").strip().removesuffix("."), {"error": float(error) if error else 0.0}
     elif text is not None and "answer" in row:
-        gold = row["answer"].rpartition("####")[2] if isinstance(row["answer"], str) else row["answer"]  # GSM8K: #### gold
+        gold = "" if row["answer"] is None else str(row["answer"]).rpartition("####")[2]  # GSM8K: solution #### gold
     elif text is not None and "solution" in row:
         gold = extract_answer(row["solution"])
     else:
@@ -200,7 +200,7 @@ def load_problems(name_or_path, split=None, limit=None):
     rows = [(row, to_problem(row, kind, file)) for file in files for row in read_rows(file)]
     problems, seen = [], set()
     for row, problem in rows:
-        repeated = "reward_model" in row and problem["problem"] in seen  # AIME25 comes 32 times over; --k does that here
+        repeated = "reward_model" in row and problem["problem"] in seen  # AIME25 comes 32 times over: that is --k 32
         seen.add(problem["problem"])
         if problem["answer"] and not repeated:
             problems.append({**problem, "index": len(problems)})
@@ -210,8 +210,8 @@ def load_problems(name_or_path, split=None, limit=None):
     no_gold = sum(not problem["answer"] for _, problem in rows)
     unread = [p["answer"] for p in problems if p["kind"] not in ("choice", "bbh") and not parses(p["answer"])]
     if len(problems) < len(rows) or unread:
-        print(f"{name_or_path}: {len(problems):,} problems; dropped {no_gold} without a gold and "
-              f"{len(rows) - len(problems) - no_gold} repeated; {len(unread)} golds match as text only {unread[:3] or ''}")  # fmt: skip
+        dropped = f"dropped {no_gold} without a gold and {len(rows) - len(problems) - no_gold} repeated"
+        print(f"{name_or_path}: {len(problems):,} problems; {dropped}; {len(unread)} golds match as text only {unread[:3] or ''}")
     return problems[:limit]
 
 
@@ -296,7 +296,7 @@ def same_text(predicted, answer):
 
 
 def answer_in(problem, response, loose=True):
-    """The final answer of a response as text, or None; also what majority@k votes with. Looks at the last 20,000 characters."""
+    """The final answer in the last 20,000 characters of a response, as text, or None; also what majority@k votes with."""
     text, kind = response[-20_000:].rpartition("</think>")[2], problem["kind"]
     if not loose and kind not in ("choice", "bbh"):
         return extract_answer(text)
@@ -315,7 +315,8 @@ def as_number(text, unit=False):
     """The float that an answer is, or None: 1.2e-3, 6 \\times 10^{-4}, \\frac{1}{2}, 3/4; `unit` lets words follow it."""
     text = re.sub(r"\\[,;! ]|[$~]|(?<=\d),(?=\d{3})", "", text.strip())
     text = re.sub(r"\\[dt]?frac\{(-?[\d.]+)\}\{([\d.]+)\}", r"\1/\2", text)
-    text = re.sub(r"(?:(\d)\s*(?:\\times|\\cdot|[*×])\s*|(?<![\d.]))10\s*\^\s*\{?([+-]?\d+)\}?", lambda m: f"{m[1] or 1}e{m[2]}", text)
+    power = r"(?:(\d)\s*(?:\\times|\\cdot|[*×])\s*|(?<![\d.]))10\s*\^\s*\{?([+-]?\d+)\}?"
+    text = re.sub(power, lambda match: f"{match[1] or 1}e{match[2]}", text)
     match = re.match(r"([+-]?\d*\.?\d+\.?(?:e[+-]?\d+)?)(?:/(\d*\.?\d+))?\s*(.*)", text)
     if not match or float(match[2] or 1) == 0:
         return None
@@ -385,7 +386,7 @@ def majority(problem, rows):
     """Grade of the answer that most responses give; without an answer no vote; the first seen wins a tie."""
     same, groups = same_text if problem["kind"] in ("choice", "bbh") else equal, []  # groups of rows with one answer
     for row in (row for row in rows if row["answer"] is not None):
-        group = next((g for g in groups if g[0]["answer"] == row["answer"] or same(row["answer"], g[0]["answer"])), None)
+        group = next((group for group in groups if same(row["answer"], group[0]["answer"])), None)
         groups.append([row]) if group is None else group.append(row)
     return max(groups, key=len)[0]["correct"] if groups else 0.0
 
@@ -425,7 +426,9 @@ def summarize(problems, rows, k):
 # Evaluation
 
 
-def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", strict=False, grade_with=None, **sampling):
+def evaluate(
+    model, tokenizer, problems, *, k, max_new_tokens, template="chat", strict=False, grade_with=None, **sampling
+):  # fmt: skip
     """Sample k responses to each problem, all in one `generate`, and grade them.
 
     strict          bool, grade as the method's authors do: a box, compared as text
@@ -445,7 +448,7 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
     grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, not strict, strict)
     tokens, finished = rollout.response_mask.sum(1).tolist(), rollout.finished.tolist()
     rows = [
-        {"index": problem["index"], "sample": i % k, "problem": problem["problem"], "ground_truth": problem["answer"],
+        {"index": problem.get("index", i // k), "sample": i % k, "problem": problem["problem"], "ground_truth": problem["answer"],
          "response": texts[i], "answer": answer_in(problem, texts[i], not strict), "correct": grades[i],
          "finished": finished[i], "tokens": tokens[i], **count_thoughts(texts[i])}
         for i, problem in enumerate(of_row)
@@ -454,14 +457,18 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
 
 
 def run_task(model, tokenizer, name, source, args, path):
-    """Sample what `path` lacks of one task, chunk by chunk, so that a run can be stopped and resumed; returns its summary."""
+    """Sample what `path` lacks of one task, chunk by chunk, so that a stopped run goes on; returns the task's summary."""
     problems, how = load_problems(source, limit=args.limit), dict(k=1, temperature=0.0, max_new_tokens=4096)
     how |= TASKS[name.partition("/")[0]][4] if name.partition("/")[0] in TASKS else dict(k=8, temperature=1.0)
     asked = {key: getattr(args, key) for key in (*how, "top_p", "top_k", "template", "strict")}
     how |= {key: value for key, value in asked.items() if value is not None}
-    whole = [line for line in (path.read_text("utf-8") if path.exists() else "").splitlines(True) if line.endswith("\n")]
-    path.write_text("".join(whole), "utf-8")  # a last line that a kill cut short is dropped
-    done = {(row["task"], row["index"], row["sample"]): row for row in map(json.loads, whole)}
+    if args.max_new_tokens is None:  # the task's own limit, or what the model has room for
+        longest = max(len(encode_prompt(tokenizer, problem, args.template)) for problem in problems)
+        how["max_new_tokens"] = max(1, min(how["max_new_tokens"], model.max_positions - longest))
+    text = path.read_text("utf-8") if path.exists() else ""
+    if not text.endswith("\n"):  # a last line that a kill cut short
+        path.write_text(text := text[: text.rfind("\n") + 1], "utf-8")
+    done = {(row["task"], row["index"], row["sample"]): row for row in map(json.loads, text.split("\n")[:-1])}
     start, tokens, size = time.perf_counter(), 0, max(1, args.rows_per_call // max(1, how["k"]))
     for first in range(0, len(problems), size):
         part = problems[first : first + size]
@@ -476,16 +483,18 @@ def run_task(model, tokenizer, name, source, args, path):
         done, tokens = new | done, tokens + sum(row["tokens"] for row in rows)
     seconds = time.perf_counter() - start
     rows = [done[name, problem["index"], sample] for problem in problems for sample in range(how["k"])]
-    speed = {"seconds": seconds, "tokens_per_second": tokens / seconds}  # of this run, without loading
+    speed = {"seconds": seconds, "tokens_per_second": tokens / seconds} if tokens else {}  # of what was sampled now
     return {**summarize(problems, rows, how["k"]), "sampling": how | {"seed": args.seed}, **speed}
+
+
+HEAD = "{avg_at_k:.4f} +- {avg_at_k_se:.4f} over {problems} problems"
 
 
 def report(name, summary):
     """All figures of a task, rounded, one line each."""
     figures = json.loads(json.dumps(summary), parse_float=lambda text: round(float(text), 4))
-    head = "{avg_at_k:.4f} +- {avg_at_k_se:.4f} over {problems} problems".format(**summary)
-    rest = [f"  {key}: {json.dumps(value)}" for key, value in figures.items() if key not in ("avg_at_k", "avg_at_k_se", "problems", "k")]
-    return "\n".join([f"{name}: Avg@{summary['k']} {head}", *rest])
+    rest = [f"  {key}: {json.dumps(value)}" for key, value in figures.items() if f"{{{key}" not in HEAD and key != "k"]
+    return "\n".join([f"{name}: Avg@{summary['k']} {HEAD.format(**summary)}", *rest])
 
 
 def compare(folders, picture):
@@ -504,7 +513,7 @@ def compare(folders, picture):
     for task, axis in zip(tasks, axes[0], strict=True):
         for name, summary in ((name, results[task]) for name, results in runs.items() if task in results):
             print(f"{task:<20} Avg@{summary['k']:<4} {summary['avg_at_k']:.4f} +- {summary['avg_at_k_se']:.4f}  {name}")
-            axis.plot([int(j) for j in summary["pass_at_k"]], list(summary["pass_at_k"].values()), marker="o", label=name)
+            axis.plot(list(map(int, summary["pass_at_k"])), list(summary["pass_at_k"].values()), marker="o", label=name)
         axis.set(title=task, xlabel="k", ylabel="pass@k", xscale="log", ylim=(0, 1))
         axis.legend(fontsize="small")
     figure.savefig(picture)
@@ -517,14 +526,15 @@ def demo():
     problems = [{"problem": f"{a} + {a}", "answer": str(2 * a), "kind": "math"} for a in range(400)]
     for problem in (problem for problem in problems for _ in range(8)):
         text = f"So it is \\boxed{{{int(problem['answer']) + (draw.random() > 0.3)}}}."
-        rows.append({"answer": answer_in(problem, text), "correct": grade(problem, text), "finished": True, "tokens": 9, **count_thoughts(text)})
+        graded = {"answer": answer_in(problem, text), "correct": grade(problem, text), **count_thoughts(text)}
+        rows.append({**graded, "finished": True, "tokens": 9})
     summary = summarize(problems, rows, 8)
     print(report("demo", summary))
     assert abs(summary["avg_at_k"] - 0.3) < 0.03 and abs(summary["pass_at_k"][8] - (1 - 0.7**8)) < 0.03, summary
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(description="Benchmarks, scored the standard way.", usage="eval.py --tasks T,T [--help]")
+    parser = argparse.ArgumentParser(usage="eval.py --tasks T,T [--help]", description="Benchmarks, scored the standard way.")
     add = parser.add_argument
     add("--model", default="tiny", help="tiny (default), a folder, a short name or a hub id")
     add("--tasks", help=f"comma-separated: {', '.join(TASKS)}, bbh/TASK, tiny, a file or a hub data set")
@@ -552,26 +562,29 @@ def run(args):
     """Evaluate the tasks one by one; results.json is whole after each."""
     data = dict(item.partition("=")[::2] for item in args.data)
     sources = {name: data.get(name, name) for name in args.tasks.split(",")}
-    limits = {"--k": args.k, "--limit": args.limit, "--max-new-tokens": args.max_new_tokens, "--rows-per-call": args.rows_per_call}
-    for flag, value in limits.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{flag} {value}: must be at least 1")
+    for flag in ("k", "limit", "max_new_tokens", "rows_per_call"):
+        if (value := getattr(args, flag)) is not None and value < 1:
+            raise ValueError(f"--{flag.replace('_', '-')} {value}: must be at least 1")
     if unused := [item for item in args.data if item.partition("=")[0] not in sources]:
         raise ValueError(f"--data {unused[0]}: must read TASK=FILE, with TASK one of --tasks: {', '.join(sources)}")
     folder, path = Path(args.out), Path(args.out) / "results.json"
-    settings = {key: value for key, value in vars(args).items() if key not in ("tasks", "data", "limit", "out", "compare", "demo")}
+    free = ("tasks", "data", "limit", "out", "compare", "demo")  # may differ in a run that goes on
+    settings = {key: value for key, value in vars(args).items() if key not in free}
     results = json.loads(path.read_text()) if path.exists() else {"settings": settings, "tasks": {}}
-    for key in (key for key, value in settings.items() if results["settings"].get(key) != value):
-        raise ValueError(f"{folder} was made with {key} {results['settings'].get(key)}, not {settings[key]}: give another --out")
+    for key, old in results["settings"].items():
+        if old != settings.get(key):
+            raise ValueError(f"{folder} was made with {key} {old}, not {settings.get(key)}: give another --out")
     for source in sources.values():
         find_files(source, None)  # a misspelt task should not cost the loading of a model
     print("settings:", json.dumps(settings))
     model, tokenizer = load_model(args.model, **best_device())
     folder.mkdir(parents=True, exist_ok=True)
-    results["versions"] = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
+    results["versions"] = versions
     for name, source in sources.items():
         path.write_text(json.dumps(results, indent=2))
-        results["tasks"][name] = run_task(model, tokenizer, name, source, args, folder / "responses.jsonl")
+        summary = run_task(model, tokenizer, name, source, args, folder / "responses.jsonl")
+        results["tasks"][name] = results["tasks"].get(name, {}) | summary
         print(report(name, results["tasks"][name]))
     path.write_text(json.dumps(results, indent=2))
     compare([folder], folder / "pass_at_k.png")

@@ -50,6 +50,7 @@ MODELS = {
 # config.model_type and its name in transformers; all are the one class below with other switches
 FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no input changes
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Logits of one chunk of tokens. CUDA: 1.1 GB in bf16, 3,533 tokens of Qwen's V = 151,936; fewer
 # would rewrite the (V, D) gradient of the head too often. CPU: 128 MB in fp32.
 LOGITS_PER_CHUNK = {"cuda": 2**29, "cpu": 2**25}
@@ -667,11 +668,14 @@ def load_model(name, dtype=torch.float32, device="cpu"):
 def load_tokenizer(folder):
     from transformers import AutoTokenizer
 
+    # without files of a vocabulary transformers would make an empty tokenizer, and not say so
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        remedy = f"copy one of {', '.join(VOCABULARIES)} there, and its config"
+        raise ValueError(f"{folder} has no tokenizer: {remedy}")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        remedy = "copy the tokenizer's files there"
-        raise ValueError(f"{folder} has no tokenizer that can be read: {remedy}") from error
+        raise ValueError(f"{folder} has no tokenizer that can be read: {error}") from error
 
 
 def fill_parameters(model, folder):
@@ -717,8 +721,7 @@ def save_model(model, tokenizer, path):
     """Write a Hugging Face folder that transformers and vLLM load. Weights keep their dtype."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    # clone: projections laid side by side share storage, which the format refuses
-    tensors = {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
+    tensors = {name: weight.detach().cpu() for name, weight in model.named_parameters()}
     config = copy.deepcopy(model.config)
     config.dtype = next(iter(tensors.values())).dtype
     config.architectures = [f"{FAMILIES[config.model_type]}ForCausalLM"]

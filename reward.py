@@ -40,6 +40,7 @@ MAX_BITS = 20_000                        # of an exact number: arithmetic well u
 MAX_ITEMS = 40                           # of a list: comparing without order is quadratic
 DECIMAL_TOLERANCE = Fraction(2, 10**6)   # relative, where a side has a decimal point
 SAME = Fraction(1, 10**70)               # relative, for values carried with 100 digits
+START_SECONDS = 30                       # for a worker process to start, on a busy machine
 MP = mpmath.MPContext()                  # our own: nothing changes its precision, threads may share
 MP.dps = 100
 
@@ -53,15 +54,15 @@ class Unreadable(ValueError):
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 BOX_JOINT = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
-CUE = re.compile(r"(?:answer|correct (?:option|choice))(?:\s+is\b|\s*:|(?=\s*\\\[))[\s:*]*(?:the (?:final )?answer is:?\s*)?"
-                 r"|final answer(?=\s\$?-?\d)", re.I)
+CUE = re.compile(r"(?:answer|correct (?:option|choice))(?:\s+is\b|\s*:|(?=\s*\\\[))[\s:*]*"
+                 r"(?:the (?:final )?answer is:?\s*)?|final answer(?=\s\$?-?\d)", re.I)
 MATH_SPAN = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*", re.S)
 
 
 def closing_brace(text: str, start: int, brace: str) -> int:
     """Index of the brace that closes the one before `start`, or -1; `brace` matches the braces."""
     depth = 1
-    for match in re.compile(brace).finditer(text, start):
+    for match in re.compile(brace).finditer(text, start, start + 2 * MAX_ANSWER):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
             return match.start()
@@ -70,16 +71,17 @@ def closing_brace(text: str, start: int, brace: str) -> int:
 
 def last_box(text: str) -> tuple[str | None, str]:
     """The last box, or the last run of joined boxes as a comma list; or None; and the reason."""
-    contents, end = [], 0
-    while match := BOX.search(text, end):
+    contents, later = [], 0
+    for match in reversed(list(BOX.finditer(text))[-MAX_ITEMS:]):
         # An escaped brace is no brace, unless that leaves the box open: \boxed{185\}.
-        closes = [closing_brace(text, match.end(), brace) for brace in (r"\\.|[{}]", r"[{}]")]
-        if max(closes) < 0:
+        close = closing_brace(text, match.end(), r"\\.|[{}]")
+        close = close if close >= 0 else closing_brace(text, match.end(), r"[{}]")
+        if close < 0 and not contents:
             return None, "truncated"
-        joined = contents and BOX_JOINT.fullmatch(text, end, match.start())
-        close = closes[0] if closes[0] >= 0 else closes[1]
-        contents = (contents if joined else []) + [text[match.end():close].strip()]
-        end = close + 1
+        if contents and not (close >= 0 and BOX_JOINT.fullmatch(text, close + 1, later)):
+            break
+        contents.insert(0, text[match.end():close].strip())
+        later = match.start()
     if not all(contents or [""]):
         return None, "empty box" if contents else "no answer"
     return ", ".join(dict.fromkeys(contents)), "box"
@@ -167,18 +169,18 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"([a-zA-Z])(?:\^\{-1\})?\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
     (r"(?<![\d.^_}/])(\d+)(?:\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
      r"| +(\d+)/(\d+))(?![\d.])", mixed_number),
-    (r"[\s.,;:]*\\?\s*$", ""),                               # the sentence's end, a lone backslash
 ]]
 
 
 @functools.lru_cache(4096)
 def normalise(text: str) -> str:
     text = unicodedata.normalize("NFKC", text[:MAX_ANSWER].translate(UNICODE))[:MAX_ANSWER]
+    text = re.sub(r"\s+", " ", text)     # a long run would make the patterns below slow
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)      # \\sqrt{5}: escaped once too often
     for pattern, new in REWRITES:
         text = pattern.sub(new, text)
-    return text.strip()
+    return text.strip().rstrip(" .,;:\\")                    # the sentence's end, a lone backslash
 
 
 def text_key(text: str) -> str:
@@ -338,7 +340,8 @@ def parse(tokens: list, depth: int, level: float = 0) -> tuple:
 
 def skip_unit(tokens: list) -> None:
     """Drop a word after a number, with its power and its "per": 5 cm^2, 60 km/h."""
-    tokens.pop()
+    if re.search(r"\d|\b(?:or|and|not)\b", tokens.pop()[1]):
+        raise Unreadable("words that may be a second answer")
     if peek(tokens) == "^":
         tokens.pop()
         parse_operand(tokens, 0)
@@ -401,7 +404,7 @@ def parse_atom(tokens: list, depth: int) -> tuple:
 
 
 def parse_number(text: str, tokens: list) -> tuple:
-    """An exact number, and whether it may be rounded.  101_2 equals only numbers of base 2."""
+    """An exact number, and whether it is a decimal.  101_2 equals only numbers of base 2."""
     if peek(tokens) == "_" and tokens.pop() and (base := raw_script(tokens)) not in ("10", "ten"):
         words = {"two": "2", "three": "3", "eight": "8", "sixteen": "16"}
         return "based", text.lstrip("0"), re.sub(r"\D", "", base) or words.get(base, base)
@@ -409,8 +412,7 @@ def parse_number(text: str, tokens: list) -> tuple:
     if len(exponent) > 4:
         raise Unreadable("exponent too large")
     value = Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
-    # A decimal next to an integer, 5.000001, is not that integer rounded.
-    return "number", value, abs(value - round(value)) > DECIMAL_TOLERANCE * abs(value) > 0
+    return "number", value, value.denominator > 1
 
 
 def raw_script(tokens: list) -> str:
@@ -605,7 +607,10 @@ def variables(*nodes: tuple) -> list[str]:
 
 
 def is_decimal(*nodes: tuple) -> bool:
-    return any(n[0] == "number" and n[2] for n in walk(nodes))
+    """May a difference be due to rounding?  Next to a name 2.000001 is not 2 rounded."""
+    decimals = [n[1] for n in walk(nodes) if n[0] == "number" and n[2]]
+    near = any(abs(value - round(value)) <= DECIMAL_TOLERANCE * abs(value) for value in decimals)
+    return bool(decimals) and not (near and variables(*nodes))
 
 
 def values_at_points(nodes: list, marks: dict):
@@ -675,8 +680,9 @@ def title(node: tuple) -> str:
     """What the left side of an assignment names: x, AB, A:B, |AB|, (p, q), speed; or ""."""
     if node[0] in ("name", "text"):
         return node[1] if node[1] not in CONSTANTS and node[1][:4] != "set " else ""
-    if node[0] == "call":
-        return title(node[2][0]) and f"{node[1]} {title(node[2][0])}"
+    if node[0] == "call":                # cos C and |AB|, but |x| = 5 is to be solved for x
+        inner = title(node[2][0]) if node[1] in ("sin", "cos", "tan", "abs") else ""
+        return inner and inner not in "xyz" and f"{node[1]} {inner}" or ""
     if node[0] == "power" and node[2] == MINUS_ONE:
         return title(node[1])
     parts = [title(n) for n in node[-1]] if node[0] in ("tuple", "ratio", "multiply") else [""]
@@ -854,7 +860,9 @@ UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*
 
 def choice_letter(text: str) -> tuple[str, bool]:
     r"""The letter of a multiple-choice answer and whether it is alone: B, (b), B. five."""
-    plain = LAYOUT.sub(" ", text[:200])  # the pattern takes quadratic time
+    if len(text) > 200:                  # the pattern takes quadratic time
+        return "", False
+    plain = LAYOUT.sub(" ", text)
     alone = CHOICE.fullmatch(plain)
     match = alone or CHOICE_TEXT.match(plain)
     return next(filter(None, match.groups())).upper() if match else "", bool(alone)
@@ -898,7 +906,10 @@ def readings(text: str) -> list[tuple]:
 
 def judge(predicted: str, ground_truth: str) -> tuple[bool, str]:
     """(right?, the rule that decided) for two bare answers."""
-    a, b = normalise(str(predicted)[:MAX_ANSWER]), normalise(str(ground_truth)[:MAX_ANSWER])
+    predicted, ground_truth = str(predicted), str(ground_truth)
+    if max(len(predicted), len(ground_truth)) > MAX_ANSWER:  # a cut could hide "or 43"
+        return False, "unparsable: too long"
+    a, b = normalise(predicted), normalise(ground_truth)
     if not a or not b:
         return False, "empty"
     if re.sub(r"(?<!\d) | (?!\d)", "", a) == re.sub(r"(?<!\d) | (?!\d)", "", b):
@@ -920,7 +931,7 @@ def judge(predicted: str, ground_truth: str) -> tuple[bool, str]:
 
 def parses(ground_truth: str) -> bool:
     """Can this gold be graded by more than its text?  Data loaders report those that cannot."""
-    text = normalise(str(ground_truth))
+    text = normalise(str(ground_truth)[:MAX_ANSWER])
     try:
         return bool(choice_letter(text)[0] or readings(text))
     except (Unreadable, RecursionError):
@@ -937,7 +948,9 @@ STRICT_REWRITES = [(re.compile(pattern), new) for pattern, new in [
 
 def equal_strict(predicted: str, ground_truth: str) -> bool:
     """Equal strings after the rewrites of the MATH grader (Hendrycks et al., arXiv 2103.03874)."""
-    forms = [str(predicted)[:MAX_ANSWER], str(ground_truth)[:MAX_ANSWER]]
+    forms = [str(predicted), str(ground_truth)]
+    if max(map(len, forms)) > MAX_ANSWER:
+        return False
     for pattern, new in STRICT_REWRITES:
         forms = [pattern.sub(new, form) for form in forms]
     return forms[0] == forms[1]
@@ -983,7 +996,7 @@ def score_batch(responses: list[str], ground_truths: list[str], counts: dict | N
     if workers is None:
         workers = min(4, os.cpu_count() or 1) if len(responses) >= 256 else 0
     found = [find_answer(response, loose) for response in responses]
-    jobs = [(answer, str(gold)[:MAX_ANSWER], strict)
+    jobs = [(answer[:MAX_ANSWER + 1], str(gold)[:MAX_ANSWER + 1], strict)
             for (answer, _), gold in zip(found, ground_truths) if answer is not None]
     if workers:
         with ThreadPoolExecutor(workers) as pool:
@@ -1003,17 +1016,20 @@ def grade_in_worker(jobs: list[tuple], seconds: float) -> list[tuple[float, str]
     """grade_answer of each job in a child process, which is replaced when it hangs or dies.
 
     A plain child instead of multiprocessing: it imports this file only, not the caller's main
-    module (with torch), and forks no threads.  A job fits into a pipe's buffer, so writing cannot block.
+    module (with torch), and forks no threads.  A job fits into a pipe's buffer: no write blocks.
     """
-    results = []
+    results, failures = [], 0
     while len(results) < len(jobs):
         with subprocess.Popen([sys.executable, os.path.abspath(__file__), "--worker"], bufsize=0,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-            if not child.stdout.readline():                  # it says when it is ready
-                results.append((0.0, "crashed"))
-            for answer, *rest in jobs[len(results):]:
+            started = select.select([child.stdout], [], [], START_SECONDS)[0]
+            ready = started and child.stdout.readline()      # it says when it is
+            failures = 0 if ready else failures + 1
+            if failures == 3:            # not the fault of an answer
+                raise RuntimeError("three workers did not start: grade with workers=0")
+            for job in jobs[len(results):] if ready else ():
                 try:
-                    child.stdin.write(json.dumps([answer[:MAX_ANSWER], *rest]).encode() + b"\n")
+                    child.stdin.write(json.dumps(job).encode() + b"\n")
                     in_time = select.select([child.stdout], [], [], seconds)[0]
                     line = child.stdout.readline() if in_time else b""
                 except BrokenPipeError:

@@ -245,7 +245,7 @@ def test_hub_names_without_a_network(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert dsrl.main(["--model", "Qwen2.5-1.5B", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert "Qwen/Qwen2.5-1.5B" in error and "local folder" in error
+    assert "Qwen/Qwen2.5-1.5B" in error and "a folder with config.json" in error
 
 
 def test_flags_are_read_and_spelled_either_way():

@@ -1,6 +1,7 @@
 """model.py against transformers (the network, files) and float64 (token log-probs, both back ends).
 
-Without CUDA the Triton kernels run in Triton's interpreter, which rounds a bf16 store toward zero.
+Without CUDA the Triton kernels run in Triton's interpreter, in a process of their own, as it must
+be chosen before anything imports Triton. It rounds a bf16 store toward zero.
 DSRL_REAL_MODEL=folder adds the test on a real checkpoint.
 
     python -m pytest tests/test_model.py
@@ -8,13 +9,15 @@ DSRL_REAL_MODEL=folder adds the test on a real checkpoint.
 
 import json
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,13 +31,15 @@ from transformers import (
 import model as M
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 SIZES = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2)
 SIZES |= dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)
 SIZES |= dict(bos_token_id=0, eos_token_id=1, pad_token_id=None)
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0}
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
-YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32}
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 8.0}
+YARN |= {"original_max_position_embeddings": 32}
 FAMILIES = {
     "qwen2 tied": (Qwen2Config, dict(tie_word_embeddings=True)),
     "qwen2 untied": (Qwen2Config, dict(tie_word_embeddings=False)),
@@ -58,7 +63,7 @@ def config_of(family):
 
 
 def oracle_of(config, seed=0):
-    """transformers' model of random weights, large enough that biases, norms and every head matter."""
+    """transformers' model of random weights, so large that biases, norms and all heads matter."""
     torch.manual_seed(seed)
     oracle = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for name, parameter in oracle.named_parameters():
@@ -67,11 +72,16 @@ def oracle_of(config, seed=0):
 
 
 def tokenizer_of(eos="</s>"):
-    words = {"<s>": 0, "</s>": 1, "<unk>": 2, "<user>": 3, "two": 4, "and": 5, "three": 6, "<end>": 7}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = dict(bos_token="<s>", eos_token=eos, unk_token="<unk>")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT, **special)
+    """Byte-level BPE without merges, as Qwen and Llama 3 have it with many."""
+    special = ["<s>", "</s>", "<unk>", "<end>"]
+    letters = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(letters)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    names = dict(bos_token="<s>", eos_token=eos, unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHAT, **names)
 
 
 def write(oracle, folder, **options):
@@ -96,7 +106,7 @@ def random_ids(*shape):
 
 
 def greedy(model, ids, count):
-    """Continuation of ids (T,) by the cache: the prompt packed into row 1 of two, then token by token."""
+    """Continuation of ids (T,) by the cache: prompt packed into row 1 of two, then by tokens."""
     cache = M.KVCache(model.config, 2, len(ids) + count)
     rows = {"row_lengths": [3, len(ids)], "cache_rows": torch.tensor([0, 1])}
     hidden = model(torch.cat([ids[:3], ids])[None], kv_cache=cache, **rows)[:, -1:]
@@ -113,7 +123,7 @@ def greedy(model, ids, count):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_and_greedy_tokens_equal_transformers(family, tmp_path):
-    """Bug: any slip in a family's switches: rope scaling, biases, q/k norm, head size, tied head."""
+    """Bug: a slip in a family's switches: rope scaling, biases, q/k norm, head size, tied head."""
     oracle, model = both(family, tmp_path)
     ids = random_ids(3, 96)  # past the 32 original positions of yarn and llama3
     expected = oracle(ids).logits
@@ -126,7 +136,7 @@ def test_logits_and_greedy_tokens_equal_transformers(family, tmp_path):
 
 @pytest.mark.parametrize("family", ["qwen2 tied", "qwen3 yarn bias", "llama linear biases"])
 def test_packed_padded_and_reordered_rows_equal_rows_alone(family, tmp_path):
-    """Bug: attention or positions that cross the border of a row, or depend on the place in a batch."""
+    """Bug: attention or positions that cross a row's border or depend on its place in the batch."""
     _, model = both(family, tmp_path)
     rows = [random_ids(9), random_ids(31)[20:], random_ids(1)]
     alone = [model(row[None])[0] for row in rows]
@@ -155,14 +165,14 @@ def test_checkpointed_activations_give_the_same_gradient():
 
 
 def test_fused_projections_follow_the_weights():
-    """Bug: a side-by-side copy that goes stale when the optimizer, a load or a move changes weights."""
+    """Bug: a side-by-side copy that goes stale when an optimizer, a load or a move changes weights."""
     model = M.CausalLM(config_of("llama")).requires_grad_(False)
     ids, projection = random_ids(1, 6), model.model.layers[0].self_attn.k_proj
     before = model(ids)
     projection.weight.add_(1.0)
     in_place = model(ids)
     assert not torch.allclose(before, in_place)
-    projection.weight.data = projection.weight.data - 1.0  # new storage, as a move to a device makes
+    projection.weight.data = projection.weight.data - 1.0  # new storage, as a move makes
     torch.testing.assert_close(model(ids), before, rtol=0, atol=1e-5)
 
 
@@ -181,10 +191,11 @@ def test_fused_projections_of_neighbouring_storages():
 
 
 def test_cache_rows_of_different_lengths(tmp_path):
-    """Bug: one length for all rows; a step that writes at, or sees up to, a neighbour's position."""
+    """Bug: one length for all rows; a step that writes at or sees up to a neighbour's position."""
     _, model = both("qwen3 tied", tmp_path)
     rows, cache = [random_ids(4), random_ids(9)], M.KVCache(model.config, 2, 16)
-    model(torch.cat(rows)[None], row_lengths=[4, 9], kv_cache=cache, cache_rows=torch.tensor([0, 1]))
+    into = dict(kv_cache=cache, cache_rows=torch.tensor([0, 1]))
+    model(torch.cat(rows)[None], row_lengths=[4, 9], **into)
     assert cache.lengths.tolist() == [4, 9]
     new = random_ids(2, 3)  # three tokens at once, the later ones must not be seen by the earlier
     hidden = model(new, kv_cache=cache)
@@ -195,7 +206,7 @@ def test_cache_rows_of_different_lengths(tmp_path):
 
 
 def test_copied_and_refilled_rows_never_read_stale_tokens(tmp_path):
-    """Bug: a copy that forgets a layer, the values or the length; slots past a length that weigh in."""
+    """Bug: a copy without its values or its length; slots past a length that weigh in."""
     _, model = both("llama", tmp_path)
     cache = M.KVCache(model.config, 3, 16)
     cache.keys.fill_(50.0)  # whatever an earlier, longer row left behind
@@ -233,33 +244,37 @@ def edit_tensors(folder, change):
 
 def edit_config(folder, **changes):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
+    kept = {key: value for key, value in (config | changes).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(kept))
 
 
 NORM = "model.norm.weight"
 BROKEN = {
-    "missing": (lambda f: edit_tensors(f, lambda t: t.pop(NORM)), "lacks 1 tensors, first model.norm"),
-    "extra": (lambda f: edit_tensors(f, lambda t: t.update(odd=torch.ones(2))), "has odd, for which"),
-    "misshapen": (lambda f: edit_tensors(f, lambda t: t.update({NORM: torch.ones(1)})), r"shape \(1,\)"),
-    "cut short": (
-        lambda f: os.truncate(f / "model.safetensors", 9_000),
-        "damaged or cut short",
+    "missing": (lambda f: edit_tensors(f, lambda t: t.pop(NORM)), "lacks 1 tensors, first model.n"),
+    "extra": (lambda f: edit_tensors(f, lambda t: t.update(odd=t[NORM])), "has odd, for which"),
+    "misshapen": (
+        lambda f: edit_tensors(f, lambda t: t.update({NORM: torch.ones(1)})),
+        r"model.norm.weight has shape \(1,\), by config.json it is \(32,\)",
     ),
+    "cut short": (lambda f: os.truncate(f / "model.safetensors", 9_000), "damaged or cut short"),
     "empty": (lambda f: os.truncate(f / "model.safetensors", 0), "damaged or cut short"),
     "no tensors": (lambda f: (f / "model.safetensors").unlink(), r"has no model\*.safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
     "broken config": (lambda f: os.truncate(f / "config.json", 40), "config.json cannot be read"),
-    "no tokenizer": (lambda f: [p.unlink() for p in f.glob("token*")], "has no tokenizer"),
-    "untied by config": (lambda f: edit_tensors(f, lambda t: t.pop("lm_head.weight")), "lm_head.weight"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+    "untied by config": (
+        lambda f: edit_tensors(f, lambda t: t.pop("lm_head.weight")),
+        "lacks 1 tensors, first lm_head.weight",
+    ),
 }
 REFUSED = {
     "moe": (dict(model_type="qwen3_moe"), "model_type 'qwen3_moe'"),
     "other family": (dict(model_type="gemma2"), "model_type 'gemma2'"),
     "qwen window": (
         dict(use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=None),
-        "sliding-window",
+        "sliding",
     ),
-    "mistral window": (dict(model_type="mistral", sliding_window=8), "sliding-window"),
+    "mistral window": (dict(model_type="mistral", sliding_window=8, layer_types=None), "sliding"),
     "quantised": (dict(quantization_config={"quant_method": "awq", "bits": 4}), "quantised"),
     "dynamic rope": (
         dict(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
@@ -291,7 +306,7 @@ def test_unsupported_features_are_refused(feature, folder):
 def test_sharded_and_half_precision_files(dtype, tmp_path):
     """Bug: only the first shard read; half-precision weights rounded again on their way to fp32."""
     oracle = oracle_of(config_of("qwen2 untied")).to(dtype)
-    folder = write(oracle, tmp_path / "checkpoint", max_shard_size="20KB")
+    folder = write(oracle, tmp_path / "checkpoint", max_shard_size="10KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     model, _ = M.load_model(str(folder))
     for name, parameter in oracle.named_parameters():
@@ -311,7 +326,7 @@ def test_constants_of_old_files_and_a_second_name_of_the_tied_head(tmp_path):
     assert model.lm_head.weight.abs().max() > 0
 
 
-@pytest.mark.parametrize("stated, expected", [([1, 5], (1, 5, 7)), (5, (5, 7)), (None, (7,))])
+@pytest.mark.parametrize("stated, expected", [([1, 5], (1, 3, 5)), (5, (3, 5)), (None, (3,))])
 def test_every_end_token_counts(stated, expected, folder):
     """Bug: only the tokenizer's EOS, or only the first of the list, ends a response."""
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
@@ -319,7 +334,10 @@ def test_every_end_token_counts(stated, expected, folder):
     assert M.load_model(str(folder))[0].eos_ids == expected
 
 
-@pytest.mark.parametrize("family", ["qwen2 tied", "qwen3 yarn bias", "llama llama3 tied", "mistral"])
+SAVED = ["qwen2 tied", "qwen3 yarn bias", "llama llama3 tied", "mistral"]
+
+
+@pytest.mark.parametrize("family", SAVED)
 def test_saved_folders_load_everywhere_and_change_nothing(family, tmp_path):
     """Bug: a tied head stored wrongly, projections that share storage, a lost template or rope."""
     oracle, model = both(family, tmp_path)
@@ -366,27 +384,52 @@ def test_real_checkpoint(tmp_path):
         continued = oracle.generate(ids, eos_token_id=None, **options)[0, ids.shape[1] :]
     assert greedy(model, ids[0], 64) == continued.tolist()
     M.save_model(model, tokenizer, tmp_path)
-    for (name, saved), ours in zip(M.load_model(tmp_path)[0].named_parameters(), model.parameters()):
-        assert torch.equal(saved, ours), name
+    for name, saved in M.load_model(tmp_path)[0].named_parameters():
+        assert torch.equal(saved, model.get_parameter(name)), name
 
 
 # --------------------------------------------------------------------------------------------------
 # Token log-probs
 
 
-@pytest.fixture(params=["torch", "triton"])
+@pytest.fixture(params=["torch", "triton"] if DEVICE == "cuda" or INTERPRETING else ["torch"])
 def backend(request, monkeypatch):
-    """Run the last layer with the torch code on the CPU, or with the kernels (interpreted, or on CUDA)."""
+    """The last layer runs as torch code on the CPU, or as kernels. Returns the device."""
     if request.param == "torch":
         return "cpu"
-    pytest.importorskip("triton", reason="triton is not installed: macOS has none")
-    if DEVICE == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when a kernel is defined
-        M.triton_kernels.cache_clear()
-        request.addfinalizer(M.triton_kernels.cache_clear)
     monkeypatch.setattr(M, "score_logits", M.triton_score_logits)
     monkeypatch.setattr(M, "logits_gradient_", M.triton_logits_gradient_)
     return DEVICE
+
+
+@pytest.mark.skipif(DEVICE == "cuda" or INTERPRETING, reason="the kernels run in this process")
+def test_kernels_in_the_interpreter():
+    """Bug: those of the tests below that have a `backend`, in the kernels."""
+    pytest.importorskip("triton", reason="triton is not installed: macOS has none")
+    options = ["-q", "-p", "no:cacheprovider", "-k", "triton"]
+    command = [sys.executable, "-m", "pytest", *options, __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    passed = re.search(r"(\d+) passed", run.stdout)
+    assert run.returncode == 0 and int(passed[1]) > 10, run.stdout[-5000:]
+
+
+@pytest.mark.skipif(DEVICE == "cuda" or INTERPRETING, reason="the kernels run in this process")
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_kernels_compile_for_a_gpu_that_is_not_there(dtype):
+    """Bug: what the interpreter lets pass and the compiler does not: types, names, loop variables."""
+    compiler = pytest.importorskip("triton.compiler", reason="no triton, as on macOS")
+    from triton.backends.compiler import GPUTarget
+
+    columns = {"score": ["logprobs", "logsumexps", "entropies"]}
+    columns["gradient"] = ["logsumexps", "coefficients"]
+    for kernel, (name, arguments) in zip(M.triton_kernels(), columns.items(), strict=True):
+        types = {"logits": f"*{dtype}", "stride": "i32", "targets": "*i64"}
+        types |= {argument: "*fp32" for argument in arguments} | {"V": "i32", "BLOCK": "constexpr"}
+        source = compiler.ASTSource(kernel, types, {"BLOCK": 1024})
+        target = GPUTarget("cuda", 90, 32)  # H100, H200
+        compiled = compiler.compile(source, target=target, options={"num_warps": 8})
+        assert name in compiled.asm["ptx"]
 
 
 def head_inputs(n, d, v, device, dtype=torch.float32):
@@ -400,7 +443,7 @@ def head_inputs(n, d, v, device, dtype=torch.float32):
 
 
 def float64_oracle(hidden, weight, targets, coefficients, temperature):
-    """Log-probs, entropy, and the gradients of sum c log P, by autograd over full float64 logits."""
+    """Log-probs, entropy and the gradients of sum c log P, by autograd over full float64 logits."""
     hidden, weight = hidden.double().requires_grad_(), weight.double().requires_grad_()
     log_p = torch.log_softmax(hidden @ weight.T / temperature, -1)
     logprobs = log_p.gather(1, targets[:, None])[:, 0]
@@ -433,21 +476,22 @@ def test_log_probs_and_gradients_equal_float64(shape, temperature, backend, monk
     entropy = expected[1].float()
     for found in ((logprobs, entropy, hidden.grad, weight.grad), fused(*inputs, temperature)):
         for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(ours.double(), theirs, rtol=2e-6, atol=5e-6)
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=5e-6)
     reference = M.token_logprobs_reference(*inputs[:3], temperature)
     torch.testing.assert_close(reference.double(), expected[0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_logits(dtype, backend):
-    """Bug: sums, differences or exponentials in half precision (errors of 1e-2), or a bf16 head sum.
+    """Bug: sums, differences or exponentials in half precision: errors of 1e-2.
 
-    Given the same logits the log-prob is good to fp32; the gradient is rounded once, as it is stored
-    (to nearest: 2^-9 for bf16; the interpreter truncates: 2^-8).
+    Given the same logits the log-prob is good to fp32; the gradient is rounded once, when stored
+    (bf16 to nearest: within 2^-8; the interpreter truncates: 2^-7).
     """
     torch.manual_seed(0)
     logits = (torch.randn(9, 5003, device=backend) * 4).to(dtype)
-    targets, coefficients = torch.randint(5003, (9,), device=backend), torch.randn(9, device=backend)
+    targets = torch.randint(5003, (9,), device=backend)
+    coefficients = torch.randn(9, device=backend)
     log_p = logits.double().log_softmax(-1)
     logprobs, logsumexp, entropy = M.score_logits(logits, targets)
     exact = log_p.gather(1, targets[:, None])[:, 0]
@@ -456,17 +500,18 @@ def test_half_precision_logits(dtype, backend):
     onehot = torch.nn.functional.one_hot(targets, 5003)
     exact = coefficients[:, None].double() * (onehot - log_p.exp())
     found = M.logits_gradient_(logits, targets, logsumexp, coefficients).double()
-    torch.testing.assert_close(found, exact, rtol=2**-7.9, atol=1e-7)
+    torch.testing.assert_close(found, exact, rtol=2 ** (-6.9 if INTERPRETING else -7.9), atol=1e-7)
 
     hidden, weight, targets, coefficients = head_inputs(40, 32, 300, backend, dtype)
     expected = float64_oracle(hidden, weight.to(dtype), targets, coefficients, 1.0)
-    for ours, theirs in zip(fused(hidden, weight, targets, coefficients)[2:], expected[2:], strict=True):
+    found = fused(hidden, weight, targets, coefficients)
+    for ours, theirs in zip(found[2:], expected[2:], strict=True):
         cosine = torch.cosine_similarity(ours.double().flatten(), theirs.flatten(), dim=0)
         assert cosine > 0.9999, cosine
 
 
 def test_hostile_rows(backend):
-    """Bug: NaN from -inf - -inf or 0 * -inf; overflow of exp at 1e4; a huge logit in the last block."""
+    """Bug: NaN from -inf - -inf or 0 * -inf; exp(1e4); a huge logit in the last block."""
     inf, v = torch.inf, 5003
     logits, targets = torch.zeros(8, v, device=backend), torch.full((8,), 7, device=backend)
     logits[0] = -inf  # nothing is possible
@@ -490,12 +535,14 @@ def test_hostile_rows(backend):
     exact = 2.0 * (torch.nn.functional.one_hot(targets[:7], v) - exact)
     found = M.logits_gradient_(logits, targets, logsumexp, torch.full((8,), 2.0, device=backend))
     assert bool(found.isfinite().all())
-    torch.testing.assert_close(found[:7].double(), exact, rtol=0, atol=2e-4)  # 1e4 leaves 5e-4 to fp32
+    # at 1e4 the logsumexp is good to 5e-4 in fp32, so a certain target's gradient is good to 1e-3
+    torch.testing.assert_close(found[:7].double(), exact, rtol=1e-3, atol=1e-3)
 
 
 def test_nan_is_not_hidden(backend):
     """Bug: a broken model that looks healthy because a maximum skips NaN."""
-    logits, targets = torch.zeros(2, 5003, device=backend), torch.zeros(2, dtype=torch.int64, device=backend)
+    logits = torch.zeros(2, 5003, device=backend)
+    targets = torch.zeros(2, dtype=torch.int64, device=backend)
     logits[0, 5002], logits[1, 10] = torch.nan, torch.inf
     logprobs, _, entropy = M.score_logits(logits, targets)
     assert bool(logprobs.isnan().all()) and bool(entropy.isnan().all())
@@ -517,28 +564,37 @@ def test_coefficients_may_depend_on_the_logprob(backend, monkeypatch):
             torch.testing.assert_close(found, times * once, rtol=1e-5, atol=1e-6)
 
 
-class LargestTensor(TorchDispatchMode):
-    largest = 0
+class Watch(TorchDispatchMode):
+    """The size of the largest tensor made, and the FLOPs of the matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = self.flops = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, (tuple, list)) else [out]:
             if isinstance(tensor, torch.Tensor):
                 self.largest = max(self.largest, tensor.numel())
+        if function.overloadpacket.__name__ in ("mm", "addmm", "addmm_"):
+            left, right = args[-2:]
+            self.flops += 2 * left.numel() * right.shape[1]
         return out
 
 
 def test_no_tensor_of_all_logits_and_no_wasted_product(monkeypatch):
-    """Bug: the (N, V) logits of a batch come into being; the fused pass computes a product twice."""
+    """Bug: the (N, V) logits of a batch come into being; the fused pass makes a product twice."""
     n, d, v = 64, 8, 500
     monkeypatch.setattr(M, "LOGITS_PER_CHUNK", {"cpu": 10 * v})
-    inputs = head_inputs(n, d, v, "cpu")
-    with LargestTensor() as seen, FlopCounterMode(display=False) as flops:
-        fused(*inputs)
-    assert seen.largest == 10 * v and flops.get_total_flops() == 6 * n * d * v
-    with LargestTensor() as seen, FlopCounterMode(display=False) as flops:
-        M.token_logprobs(inputs[0].requires_grad_(), inputs[1].requires_grad_(), inputs[2]).sum().backward()
-    assert seen.largest == 10 * v and flops.get_total_flops() == 8 * n * d * v
+    hidden, weight, targets, coefficients = head_inputs(n, d, v, "cpu")
+    with Watch() as fused_pass:
+        fused(hidden, weight, targets, coefficients)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    with Watch() as two_passes:
+        M.token_logprobs(hidden, weight, targets).sum().backward()
+    assert fused_pass.largest == two_passes.largest == 10 * v
+    assert (fused_pass.flops, two_passes.flops) == (6 * n * d * v, 8 * n * d * v)
 
 
 def test_bad_arguments_are_named():

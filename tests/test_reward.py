@@ -6,7 +6,6 @@ names the folder that holds them.
 
     python -m pytest tests/test_reward.py -q
 """
-import collections
 import itertools
 import json
 import os
@@ -14,7 +13,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -535,8 +533,7 @@ EXTRACTIONS = [  # response, strict extraction, loose extraction
     "B"),
     ("we compute 12 then 15", None, None), ("", None, None), ("The answer is 12 apples.", None,
     "12 apples"),
-    ("Answer: 5<|im_end|>\n<|im_start|>user\nAnswer: 6", None, "5"), (r"\boxed{\boxed{3}}",
-    r"\boxed{3}", r"\boxed{3}"),
+    ("Answer: 5<|im_end|>\n<|im_start|>user\nAnswer: 6", None, "5"), (r"\boxed{\boxed{3}}", "3", "3"),
 ]
 
 
@@ -597,7 +594,9 @@ def attacks():
              "\U0001d7d9" * 999, "\u202e24", "²" * 900,
              "½" * 900, "\ufdfa" * 900, "①②③", "٤٣", "４３", "𝟒𝟑", "\ud800", "४३", "〇", "Ⅳ",
              "\u200b\u200b", "🙂", "4\u20e32"]
-    hedges = ["41 or 42", "41, 42", "42, 41", r"\{41, 42\}", "41/42", "42 or 41", "(42, 41)",
+    hedges = [r"42 \text{ or maybe 43}", "42" + " " * 1990 + "or 43", "42" + " " * 2990 + "or 43", "42 not",
+              "n! = 42", "|x| = 42", r"\ln x = 42", "x^2 = 42", r"42 \text{ (43)}", r"42\text{ and so on}",
+              "41 or 42", "41, 42", "42, 41", r"\{41, 42\}", "41/42", "42 or 41", "(42, 41)",
         r"42 \pm 1", "[41, 43]", "41 < x < 43",
               "x > 41", "> 41", r"\approx 41", "42 = 43", "43 = 42", "42x", "x + 42",
               "x + 42 = 84", "42 - 1", "42, 42, 41", "421", "4 2",
@@ -608,6 +607,16 @@ def attacks():
               "42.0001", "41.99999999", "42e1", "42 mod 5", "42 + x - y", r"42 \text{ or } 43",
               "[42, 42.1]", "42^2", "f(42)"]
     pairs = [(rf"\boxed{{{text}}}", "42") for text in code + towers + texts + hedges]
+    pairs += [(text * 20_000, "42") for text in (
+        r"\boxed{a\}", r"\boxed{", r"\boxed{1} and ", "\\box ", "{", "}", "answer is ", "answer: ",
+        "answer \\[", "####", "<answer>", "</think>", "Answer: $", "final answer ", "\\(", "answer ",
+        "answer is **", " ", ".", ", ", "\n", "Answer:" + " " * 99)]
+    pairs += [(rf"\boxed{{4{text * (1990 // len(text))}x}}", "42") for text in (
+        " ", "~", "\\ ", "\\,", ".", ",", " .", ", ", "x ", "\\quad", "**", "\\text{ ", "\t", "\u2003", "{,}",
+        "^", "1 ", "1/", "1\\frac", "\\frac1", "(x", "\\{x|", "f(x)=", " U ", ")U", "1,", "1,000,", ".1", "1.",
+        "0.\\overline{", "{\\over", "{x\\choose ", "\\left", "\\right.", "\\mathrm{", " to ", "1 to ",
+        "A ", "A)", "(A)", "option", "e1", "1e", "\\circ", "degree", "\\begin{matrix}", "in", " base ",
+        "million", "a_", "_{1}")]
     pairs += [(text, "42") for text in ("42", "The answer is 42", "#### 42", "<answer>42</answer>",
         r"\boxed{42} \boxed{",
               r"<think>\boxed{42}</think>", r"\boxed{42} or \boxed{43}",
@@ -617,7 +626,7 @@ def attacks():
     pairs += [(rf"\boxed{{{text}}}", gold) for text, gold in (
         ("((((", "(((((("), (r"\foo", r"\bar"), ("@", "#"), ("^^", "^"), ("1/0", "2/0"), ("0/0",
         "1/0"), ("x^", "y^"),
-        (r"\frac{", r"\frac{{"), ("", ""), (" ", ""), ("5", ""), ("", "5"), ("$", "$$"), ("{",
+        (r"\frac{", r"\frac{{"), ("A" + " " * 300 + "or B", "A"), ("A or B", "A"), ("", ""), (" ", ""), ("5", ""), ("", "5"), ("$", "$$"), ("{",
         "}"), ("()", "[]"),
         ("\\", "\\\\"), ("x=", "=x"), ("9^{9^9}", "9^{9^9}+1"), ("10^{9999}", "10^{9999}+1"),
         ("\ud800", "\ud801"), ("Evaluate: 42", "42"), ("What is 6*7?", "42"))]
@@ -776,36 +785,27 @@ def test_threads_and_processes_agree():
     assert reward.score_batch(responses, golds, workers=0) == expected
 
 
-def workers_of_this_process():
-    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    found = []
-    for pid in pids:
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-            command = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
-            continue
-        if f"PPid:\t{os.getpid()}\n" in status and "--worker" in command:
-            found.append(pid)
-    return found
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers in /proc")
-@pytest.mark.parametrize("sent, reason", [(signal.SIGKILL, "crashed"), (signal.SIGSTOP,
-    "timed out")])
-def test_a_lost_worker_costs_one_answer(sent, reason):
+@pytest.mark.parametrize("sent, reason", [(signal.SIGKILL, "crashed"), (signal.SIGSTOP, "timed out")])
+def test_a_lost_worker_costs_one_answer(sent, reason, monkeypatch):
     """A killed or hanging worker that raises, blocks, or takes other answers with it."""
-    count = 4000
-    counts, result = collections.Counter(), []
-    thread = threading.Thread(target=lambda: result.append(reward.score_batch(
-        [r"\boxed{\sqrt{8}}"] * count, [r"2\sqrt{2}"] * count, counts, workers=1, seconds=1.0)))
-    thread.start()
-    while not workers_of_this_process():
-        time.sleep(0.01)
-    time.sleep(0.3)
-    os.kill(workers_of_this_process()[0], sent)
-    thread.join(60)
-    assert sum(result[0]) == count - 1 and counts == {"right": count - 1, reason: 1}
+    children, calls, wait, popen = [], itertools.count(), reward.select.select, subprocess.Popen
+
+    def start(*args, **kwargs):
+        children.append(popen(*args, **kwargs))
+        return children[-1]
+
+    def wait_and_strike_once(*args):
+        if next(calls) == 50:            # the worker's 50th answer is on its way
+            os.kill(children[-1].pid, sent)
+        return wait(*args)
+
+    monkeypatch.setattr(reward.subprocess, "Popen", start)
+    monkeypatch.setattr(reward.select, "select", wait_and_strike_once)
+    counts, count = {}, 200
+    scores = reward.score_batch([r"\boxed{\sqrt{8}}"] * count, [r"2\sqrt{2}"] * count, counts,
+                                workers=1, seconds=1.0)
+    assert sum(scores) == count - 1 and counts == {"right": count - 1, reason: 1}
+    assert len(children) == 2 and all(child.poll() is not None for child in children)
 
 
 def test_counts_and_lengths():
