@@ -251,7 +251,7 @@ def edit_config(folder, **changes):
 NORM = "model.norm.weight"
 BROKEN = {
     "missing": (lambda f: edit_tensors(f, lambda t: t.pop(NORM)), "lacks 1 tensors, first model.n"),
-    "extra": (lambda f: edit_tensors(f, lambda t: t.update(odd=t[NORM])), "has odd, for which"),
+    "extra": (lambda f: edit_tensors(f, lambda t: t.update(odd=t[NORM].clone())), "has odd, for which"),
     "misshapen": (
         lambda f: edit_tensors(f, lambda t: t.update({NORM: torch.ones(1)})),
         r"model.norm.weight has shape \(1,\), by config.json it is \(32,\)",
