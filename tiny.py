@@ -1,19 +1,22 @@
-"""The embedded small world: verifiable problems, a corpus that explains them badly, a tokenizer, a base model.
+"""The embedded small world: problems, a corpus that explains them badly, a tokenizer, a base model.
 
-A problem is a chain of arithmetic modulo 7; a solution works it step by step, pieces separated by blank lines (¶):
+A problem is a chain of arithmetic modulo 7; a solution works it step by step, pieces separated by
+blank lines (¶):
 
     Start with 5. Step 1: *4. Step 2: +2. What is the result modulo 7?
     Step 1: 5*4=3. ¶ Wait, Step 1: 5*4=6. ¶ Step 2: 6+2=1. ¶ The answer is \\boxed{1}.
 
-Nobody labels the corpus: its authors slip. Each step is written with a wrong value with some chance, a few *hard facts*
-are usually written wrong, and only sometimes does the author notice and do the step again ("Wait, ..."), or do it another
-way ("Alternatively, ..."). A small Llama trained on that from nothing behaves like a big base model before RL: it
-solves some problems, mostly fails by one slip, rarely looks back, and knows more than it shows (pass@8 far above Avg@8).
+Nobody labels the corpus: its authors slip. Each step is written with a wrong value with some
+chance, a few *hard facts* are usually written wrong, and only sometimes does the author notice and
+do the step again ("Wait, ..."), or do it another way ("Alternatively, ..."). A small Llama trained
+on that from nothing behaves like a big base model before RL: it solves some problems, mostly fails
+by one slip, rarely looks back, and knows more than it shows (pass@8 far above Avg@8).
 
-1. 70 % of the documents hold the question, rendered by the chat template; 30 % are BOS, solution, EOS, so that P(y) with
-   the prompt removed is a distribution the model was trained on, as it is for a model pre-trained on the web.
-2. The corpus has longer chains than RL trains on, so `test_long.jsonl` asks for generalisation and not for a miracle.
-3. What is built is a plain Hugging Face folder, used by every other file exactly as a downloaded model would be.
+1. 70 % of the documents hold the question, rendered by the chat template; 30 % are BOS, solution,
+   EOS, so that P(y) with the prompt removed is a trained distribution, as after pre-training.
+2. The corpus has longer chains than RL trains on, so `test_long.jsonl` asks for generalisation and
+   not for a miracle.
+3. What is built is a plain Hugging Face folder, used by the other files as a downloaded model is.
 
     python tiny.py         # builds the world once (about 90 seconds on one core), then shows it
 """
@@ -40,7 +43,8 @@ from model import CausalLM, load_model, save_model
 
 PAD, BOS, EOS, USER, ASSISTANT = "<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
@@ -48,7 +52,10 @@ OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that decides what is built. Chances are probabilities in [0, 1]; steps are (fewest, most) per chain."""
+    """Everything that decides what is built.
+
+    Chances are probabilities in [0, 1]; steps are (fewest, most) per chain.
+    """
 
     modulus: int = 7
     steps: tuple[int, int] = (2, 4)  # train.jsonl and test.jsonl
@@ -69,19 +76,20 @@ class World:
     layers: int = 3
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Problems and the corpus that explains them
 
 
 def make_facts(world, rng):
-    """Every single step: (a, operator, b) -> (right value, the value a slip gives, chance of a slip)."""
+    """Every single step: (a, operator, b) -> (right value, what a slip gives, chance of a slip)."""
     facts = {}
     for a in range(world.modulus):
         for b in range(1, world.modulus):
             for operator, compute in OPERATORS.items():
                 right = compute(a, b) % world.modulus
                 if rng.random() < world.hard_share:
-                    wrong, slip = (right + rng.randrange(1, world.modulus)) % world.modulus, world.hard_slip
+                    wrong = (right + rng.randrange(1, world.modulus)) % world.modulus
+                    slip = world.hard_slip
                 else:
                     wrong, slip = (right + rng.choice((-1, 1))) % world.modulus, world.easy_slip
                 facts[a, operator, b] = right, wrong, slip
@@ -89,7 +97,7 @@ def make_facts(world, rng):
 
 
 def another_way(a, operator, b, modulus):
-    """The same step done differently: factors swapped, or the complement added instead of subtracted and vice versa."""
+    """The same step done differently: factors swapped, or the complement subtracted or added."""
     if operator == "*":
         return (b, "*", a) if a else (a, "*", b)  # facts have no zero on the right
     return a, "-" if operator == "+" else "+", modulus - b
@@ -97,7 +105,8 @@ def another_way(a, operator, b, modulus):
 
 def make_chain(world, steps, rng):
     """(start, ((operator, number), ...)) with steps[0] to steps[1] operations."""
-    operations = [(rng.choice("+-*"), rng.randrange(1, world.modulus)) for _ in range(rng.randint(*steps))]
+    count = rng.randint(*steps)
+    operations = [(rng.choice("+-*"), rng.randrange(1, world.modulus)) for _ in range(count)]
     return rng.randrange(world.modulus), tuple(operations)
 
 
@@ -115,7 +124,7 @@ def solve(chain, modulus):
 
 
 def write_solution(chain, facts, world, rng):
-    """What one author writes: slips included, second thoughts included. The last value written for a step counts."""
+    """What one author writes, slips and second thoughts included; a step's last value counts."""
     value, operations = chain
     pieces = []
     for number, (operator, b) in enumerate(operations, 1):
@@ -138,43 +147,49 @@ def make_document(problem, solution):
     return f"{BOS}{USER}{problem}{ASSISTANT}{solution}{EOS}" if problem else f"{BOS}{solution}{EOS}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Tokenizer and base model
 
 
 def make_tokenizer(modulus, most_steps):
-    """One token per number, operator or set phrase. Every character of a text lies in exactly one token, blank lines
-    too, so decoding is plain joining and gives the text back; text from outside the world becomes <pad>, the unknown.
+    """One token per number, operator or set phrase. Every character of a text lies in exactly one
+    token, blank lines too, so decoding is plain joining and gives the text back; text from outside
+    the world becomes <pad>, the unknown.
     """
     steps = [f"Step {number}: " for number in range(1, most_steps + 1)]
     phrases = [
-        "Start with ", f" What is the result modulo {modulus}?", "\n\n", "Wait, ", "Alternatively, ",
+        "Start with ", f" What is the result modulo {modulus}?", "\n\n", "Wait, ",
+        "Alternatively, ",
         "The answer is \\boxed{", "}.", ".", " ", "=", *OPERATORS, *steps,
     ]  # fmt: skip
     words = [*phrases, *(str(number) for number in range(modulus))]
-    vocabulary = {word: index for index, word in enumerate([PAD, BOS, EOS, USER, ASSISTANT, *words])}
-    # Longest first: an alternation takes the first branch that fits, and "12" must not become "1", "2".
+    special = [PAD, BOS, EOS, USER, ASSISTANT]
+    vocabulary = {word: index for index, word in enumerate([*special, *words])}
+    # Longest first: an alternation takes the first branch that fits; "12" must not be "1", "2".
     pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD, unk_token=PAD,
-        additional_special_tokens=[USER, ASSISTANT], chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False,
+        additional_special_tokens=[USER, ASSISTANT], chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
     )
 
 
 def make_model(world, tokenizer, generator):
     """A Llama of about 0.3 million parameters with random weights."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=world.width, num_hidden_layers=world.layers, intermediate_size=256,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), hidden_size=world.width, num_hidden_layers=world.layers,
+        intermediate_size=256, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )
     model = CausalLM(config)
     for parameter in model.parameters():
         if parameter.ndim == 2:  # norms keep their ones
-            # 1 / sqrt(inputs): with GPT-2's 0.02 a model this narrow learned the format of a solution and no content
+            # 1 / sqrt(inputs): with GPT-2's 0.02 a model this narrow learned the format of a
+            # solution and no content
             torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
     return model
 
@@ -195,17 +210,20 @@ def make_batches(rows, batch_tokens, rng):
 
 def pretrain(model, batches, pad_id, learning_rate, quiet):
     """Next-token prediction over every token; AdamW, 5 % warm-up, then a straight line to 0."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    parameters, rate = model.parameters(), learning_rate
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     warm_up = max(1, len(batches) // 20)
     bar = tqdm(batches, desc="pre-training the tiny base", disable=quiet, leave=False)
     for step, batch in enumerate(bar):
         longest = max(len(row) for row in batch)
         ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in batch])  # (B, T)
-        hidden = model(ids[:, :-1])  # (B, T-1, D); causal, so padding on the right changes nothing before it
+        # causal, so padding on the right changes nothing before it
+        hidden = model(ids[:, :-1])  # (B, T-1, D)
         logits = model.lm_head(hidden).flatten(0, 1)  # (B*(T-1), V)
         loss = F.cross_entropy(logits, ids[:, 1:].flatten(), ignore_index=pad_id)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min((step + 1) / warm_up, (len(batches) - step) / len(batches))
+            left = (len(batches) - step) / len(batches)
+            group["lr"] = learning_rate * min((step + 1) / warm_up, left)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -214,13 +232,14 @@ def pretrain(model, batches, pad_id, learning_rate, quiet):
             bar.set_postfix(loss=f"{loss.item():.3f} nats/token")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The cached folder
 
 
 def make_problems(world, rng):
     """{file name: problems}, every chain different from every other, in any of the files."""
-    counts = {"train": world.train_problems, "test": world.test_problems, "test_long": world.test_problems}
+    tests = world.test_problems
+    counts = {"train": world.train_problems, "test": tests, "test_long": tests}
     seen, files = set(), {}
     for name, count in counts.items():
         problems = []
@@ -229,35 +248,41 @@ def make_problems(world, rng):
             if chain not in seen:
                 seen.add(chain)
                 answer = str(solve(chain, world.modulus))
-                problems.append({"problem": question(chain, world.modulus), "answer": answer, "kind": "tiny"})
+                asked = question(chain, world.modulus)
+                problems.append({"problem": asked, "answer": answer, "kind": "tiny"})
         files[name] = problems
     return files, seen
 
 
 def make_corpus(world, rng, tokenizer, reserved):
-    """Token ids of documents, about world.tokens in all. No chain of train.jsonl or of a test file is among them."""
+    """Token ids of documents, about world.tokens in all; no chain of `reserved` is among them."""
     facts, rows, total = make_facts(world, rng), [], 0
     while total < world.tokens:
         chain = make_chain(world, world.steps if rng.random() < 0.5 else world.long_steps, rng)
         if chain in reserved:
             continue
         problem = None if rng.random() < world.unprompted else question(chain, world.modulus)
-        rows.append(tokenizer(make_document(problem, write_solution(chain, facts, world, rng)), add_special_tokens=False).input_ids)
+        document = make_document(problem, write_solution(chain, facts, world, rng))
+        rows.append(tokenizer(document, add_special_tokens=False).input_ids)
         total += len(rows[-1])
     return rows
 
 
 def cache_folder(world, seed, cache_dir):
-    """Where this world is kept: a hash of its settings and of this file's code, so that a changed world is built anew."""
+    """Where this world is kept: a hash of the settings and of this file, so that a
+    changed world is built anew.
+    """
     settings = json.dumps(asdict(world), sort_keys=True) + str(seed) + Path(__file__).read_text()
-    root = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dsrl")
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    root = Path(cache_dir or home / "dsrl")
     return root / f"tiny-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 
 def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
-    """The folder of the world: base model, tokenizer, train.jsonl, test.jsonl, test_long.jsonl. Built once, about 90 s.
+    """The folder of the base model, its tokenizer and train, test and test_long.jsonl. Built once.
 
-    One thread: matrices of width 96 gain nothing from a second, and one thread gives the same weights on every run.
+    One thread: matrices of width 96 gain nothing from a second, and one thread gives the same
+    weights on every run.
     """
     world = world or World()
     target = cache_folder(world, seed, cache_dir)
@@ -267,7 +292,10 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
     except OSError as error:
-        raise ValueError(f"cannot write to {target.parent} ({error.strerror}): set XDG_CACHE_HOME to a folder of yours") from error
+        raise ValueError(
+            f"cannot write to {target.parent} ({error.strerror}): "
+            "set XDG_CACHE_HOME to a folder of yours"
+        ) from error
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -275,12 +303,14 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
         tokenizer = make_tokenizer(world.modulus, world.long_steps[1])
         files, reserved = make_problems(world, rng)
         for name, problems in files.items():
-            (partial / f"{name}.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+            lines = "".join(json.dumps(problem) + "\n" for problem in problems)
+            (partial / f"{name}.jsonl").write_text(lines)
         if not quiet:
             print(f"building the tiny world, once, in {target}")
         rows = make_corpus(world, rng, tokenizer, reserved)
         model = make_model(world, tokenizer, generator)
-        pretrain(model, make_batches(rows, world.batch_tokens, rng), tokenizer.pad_token_id, world.learning_rate, quiet)
+        batches = make_batches(rows, world.batch_tokens, rng)
+        pretrain(model, batches, tokenizer.pad_token_id, world.learning_rate, quiet)
         model.eos_ids = (tokenizer.eos_token_id,)
         save_model(model, tokenizer, partial)
         if not target.exists():  # another process may have been faster
@@ -297,23 +327,32 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description="Build the tiny world (once) and show it.")
     parser.add_argument("--problems", type=int, default=2, help="problems to show")
     args = parser.parse_args(argv)
-    world, rng = World(), random.Random(1)
-    folder = Path(build())
-    facts = make_facts(world, random.Random(0))
+    folder, world, rng = Path(build()), World(), random.Random(0)
+    make_problems(world, rng)  # the draws before those of the facts, as in `build` with seed 0
+    facts = make_facts(world, rng)
     for _ in range(args.problems):
         chain = make_chain(world, world.steps, rng)
-        print(f"--- a document of the corpus ---\n{make_document(question(chain, world.modulus), write_solution(chain, facts, world, rng))}\n")
+        solution = write_solution(chain, facts, world, rng)
+        document = make_document(question(chain, world.modulus), solution)
+        print(f"--- a document of the corpus ---\n{document}\n")
     model, tokenizer = load_model(folder)
     problems = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
     turns = [[{"role": "user", "content": problem["problem"]}] for problem in problems]
-    prompts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False) for turn in turns]
-    rollout = generate(model, prompts, group_size=8, max_new_tokens=128, eos_ids=model.eos_ids, progress="sampling")
+    template = dict(add_generation_prompt=True, return_dict=False)
+    prompts = [tokenizer.apply_chat_template(turn, **template) for turn in turns]
+    rollout = generate(
+        model, prompts, group_size=8, max_new_tokens=128, eos_ids=model.eos_ids, progress="sampling"
+    )
     texts = rollout.response_texts(tokenizer)
-    rewards = torch.tensor([reward.score(text, problems[row // 8]["answer"]) for row, text in enumerate(texts)]).view(-1, 8)
+    grades = [reward.score(text, problems[row // 8]["answer"]) for row, text in enumerate(texts)]
+    rewards = torch.tensor(grades).view(-1, 8)  # (P, G)
     for problem in range(args.problems):
         print(f"--- {problems[problem]['problem']}  (answer {problems[problem]['answer']}) ---")
-        print("\n".join(f"[{rewards[problem, i]:.0f}] {texts[8 * problem + i]!r}" for i in range(4)), "\n")
-    print(f"{folder}\n{sum(p.numel() for p in model.parameters()):,} parameters; {len(problems)} test problems: "
+        for sample in range(4):
+            print(f"[{rewards[problem, sample]:.0f}] {texts[8 * problem + sample]!r}")
+        print()
+    print(f"{folder}\n{sum(p.numel() for p in model.parameters()):,} parameters; "
+          f"{len(problems)} test problems: "
           f"Avg@8 {rewards.mean():.3f}, pass@8 {rewards.amax(1).mean():.3f}")
 
 
