@@ -226,14 +226,15 @@ def compact(cache, slots, live):
 @torch.no_grad()
 def generate(
     model, prompt_ids, *, max_new_tokens, eos_ids, group_size=1, temperature=1.0, top_p=1.0,
-    top_k=0, seed=0, stop_strings=(), tokenizer=None, kv_cache_gb=None, progress=None,
-    on_tokens=None,
+    top_k=0, seed=0, first_prompt=0, stop_strings=(), tokenizer=None, kv_cache_gb=None,
+    progress=None, on_tokens=None,
 ) -> Rollout:  # fmt: skip
     """Sample `group_size` responses for each prompt.
 
     prompt_ids      P lists of token ids        eos_ids  ids that end a response (may be empty)
     max_new_tokens  int, or a list of B ints: the limit of each row, in tokens
     temperature     0 is greedy; top_k 0 and top_p 1 are off
+    first_prompt    number of prompt_ids[0] in its draws, where this is one share of a larger batch
     stop_strings    end a row whose text contains one of them (needs tokenizer)
     kv_cache_gb     GB of the cache, default half of what is free; out of memory halves the slots
     progress        label of a bar, or None;  on_tokens(rows, tokens) is called after each step
@@ -252,7 +253,8 @@ def generate(
         "count": torch.zeros(num_rows, dtype=torch.int64, device=device),
         "finished": torch.zeros(num_rows, dtype=torch.bool, device=device),
     }
-    draws = [uniforms_of(seed, *divmod(row, group_size), longest) for row in range(num_rows)]
+    numbers = [(first_prompt + row // group_size, row % group_size) for row in range(num_rows)]
+    draws = [uniforms_of(seed, prompt, sample, longest) for prompt, sample in numbers]
     sampling = {
         "uniforms": torch.stack(draws).to(device),
         "limits": torch.tensor(limits, device=device),
