@@ -22,7 +22,7 @@ import copy
 import inspect
 import json
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import torch
@@ -327,8 +327,15 @@ def packed_attention(q, k, v, row_lengths):
         has_flag = "is_causal" in inspect.signature(varlen_attn).parameters
         causal = {"is_causal": True} if has_flag else {"window_size": (-1, 0)}
         return varlen_attn(q[0], k, v, ends, ends, longest, longest, **causal)[None]
-    rows = zip(*(tensor.split(row_lengths, dim=1) for tensor in (q, k, v)), strict=True)
-    return torch.cat([causal_attention(*row) for row in rows], dim=1)
+    # neighbours of one length are a batch without padding: one call instead of one for each
+    runs = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
+    sizes = [length * rows for length, rows in runs]
+    parts = zip(*(tensor[0].split(sizes) for tensor in (q, k, v)), strict=True)  # (n, heads, E)
+    batches = [
+        causal_attention(*(tensor.unflatten(0, (rows, length)) for tensor in part)).flatten(0, 1)
+        for (length, rows), part in zip(runs, parts, strict=True)
+    ]
+    return torch.cat(batches)[None]
 
 
 def cached_attention(q, k, v, layer, positions, kv_cache):
