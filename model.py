@@ -21,7 +21,7 @@ H query heads, K key/value heads, E head size.
 import copy
 import inspect
 import json
-from functools import cache
+from functools import cache, partial
 from itertools import groupby, pairwise
 from pathlib import Path
 
@@ -32,19 +32,27 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# Short names people type: owner on the hub, name up to the size, sizes, name after the size
+# Short names people type: owner on the hub, name up to the size, sizes, what may follow the size
 _NAMES = (
-    ("Qwen", "Qwen2.5-", "0.5B 1.5B 3B 7B 14B 32B", ""),
-    ("Qwen", "Qwen2.5-", "0.5B 1.5B 3B 7B", "-Instruct"),
-    ("Qwen", "Qwen2.5-Math-", "1.5B 7B", ""),
-    ("Qwen", "Qwen3-", "0.6B 1.7B 4B 8B 14B", ""),
-    ("meta-llama", "Llama-3.2-", "1B 3B 1B-Instruct 3B-Instruct", ""),
-    ("HuggingFaceTB", "SmolLM2-", "135M 360M 1.7B", ""),
-    ("HuggingFaceTB", "SmolLM2-", "135M 360M 1.7B", "-Instruct"),
+    ("Qwen", "Qwen2-", "0.5B 1.5B 7B 72B", ("", "-Instruct")),
+    ("Qwen", "Qwen2.5-", "0.5B 1.5B 3B 7B 14B 32B 72B", ("", "-Instruct")),
+    ("Qwen", "Qwen2.5-Math-", "1.5B 7B 72B", ("", "-Instruct")),
+    ("Qwen", "Qwen2.5-Coder-", "0.5B 1.5B 3B 7B 14B 32B", ("", "-Instruct")),
+    ("Qwen", "Qwen3-", "0.6B 1.7B 4B 8B 14B", ("", "-Base")),
+    ("Qwen", "Qwen3-", "32B", ("",)),
+    ("meta-llama", "Llama-2-", "7b 13b 70b", ("-hf", "-chat-hf")),
+    ("meta-llama", "Meta-Llama-3-", "8B 70B", ("", "-Instruct")),
+    ("meta-llama", "Llama-3.1-", "8B 70B", ("", "-Instruct")),
+    ("meta-llama", "Llama-3.2-", "1B 3B", ("", "-Instruct")),
+    ("meta-llama", "Llama-3.3-", "70B", ("-Instruct",)),
+    ("HuggingFaceTB", "SmolLM2-", "135M 360M 1.7B", ("", "-Instruct")),
+    ("TinyLlama", "TinyLlama-", "1.1B", ("-Chat-v1.0",)),
+    ("mistralai", "Mistral-", "7B", ("-v0.3", "-Instruct-v0.3")),
 )
 MODELS = {
     f"{stem}{size}{suffix}": f"{owner}/{stem}{size}{suffix}"
-    for owner, stem, sizes, suffix in _NAMES
+    for owner, stem, sizes, suffixes in _NAMES
+    for suffix in suffixes
     for size in sizes.split()
 }
 # config.model_type and its name in transformers; all are the one class below with other switches
@@ -111,6 +119,14 @@ class RMSNorm(nn.Module):
 
 def head_dim(config):
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def max_positions(config):
+    """Tokens a row may have. Qwen's files with yarn go on stating the length without it."""
+    rope, stated = config.rope_parameters, config.max_position_embeddings
+    if rope["rope_type"] != "yarn":
+        return stated
+    return max(stated, int(rope["factor"] * rope["original_max_position_embeddings"]))
 
 
 def rope_frequencies(config):
@@ -207,7 +223,7 @@ class CausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.compute_dtype = torch.float32
         self.checkpoint_activations = False  # True: a third more FLOPs in training, far less memory
-        self.max_positions = config.max_position_embeddings
+        self.max_positions = max_positions(config)
         self.eos_ids = ()  # set by load_model
         self.inverse_frequencies, self.rope_factor = rope_frequencies(config)
 
@@ -234,8 +250,9 @@ class CausalLM(nn.Module):
                 positions = positions + kv_cache.lengths[:B, None]
         x = self.model.embed_tokens(input_ids).to(self.compute_dtype)  # (B, T, D)
         cos, sin = self.rotary_tables(positions)
+        attention = attention_over(positions, kv_cache, row_lengths, cache_rows)
         for index, layer in enumerate(self.model.layers):
-            attend = attention_over(index, positions, kv_cache, row_lengths, cache_rows)
+            attend = partial(attention, index)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(layer, x, cos, sin, attend, use_reentrant=False)
             else:
@@ -275,6 +292,7 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self.limit = capacity
+        self.num_bytes = self.keys.nbytes + self.values.nbytes
 
     @staticmethod
     def bytes_per_token(config, dtype=torch.float32):
@@ -287,25 +305,37 @@ class KVCache:
         self.values[layer][rows, :, positions] = values
 
     def copy_rows(self, sources, targets, length):
-        """Rows `targets` become copies of rows `sources` in their first `length` tokens."""
+        """Rows `targets` become copies of `sources` (as many, or one for all) up to `length`."""
         self.keys[:, targets, :, :length] = self.keys[:, sources, :, :length]
         self.values[:, targets, :, :length] = self.values[:, sources, :, :length]
         self.lengths[targets] = self.lengths[sources]
 
 
-def attention_over(layer, positions, kv_cache, row_lengths, cache_rows):
-    """What this layer's queries may see: a function of q (B,T,H,E), k, v (B,T,K,E) -> (B,T,H,E)."""
-    if kv_cache is None and row_lengths is None:
-        return causal_attention
+def attention_over(positions, kv_cache, row_lengths, cache_rows):
+    """What queries may see: a function of layer, q (B,T,H,E), k, v (B,T,K,E) -> (B,T,H,E)."""
+    if row_lengths is None and kv_cache is None:
+        return lambda layer, q, k, v: causal_attention(q, k, v)
     if row_lengths is None:
-        return lambda q, k, v: cached_attention(q, k, v, layer, positions, kv_cache)
+        B, T = positions.shape
+        rows = torch.arange(B, device=positions.device).repeat_interleave(T)  # (B*T,)
+        # the future, and what is no longer or not yet alive: (B, T, limit)
+        hidden = torch.arange(kv_cache.limit, device=rows.device) > positions[:, :, None]
+        bias = torch.zeros(hidden.shape, dtype=kv_cache.keys.dtype, device=rows.device)
+        bias = bias.masked_fill_(hidden, float("-inf"))
 
-    def attend(q, k, v):
+        def attend(layer, q, k, v):
+            kv_cache.write(layer, rows, positions.reshape(-1), k.flatten(0, 1), v.flatten(0, 1))
+            return cached_attention(q, bias, kv_cache.keys[layer, :B], kv_cache.values[layer, :B])
+
+    else:
         if kv_cache is not None:
             lengths = torch.tensor(row_lengths, device=cache_rows.device)
             rows = cache_rows.repeat_interleave(lengths)  # (N,)
-            kv_cache.write(layer, rows, positions[0], k[0], v[0])
-        return packed_attention(q, k, v, row_lengths)
+
+        def attend(layer, q, k, v):
+            if kv_cache is not None:
+                kv_cache.write(layer, rows, positions[0], k[0], v[0])
+            return packed_attention(q, k, v, row_lengths)
 
     return attend
 
@@ -338,25 +368,19 @@ def packed_attention(q, k, v, row_lengths):
     return torch.cat(batches)[None]
 
 
-def cached_attention(q, k, v, layer, positions, kv_cache):
-    """T new tokens of each row against its cache row; a group's heads read the keys once."""
+def cached_attention(q, bias, keys, values):
+    """T new tokens of each row against its cache row; a group's heads read the keys once.
+
+    q (B, T, H, E);  bias (B, T, limit) is 0 or -inf;  keys, values (B, K, capacity, E)
+    """
     B, T, H, E = q.shape
-    K, limit = k.shape[2], kv_cache.limit
-    rows = torch.arange(B, device=q.device).repeat_interleave(T)
-    new_keys, new_values = k.reshape(B * T, K, E), v.reshape(B * T, K, E)
-    kv_cache.write(layer, rows, positions.reshape(-1), new_keys, new_values)
-    keys = kv_cache.keys[layer, :B, :, :limit]  # (B, K, limit, E)
-    values = kv_cache.values[layer, :B, :, :limit]
-    queries = (q * E**-0.5).view(B, T, K, H // K, E).permute(0, 2, 1, 3, 4)
-    queries = queries.reshape(B, K, T * (H // K), E)
-    scores = queries @ keys.transpose(-1, -2)  # (B, K, T*H/K, limit)
-    # the future, and dead slots: (B, T, limit), then as scores
-    hidden_from = torch.arange(limit, device=q.device) > positions[:, :, None]
-    hidden_from = hidden_from.repeat_interleave(H // K, dim=1)[:, None]  # (B, 1, T*H/K, limit)
-    scores = scores.masked_fill(hidden_from, float("-inf"))
-    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
-    out = (weights @ values).view(B, K, T, H // K, E)
-    return out.permute(0, 2, 1, 3, 4).reshape(B, T, H, E)
+    K, limit = keys.shape[1], bias.shape[2]
+    # the H/K heads that share keys become more queries: (B, K, T*H/K, E)
+    queries = q.view(B, T, K, H // K, E).transpose(1, 2).reshape(B, K, T * (H // K), E)
+    bias = bias.repeat_interleave(H // K, dim=1)[:, None]  # (B, 1, T*H/K, limit)
+    keys, values = keys[:, :, :limit], values[:, :, :limit]
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
+    return out.view(B, K, T, H // K, E).transpose(1, 2).reshape(B, T, H, E)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -371,10 +395,26 @@ def token_logprobs_reference(hidden, weight, targets, temperature=1.0):
 
 @cache
 def triton_kernels():
-    """The two kernels, compiled on first use: a program a row, read in blocks, fp32 arithmetic.
+    """The two kernels, compiled on first use. They differ from `log_softmax` in what they read.
 
-    Matrix products stay with cuBLAS. No tl.dot, atomics or autotuning: Triton's interpreter, which
-    stands in for a GPU in the tests, runs all that is here.
+    Textbook log-softmax walks a row of V logits three times: for the maximum m, without which
+    exp overflows; for s = sum e^(z-m); for log p = z - m - log s; and writes (N, V). A GPU waits
+    for memory meanwhile, not for arithmetic, so `score` reads each logit once and writes 3 numbers
+    a row. It reads the row in blocks, and whenever a block moves the maximum from m to m' it
+    corrects the sums so far, as if m' had been subtracted from the start:
+
+        s' = s e^(m-m') + sum over the block of e^(z-m')                  (online softmax)
+        w' = (w + (m-m') s) e^(m-m') + sum over the block of (z-m') e^(z-m')
+
+    In the end log P(target) = z_target - m - log s, logsumexp = m + log s, and, as p = e^(z-m) / s,
+    the entropy -sum p log p = log s - w / s.
+
+    `gradient` uses d log P(target) / d z = onehot - p, with p = e^(z - logsumexp): each logit is
+    read once and overwritten, as nothing needs it any more.
+
+    A program is one row; programs share nothing. Products of matrices stay with cuBLAS. There is no
+    tl.dot, atomic or autotuning here, so Triton's interpreter, the tests' stand-in for a GPU, runs
+    it all.
     """
     global triton, tl  # late, as only CUDA needs them; global, as Triton looks names up there
     import triton
@@ -384,14 +424,15 @@ def triton_kernels():
     def score(logits, stride, targets, logprobs, logsumexps, entropies, V, BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)  # as offset: n V passes 2^31 at 14,135 Qwen tokens
         logits += row * stride
-        # m = max z, sum e^(z-m), sum (z-m) e^(z-m), over the blocks so far
-        largest, total, weighted = float("-inf"), 0.0, 0.0
+        largest, total, weighted = float("-inf"), 0.0, 0.0  # m, s and w of the blocks so far
         for start in range(0, V, BLOCK):
             columns = start + tl.arange(0, BLOCK)
+            # past the end of the row: -inf, which adds e^-inf = 0. Arithmetic is fp32 throughout
             z = tl.load(logits + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
-            grown = tl.maximum(largest, tl.max(z, 0))
+            grown = tl.maximum(largest, tl.max(z, 0))  # m'
             shift = tl.where(grown == float("-inf"), 0.0, grown)  # -inf - -inf would be NaN
             rescale, e = tl.exp(largest - shift), tl.exp(z - shift)
+            # 0 at the first block, where largest - shift is -inf and -inf * 0 would be NaN
             moved = tl.where(rescale > 0, (weighted + (largest - shift) * total) * rescale, 0.0)
             # p log p is 0 at p = 0
             weighted = moved + tl.sum(tl.where(e > 0, (z - shift) * e, 0.0), 0)
@@ -409,7 +450,7 @@ def triton_kernels():
         row = tl.program_id(0).to(tl.int64)
         logits += row * stride
         target, logsumexp = tl.load(targets + row), tl.load(logsumexps + row)
-        dead = logsumexp == float("-inf")
+        dead = logsumexp == float("-inf")  # a row of -inf: gradient 0, not NaN
         coefficient = tl.where(dead, 0.0, tl.load(coefficients + row))
         logsumexp = tl.where(dead, 0.0, logsumexp)
         for start in range(0, V, BLOCK):
@@ -482,38 +523,44 @@ def logits_gradient_(logits, targets, logsumexp, coefficients):
     return logits
 
 
-def chunks_of(hidden, weight):
-    """Slices of tokens whose logits fit one chunk."""
+def score_tokens(hidden, weight, targets, temperature, coefficients_of=None, d_weight=None):
+    """The loop over chunks of tokens: log-probs (N,), entropy (N,) and d hidden (N, D).
+
+    coefficients_of  as in `backward_logprobs`; without it d hidden is None
+    d_weight         (V, D), to which the gradient of the head is added
+    """
+    check_inputs(hidden, weight, targets, temperature)
+    scaled, head = hidden.detach() / temperature, weight.detach().to(hidden.dtype)
+    logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    entropy = torch.empty_like(logprobs)
+    d_hidden = torch.empty_like(scaled) if coefficients_of else None
     size = max(1, LOGITS_PER_CHUNK[hidden.device.type] // len(weight))
-    return [slice(start, min(start + size, len(hidden))) for start in range(0, len(hidden), size)]
+    for start in range(0, len(hidden), size):
+        chunk = slice(start, start + size)
+        logits = scaled[chunk] @ head.T  # (n, V)
+        logprobs[chunk], logsumexp, entropy[chunk] = score_logits(logits, targets[chunk])
+        if coefficients_of:
+            coefficients = coefficients_of(logprobs[chunk], chunk)
+            d_logits = logits_gradient_(logits, targets[chunk], logsumexp, coefficients)
+            d_hidden[chunk] = d_logits @ head / temperature
+            accumulate_(d_weight, d_logits, scaled[chunk])
+    return logprobs, entropy, d_hidden
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """Chunked forward; backward, which knows the upstream gradient, computes the logits again."""
+    """`token_logprobs` for autograd: backward, where c_n is known, makes the logits once more."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
-        scaled, head = hidden / temperature, weight.to(hidden.dtype)
-        logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        logsumexp = torch.empty_like(logprobs)
-        for chunk in chunks_of(hidden, weight):
-            logits = scaled[chunk] @ head.T  # (n, V)
-            logprobs[chunk], logsumexp[chunk], _ = score_logits(logits, targets[chunk])
-        ctx.save_for_backward(scaled, weight, targets, logsumexp)
+        ctx.save_for_backward(hidden, weight, targets)
         ctx.temperature = temperature
-        return logprobs
+        return score_tokens(hidden, weight, targets, temperature)[0]
 
     @staticmethod
     def backward(ctx, upstream):
-        scaled, weight, targets, logsumexp = ctx.saved_tensors
-        head = weight.to(scaled.dtype)
-        d_hidden, d_weight = torch.empty_like(scaled), torch.zeros_like(weight)
-        for chunk in chunks_of(scaled, weight):
-            logits = scaled[chunk] @ head.T  # (n, V)
-            gradient = logits_gradient_(logits, targets[chunk], logsumexp[chunk], upstream[chunk])
-            d_hidden[chunk] = gradient @ head / ctx.temperature
-            accumulate_(d_weight, gradient, scaled[chunk])
-        return d_hidden, d_weight, None, None
+        d_weight = torch.zeros_like(ctx.saved_tensors[1])
+        options = ctx.temperature, lambda _, chunk: upstream[chunk], d_weight
+        return score_tokens(*ctx.saved_tensors, *options)[2], d_weight, None, None
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0):
@@ -523,7 +570,6 @@ def token_logprobs(hidden, weight, targets, temperature=1.0):
     Returns  (N,) float32, nats; gradients flow to hidden and weight
     Raises   ValueError for a target out of range or a temperature that is not above 0
     """
-    check_inputs(hidden, weight, targets, temperature)
     return TokenLogprobs.apply(hidden, weight, targets, temperature)
 
 
@@ -534,19 +580,10 @@ def backward_logprobs(hidden, weight, targets, coefficients_of, temperature=1.0)
     Effects          adds to weight.grad; calls hidden.backward
     Returns          logprobs and entropy, (N,) float32, nats, without gradient
     """
-    check_inputs(hidden, weight, targets, temperature)
-    scaled, head = hidden.detach() / temperature, weight.detach().to(hidden.dtype)
-    logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-    entropy, d_hidden = torch.empty_like(logprobs), torch.empty_like(scaled)
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
-    for chunk in chunks_of(hidden, weight):
-        logits = scaled[chunk] @ head.T  # (n, V)
-        logprobs[chunk], logsumexp, entropy[chunk] = score_logits(logits, targets[chunk])
-        coefficients = coefficients_of(logprobs[chunk], chunk)
-        gradient = logits_gradient_(logits, targets[chunk], logsumexp, coefficients)
-        d_hidden[chunk] = gradient @ head / temperature
-        accumulate_(weight.grad, gradient, scaled[chunk])
+    options = temperature, coefficients_of, weight.grad
+    logprobs, entropy, d_hidden = score_tokens(hidden, weight, targets, *options)
     hidden.backward(d_hidden)
     return logprobs, entropy
 
@@ -610,7 +647,7 @@ def fetch_folder(name):
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "tokenizer.model"]
+        patterns = ["*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model"]
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ValueError(
@@ -619,47 +656,60 @@ def fetch_folder(name):
         ) from error
 
 
-def check_supported(config):
-    """Raise ValueError naming the first feature of the checkpoint that is not computed here."""
-    if config.model_type not in FAMILIES:
-        found = f"model_type {config.model_type!r} (supported: {', '.join(FAMILIES)})"
-    elif getattr(config, "quantization_config", None) is not None:
-        found = "quantised weights"
-    elif uses_sliding_window(config):
-        found = "sliding-window attention"
-    elif config.hidden_act != "silu":
-        found = f"activation {config.hidden_act!r} (supported: silu)"
-    elif config.rope_parameters["rope_type"] not in ROPE_TYPES:
-        kind = config.rope_parameters["rope_type"]
-        found = f"rope type {kind!r} (supported: {', '.join(ROPE_TYPES)})"
-    else:
-        return
-    raise ValueError(f"this model is not supported: {found}")
+def read_json(file):
+    """The object that a JSON file of a model folder holds."""
+    if not file.is_file():
+        raise ValueError(f"{file.parent} has no {file.name}: give a Hugging Face model folder")
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object: fetch it again")
+    return found
 
 
-def uses_sliding_window(config):
-    if config.model_type == "mistral":
-        window = config.sliding_window
-        return window is not None and window < config.max_position_embeddings
-    return "sliding_attention" in (getattr(config, "layer_types", None) or ())
+def load_config(folder):
+    """config.json as a transformers config.
+
+    Raises ValueError naming the first feature of the checkpoint that is not computed here.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    file = folder / "config.json"
+    kind = read_json(file).get("model_type")
+    if kind not in FAMILIES:
+        supported = ", ".join(FAMILIES)
+        raise ValueError(f"this model is not supported: model_type {kind!r} (of {supported})")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (KeyError, ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
+    rope = config.rope_parameters["rope_type"]
+    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kind == "mistral" and (config.sliding_window or torch.inf) < config.max_position_embeddings:
+        windows.add("sliding_attention")
+    unsupported = {
+        "quantised weights": getattr(config, "quantization_config", None) is not None,
+        f"layers with {', '.join(sorted(windows))} (of full_attention)": windows,
+        f"activation {config.hidden_act!r} (of silu)": config.hidden_act != "silu",
+        f"rope type {rope!r} (of {', '.join(ROPE_TYPES)})": rope not in ROPE_TYPES,
+    }
+    for feature, found in unsupported.items():
+        if found:
+            raise ValueError(f"this model is not supported: {feature}")
+    return config
 
 
 def load_model(name, dtype=torch.float32, device="cpu"):
     """(model, tokenizer) of a folder or hub id: config.json, *.safetensors, tokenizer files.
 
-    Strict: a missing, extra or misshapen tensor is a ValueError, and so is what `check_supported`
-    finds. Tensors are read one by one, so peak memory is one copy.
+    Strict: a missing, extra or misshapen tensor is a ValueError, and so is a feature that is not
+    computed here. Tensors are read one by one, so peak memory is one copy and the largest tensor.
     """
-    from transformers import AutoConfig
-
     folder = fetch_folder(name)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json: give a Hugging Face model folder")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except OSError as error:
-        raise ValueError(f"{folder}/config.json cannot be read: {error}") from error
-    check_supported(config)
+    config = load_config(folder)
     with torch.device("meta"):
         model = CausalLM(config).to(dtype)
     model.to_empty(device=device)
@@ -681,33 +731,57 @@ def load_tokenizer(folder):
         raise ValueError(f"{folder} has no tokenizer: {remedy}")
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder} has no tokenizer that can be read: {error}") from error
 
 
+def weight_files(folder):
+    """model.safetensors, else the shards that its index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise ValueError(f"{folder} has no model.safetensors (other formats can carry code)")
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    for name in names:
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} lacks {name}, which {index.name} names: fetch it again")
+    return [folder / name for name in names]
+
+
 def fill_parameters(model, folder):
-    """Copy every tensor of model*.safetensors into the model's parameter of that name."""
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} has no model*.safetensors (other formats can carry code)")
-    missing = dict(model.named_parameters())
-    for file in files:
+    """Copy every tensor of the folder's safetensors into the model's parameter of that name."""
+    missing, second_head = dict(model.named_parameters()), None
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as shard:
-                for key in shard.keys():
-                    tied_head = key == "lm_head.weight" and model.config.tie_word_embeddings
-                    if tied_head or key.endswith("rotary_emb.inv_freq"):  # a constant of old files
-                        continue
-                    fill(missing.pop(key, None), key, shard.get_tensor(key), file)
+                keys = list(shard.keys())
+            for key in keys:
+                if key == "lm_head.weight" and model.config.tie_word_embeddings:
+                    second_head = file
+                elif not key.endswith("rotary_emb.inv_freq"):  # a constant of old files
+                    fill(missing.pop(key, None), key, read_tensor(file, key), file)
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from error
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} tensors, first {next(iter(missing))}")
+    head = model.lm_head.weight.data
+    if second_head and not torch.equal(read_tensor(second_head, "lm_head.weight").to(head), head):
+        differs = "a head that is not the embedding, to which config.json ties it"
+        raise ValueError(f"{second_head} has {differs}: set tie_word_embeddings to false there")
+
+
+def read_tensor(file, key):
+    """Opens the file anew for each, as what was read counts as memory until the file is closed."""
+    with safe_open(file, framework="pt") as shard:
+        return shard.get_tensor(key)
 
 
 def fill(parameter, key, tensor, file):
     if parameter is None:
         raise ValueError(f"{file} has {key}, for which a model of this config.json has no place")
+    if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"this model is not supported: {file} has {key} in {tensor.dtype}")
     if parameter.shape != tensor.shape:
         shapes = f"{tuple(tensor.shape)}, by config.json it is {tuple(parameter.shape)}"
         raise ValueError(f"{file}: {key} has shape {shapes}")
@@ -719,7 +793,7 @@ def eos_ids_of(folder, config, tokenizer):
     stated = config.eos_token_id
     file = folder / "generation_config.json"
     if file.is_file():
-        stated = json.loads(file.read_text()).get("eos_token_id", stated)
+        stated = read_json(file).get("eos_token_id", stated)
     stated = stated if isinstance(stated, list) else [stated]
     return tuple(sorted({*stated, tokenizer.eos_token_id} - {None}))
 

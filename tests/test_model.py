@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,18 +41,24 @@ LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 8.0}
 YARN |= {"original_max_position_embeddings": 32}
+TIED, UNTIED = dict(tie_word_embeddings=True), dict(tie_word_embeddings=False)
+WINDOW_OFF = dict(use_sliding_window=False, sliding_window=8, max_window_layers=1)  # Qwen's files
+NINE_HEADS = dict(hidden_size=36, num_attention_heads=9, num_key_value_heads=3)
 FAMILIES = {
-    "qwen2 tied": (Qwen2Config, dict(tie_word_embeddings=True)),
-    "qwen2 untied": (Qwen2Config, dict(tie_word_embeddings=False)),
-    "qwen2 yarn": (Qwen2Config, dict(rope_parameters=YARN, tie_word_embeddings=True)),
-    "qwen3 tied": (Qwen3Config, dict(head_dim=16, tie_word_embeddings=True)),
+    "qwen2 tied": (Qwen2Config, TIED),
+    "qwen2.5 untied": (Qwen2Config, UNTIED | WINDOW_OFF),
+    "qwen2.5 yarn": (Qwen2Config, TIED | dict(rope_parameters=YARN)),
+    "qwen2.5 yarn factor": (Qwen2Config, dict(rope_parameters=YARN | {"attention_factor": 1.7})),
+    "qwen3 tied": (Qwen3Config, TIED | dict(head_dim=16)),
     "qwen3 yarn bias": (Qwen3Config, dict(head_dim=16, rope_parameters=YARN, attention_bias=True)),
-    "llama": (LlamaConfig, dict(num_key_value_heads=4)),
-    "llama llama3 tied": (LlamaConfig, dict(rope_parameters=LLAMA3, tie_word_embeddings=True)),
+    "llama2": (LlamaConfig, UNTIED | dict(num_key_value_heads=4)),
+    "llama3": (LlamaConfig, TIED | dict(rope_parameters=LLAMA3)),
     "llama linear biases": (
         LlamaConfig,
         dict(rope_parameters=LINEAR, attention_bias=True, mlp_bias=True),
     ),
+    "smollm2": (LlamaConfig, TIED | NINE_HEADS),
+    "tinyllama": (LlamaConfig, UNTIED | dict(num_key_value_heads=1)),
     "mistral": (MistralConfig, dict(head_dim=16, sliding_window=None, rms_norm_eps=1e-5)),
 }
 CHAT = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}"
@@ -92,7 +99,7 @@ def write(oracle, folder, **options):
 
 @pytest.fixture
 def folder(tmp_path):
-    return write(oracle_of(config_of("qwen2 untied")), tmp_path / "checkpoint")
+    return write(oracle_of(config_of("qwen2.5 untied")), tmp_path / "checkpoint")
 
 
 def both(family, tmp_path):
@@ -165,8 +172,8 @@ def test_checkpointed_activations_give_the_same_gradient():
 
 
 def test_fused_projections_follow_the_weights():
-    """Bug: a side-by-side copy that goes stale when an optimizer, a load or a move changes weights."""
-    model = M.CausalLM(config_of("llama")).requires_grad_(False)
+    """Bug: a side-by-side copy that goes stale when an optimizer or a move changes weights."""
+    model = M.CausalLM(config_of("llama2")).requires_grad_(False)
     ids, projection = random_ids(1, 6), model.model.layers[0].self_attn.k_proj
     before = model(ids)
     projection.weight.add_(1.0)
@@ -207,7 +214,7 @@ def test_cache_rows_of_different_lengths(tmp_path):
 
 def test_copied_and_refilled_rows_never_read_stale_tokens(tmp_path):
     """Bug: a copy without its values or its length; slots past a length that weigh in."""
-    _, model = both("llama", tmp_path)
+    _, model = both("llama2", tmp_path)
     cache = M.KVCache(model.config, 3, 16)
     cache.keys.fill_(50.0)  # whatever an earlier, longer row left behind
     cache.values.fill_(1e4)
@@ -251,30 +258,46 @@ def edit_config(folder, **changes):
 NORM = "model.norm.weight"
 BROKEN = {
     "missing": (lambda f: edit_tensors(f, lambda t: t.pop(NORM)), "lacks 1 tensors, first model.n"),
-    "extra": (lambda f: edit_tensors(f, lambda t: t.update(odd=t[NORM].clone())), "has odd, for which"),
+    "extra": (lambda f: edit_tensors(f, lambda t: t.update(odd=torch.ones(1))), "has odd, for wh"),
     "misshapen": (
         lambda f: edit_tensors(f, lambda t: t.update({NORM: torch.ones(1)})),
         r"model.norm.weight has shape \(1,\), by config.json it is \(32,\)",
     ),
     "cut short": (lambda f: os.truncate(f / "model.safetensors", 9_000), "damaged or cut short"),
     "empty": (lambda f: os.truncate(f / "model.safetensors", 0), "damaged or cut short"),
-    "no tensors": (lambda f: (f / "model.safetensors").unlink(), r"has no model\*.safetensors"),
+    "no tensors": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
-    "broken config": (lambda f: os.truncate(f / "config.json", 40), "config.json cannot be read"),
+    "config cut": (lambda f: os.truncate(f / "config.json", 40), "config.json is damaged or cut"),
+    "config of a list": (lambda f: (f / "config.json").write_text("[]"), "holds no JSON object"),
+    "config of text": (lambda f: edit_config(f, hidden_size="x"), "config.json cannot be used"),
+    "generation cut": (
+        lambda f: os.truncate(f / "generation_config.json", 9),
+        "generation_config.json is damaged or cut",
+    ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+    "tokenizer cut": (lambda f: os.truncate(f / "tokenizer.json", 60), "has no tokenizer that can"),
     "untied by config": (
         lambda f: edit_tensors(f, lambda t: t.pop("lm_head.weight")),
         "lacks 1 tensors, first lm_head.weight",
     ),
+    "tied by config": (lambda f: edit_config(f, tie_word_embeddings=True), "not the embedding"),
+    "heads": (lambda f: edit_config(f, num_key_value_heads=4), r"k_proj.bias has shape \(16,\)"),
 }
+INTEGERS = {NORM: torch.ones(32, dtype=torch.int8)}
 REFUSED = {
     "moe": (dict(model_type="qwen3_moe"), "model_type 'qwen3_moe'"),
     "other family": (dict(model_type="gemma2"), "model_type 'gemma2'"),
+    "unknown": (dict(model_type="new", auto_map={"AutoConfig": "code.C"}), "model_type 'new'"),
+    "no family": (dict(model_type=None), "model_type None"),
     "qwen window": (
-        dict(use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=None),
-        "sliding",
+        WINDOW_OFF | dict(use_sliding_window=True, layer_types=None),
+        "layers with sliding_attention",
     ),
-    "mistral window": (dict(model_type="mistral", sliding_window=8, layer_types=None), "sliding"),
+    "mistral window": (
+        dict(model_type="mistral", sliding_window=8, layer_types=None),
+        "layers with sliding_attention",
+    ),
+    "other layers": (dict(layer_types=["linear_attention"] * 2), "layers with linear_attention"),
     "quantised": (dict(quantization_config={"quant_method": "awq", "bits": 4}), "quantised"),
     "dynamic rope": (
         dict(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
@@ -302,28 +325,73 @@ def test_unsupported_features_are_refused(feature, folder):
         M.load_model(str(folder))
 
 
+def test_integers_are_not_taken_for_weights(folder):
+    """Bug: quantised weights of the right name and shape, read as if they were the values."""
+    edit_tensors(folder, lambda t: t.update(INTEGERS))
+    with pytest.raises(ValueError, match=f"not supported: .*{NORM} in torch.int8"):
+        M.load_model(str(folder))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_sharded_and_half_precision_files(dtype, tmp_path):
     """Bug: only the first shard read; half-precision weights rounded again on their way to fp32."""
-    oracle = oracle_of(config_of("qwen2 untied")).to(dtype)
+    oracle = oracle_of(config_of("qwen2.5 untied")).to(dtype)
     folder = write(oracle, tmp_path / "checkpoint", max_shard_size="10KB")
-    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    save_file({"odd": torch.ones(1)}, folder / "model-stray.safetensors")  # not in the index
     model, _ = M.load_model(str(folder))
     for name, parameter in oracle.named_parameters():
         assert torch.equal(model.get_parameter(name), parameter.float()), name
-    next(folder.glob("model-*.safetensors")).unlink()
-    with pytest.raises(ValueError, match="lacks"):
+    shards[1].unlink()
+    with pytest.raises(ValueError, match=f"lacks {shards[1].name}, which model.safetensors.index"):
         M.load_model(str(folder))
+    os.truncate(folder / "model.safetensors.index.json", 30)
+    with pytest.raises(ValueError, match="index.json is damaged or cut short"):
+        M.load_model(str(folder))
+
+
+def memory(field):
+    """VmRSS, resident bytes of this process now; VmHWM, their peak since the last reset."""
+    lines = Path("/proc/self/status").read_text().split("\n")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_loading_takes_one_copy(tmp_path):
+    """Bug: all tensors read before the first is placed; a file that stays mapped and read."""
+    sizes = dict(hidden_size=512, intermediate_size=1024, num_hidden_layers=8)
+    config = LlamaConfig(**SIZES | sizes)
+    folder = write(AutoModelForCausalLM.from_config(config), tmp_path)
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    model, _ = M.load_model(str(folder))
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert weights > 50e6
+    assert memory("VmHWM") - before < 1.3 * weights
 
 
 def test_constants_of_old_files_and_a_second_name_of_the_tied_head(tmp_path):
     """Bug: old Llama files (rotary constants) or files that store a tied head twice are refused."""
     folder = write(oracle_of(config_of("qwen2 tied")), tmp_path / "checkpoint")
     old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
-    edit_tensors(folder, lambda t: t.update(old, **{"lm_head.weight": torch.zeros(61, 32)}))
+    embedding = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    edit_tensors(folder, lambda t: t.update(old, **{"lm_head.weight": embedding.clone()}))
     model, _ = M.load_model(str(folder))
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert model.lm_head.weight.abs().max() > 0
+
+
+def test_rope_as_qwens_long_context_files_state_it(folder):
+    """Bug: the old spelling of yarn ignored; rows held to the length that yarn extends."""
+    assert M.load_model(str(folder))[0].max_positions == 256
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+    edit_config(folder, rope_parameters=None, rope_theta=1e6, rope_scaling=yarn)
+    model, _ = M.load_model(str(folder))
+    oracle = AutoModelForCausalLM.from_pretrained(folder)
+    ids = random_ids(1, 300)
+    with torch.no_grad():
+        assert (model.lm_head(model(ids)) - oracle(ids).logits).abs().max() < 1e-4
+    assert model.max_positions == 1024
 
 
 @pytest.mark.parametrize("stated, expected", [([1, 5], (1, 3, 5)), (5, (3, 5)), (None, (3,))])
@@ -334,7 +402,7 @@ def test_every_end_token_counts(stated, expected, folder):
     assert M.load_model(str(folder))[0].eos_ids == expected
 
 
-SAVED = ["qwen2 tied", "qwen3 yarn bias", "llama llama3 tied", "mistral"]
+SAVED = ["qwen2 tied", "qwen3 yarn bias", "llama3", "mistral"]
 
 
 @pytest.mark.parametrize("family", SAVED)
@@ -362,6 +430,9 @@ def test_names(tmp_path):
     assert M.resolve_model("Qwen2.5-1.5B") == "Qwen/Qwen2.5-1.5B"
     assert M.resolve_model("Llama-3.2-1B-Instruct") == "meta-llama/Llama-3.2-1B-Instruct"
     assert M.resolve_model("SmolLM2-135M-Instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert M.resolve_model("Qwen2.5-Math-72B-Instruct") == "Qwen/Qwen2.5-Math-72B-Instruct"
+    assert M.resolve_model("Qwen3-14B-Base") == "Qwen/Qwen3-14B-Base"
+    assert "Qwen3-32B-Base" not in M.MODELS  # never published
     assert M.resolve_model("owner/name") == "owner/name"
     assert M.resolve_model(str(tmp_path)) == str(tmp_path)
     for name in ("Qwen2.5-2B", "./missing/folder", "qwen"):
@@ -417,7 +488,7 @@ def test_kernels_in_the_interpreter():
 @pytest.mark.skipif(DEVICE == "cuda" or INTERPRETING, reason="the kernels run in this process")
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_kernels_compile_for_a_gpu_that_is_not_there(dtype):
-    """Bug: what the interpreter lets pass and the compiler does not: types, names, loop variables."""
+    """Bug: what the interpreter lets pass and the compiler does not: types, loop variables."""
     compiler = pytest.importorskip("triton.compiler", reason="no triton, as on macOS")
     from triton.backends.compiler import GPUTarget
 
@@ -603,6 +674,8 @@ def test_bad_arguments_are_named():
     for bad in (torch.tensor([0, 9, 1]), torch.tensor([0, -100, 1])):
         with pytest.raises(ValueError, match=r"target ids run from .* the head has 9 rows"):
             M.token_logprobs(hidden, weight, bad)
+        with pytest.raises(ValueError, match=r"target ids run from .* the head has 9 rows"):
+            M.backward_logprobs(hidden, weight, bad, lambda logprobs, chunk: logprobs)
     for temperature in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match=f"temperature {temperature}"):
             M.token_logprobs(hidden, weight, targets, temperature)
