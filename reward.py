@@ -169,7 +169,8 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"(?<=[\])}])\s*U\s*(?=[\[({\\])", r"\\cup "), (r"(?<=\})-(?=\\\{)", r"\\setminus "),
     # {x : x > 3} is x > 3, and f(x) = ... is f = ...
     (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*[|:]", r"\1"),
-    (r"([a-zA-Z])(?:\^\{-1\})?\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
+    (r"([a-zA-Z]'*)(?:\^\{-1\})?\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
+    (r"\bP\s*\([^()]*\)\s*(?==)", "P"),
     (r"(?<![\d.^_}/])(\d+)(?:\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
      r"| +(\d+)/(\d+))(?![\d.])", mixed_number),
 ]]
@@ -376,6 +377,8 @@ def parse_operand(tokens, depth):
 
 def parse_atom(tokens, depth):
     """A number, name, function, bracket, matrix or word."""
+    if depth > MAX_DEPTH:
+        raise Unreadable("nested too deeply")
     kind, value = tokens.pop() if tokens else ("op", "nothing")
     if kind == "word":
         return "text", value
@@ -388,13 +391,13 @@ def parse_atom(tokens, depth):
             value += repr(parse_atom(tokens, depth + 1))
         return "name", value
     if kind == "function":
-        return parse_function(value, tokens, depth)
+        return parse_function(value, tokens, depth + 1)
     if value == "|":
         node = parse(tokens, depth, LEVELS["cup"])
         take(tokens, "|")
         return "call", (node,), "abs"
     if value in CLOSING:
-        return parse_bracket(value, tokens, depth)
+        return parse_bracket(value, tokens, depth + 1)
     if value in ("emptyset", "mathbb"):
         return ("set", ()) if value == "emptyset" else ("name", "set " + raw_script(tokens))
     raise Unreadable(f"unexpected {value}")
@@ -443,7 +446,7 @@ def parse_function(name, tokens, depth):
 
 def parse_digit(tokens, depth):
     r"""An argument of \frac: a group or one character, so \frac12 is 1/2."""
-    if tokens and tokens[-1][0] == "number" and len(tokens[-1][1]) > 1:
+    if tokens and tokens[-1][1].isdigit() and len(tokens[-1][1]) > 1:
         digits = tokens.pop()[1]
         tokens += [("number", digits[1:]), ("number", digits[0])]
     return parse_atom(tokens, depth)
@@ -667,7 +670,10 @@ def same_value(a, b):
 def title(node):
     """What the left side of an assignment names: x, AB, A:B, (p, q), speed; or ""."""
     if node[0] in ("name", "text"):
-        return "" if node[1] in CONSTANTS or node[1][:4] == "set " else node[1]
+        return "" if node[1] in CONSTANTS or node[1][:3] in ("set", "sum", "int") else node[1]
+    if node[0] == "call":  # cos C and |AB|, but |x| = 5 is to be solved for x
+        inner = title(node[1][0]) if node[2] in ("sin", "cos", "tan", "abs") else ""
+        return f"{node[2]} {inner}" if inner not in ("", "x", "y", "z") else ""
     parts = [title(n) for n in node[1]] if node[0] in ("tuple", "ratio", "multiply") else [""]
     is_name = all(parts) and (node[0] != "multiply" or "".join(parts).isupper())
     return ",".join(parts) if is_name else ""
@@ -675,7 +681,7 @@ def title(node):
 
 def assigned(node):
     """(name, value) of x = 5, y = f = 2x or 1/2 = 0.5; None for what assigns nothing: 42 = 43."""
-    if node[0] != "relation" or not {*node[2]} <= {"=", "~="}:
+    if node[0] != "relation" or not {*node[2]} <= {"=", "~=", "in"}:
         return None
     sides, name = list(node[1]), ""
     if len(sides) == 2 and not variables(sides[0]) and title(sides[1]):
