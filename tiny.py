@@ -4,21 +4,23 @@ A problem is a chain of arithmetic modulo 7; a solution works it step by step, p
 blank lines (¶):
 
     Start with 5. Step 1: *4. Step 2: +2. What is the result modulo 7?
-    Step 1: 5*4=3. ¶ Wait, Step 1: 5*4=6. ¶ Step 2: 6+2=1. ¶ The answer is \\boxed{1}.
+    Step 1: 5*4=3. ¶ Wait, Step 1: 5*4=20=6. ¶ Step 2: 6+2=1. ¶ The answer is \\boxed{1}.
 
 Nobody labels the corpus: its authors slip. Each step is written with a wrong value with some
-chance, a few *hard facts* are usually written wrong, and only sometimes does the author notice and
-do the step again ("Wait, ..."), or do it another way ("Alternatively, ..."). A small Llama trained
-on that from nothing behaves like a big base model before RL: it solves some problems, mostly fails
-by one slip, rarely looks back, and knows more than it shows (pass@8 far above Avg@8).
+chance, and a few *hard facts* are usually written wrong. Now and then an author does a step again
+("Wait, ..."), or does it another way ("Alternatively, ..."): then the number before the remainder
+is written too, and the value is nearly always right. Nobody looks again more often at a slip than
+at a right step. A small Llama trained on that from nothing behaves like a big base model before RL:
+it solves some problems, fails by a slip or two, rarely looks back although that would help, and
+knows more than it shows (pass@8 far above Avg@8).
 
 1. 70 % of the documents hold the question, rendered by the chat template; 30 % are BOS, solution,
    EOS, so that P(y) with the prompt removed is a trained distribution, as after pre-training.
 2. The corpus has longer chains than RL trains on, so `test_long.jsonl` asks for generalisation and
-   not for a miracle.
+   not for a miracle; `test_mix.jsonl` multiplies more often.
 3. What is built is a plain Hugging Face folder, used by the other files as a downloaded model is.
 
-    python tiny.py         # builds the world once (about 90 seconds on one core), then shows it
+    python tiny.py         # builds the world once (about a minute on one core), then shows it
 """
 
 import argparse
@@ -28,10 +30,16 @@ import os
 import random
 import re
 import shutil
+import statistics
+import subprocess
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -60,18 +68,19 @@ class World:
     modulus: int = 7
     steps: tuple[int, int] = (2, 4)  # train.jsonl and test.jsonl
     long_steps: tuple[int, int] = (5, 6)  # test_long.jsonl; the corpus has both ranges
+    mix: str = "****+-"  # operators of test_mix.jsonl, drawn from evenly; elsewhere from "+-*"
     train_problems: int = 4096
     test_problems: int = 256  # in each test file
-    hard_share: float = 0.25  # of facts that authors usually get wrong, all in the same way
+    hard_share: float = 0.2  # of facts that authors usually get wrong, all in the same way
     hard_slip: float = 0.6
-    easy_slip: float = 0.08  # any other fact, off by one
-    notice: float = 0.4  # a slip is looked at again
-    doubt: float = 0.02  # a right step is looked at again
+    easy_slip: float = 0.2  # any other fact, off by one
+    look_again: float = 0.1  # a step, right or wrong, is done a second time
+    care: float = 0.05  # a second look slips this many times as often as the first
     another_way: float = 0.25  # of second looks start with "Alternatively" and go another way
     unprompted: float = 0.3  # documents without their question
-    tokens: int = 2_000_000  # training tokens, padding not counted
-    batch_tokens: int = 1024
-    learning_rate: float = 4e-3
+    tokens: int = 1_200_000  # training tokens, padding not counted
+    batch_tokens: int = 512
+    learning_rate: float = 3e-3
     width: int = 96
     layers: int = 3
 
@@ -103,17 +112,17 @@ def another_way(a, operator, b, modulus):
     return a, "-" if operator == "+" else "+", modulus - b
 
 
-def make_chain(world, steps, rng):
+def make_chain(world, steps, rng, operators="+-*"):
     """(start, ((operator, number), ...)) with steps[0] to steps[1] operations."""
     count = rng.randint(*steps)
-    operations = [(rng.choice("+-*"), rng.randrange(1, world.modulus)) for _ in range(count)]
+    operations = [(rng.choice(operators), rng.randrange(1, world.modulus)) for _ in range(count)]
     return rng.randrange(world.modulus), tuple(operations)
 
 
 def question(chain, modulus):
     start, operations = chain
-    steps = "".join(f" Step {i}: {operator}{b}." for i, (operator, b) in enumerate(operations, 1))
-    return f"Start with {start}.{steps} What is the result modulo {modulus}?"
+    steps = "".join(f". Step {i}: {operator}{b}" for i, (operator, b) in enumerate(operations, 1))
+    return f"Start with {start}{steps}. What is the result modulo {modulus}?"
 
 
 def solve(chain, modulus):
@@ -124,21 +133,21 @@ def solve(chain, modulus):
 
 
 def write_solution(chain, facts, world, rng):
-    """What one author writes, slips and second thoughts included; a step's last value counts."""
+    """What one author writes, slips and second looks included; a step's last value counts."""
     value, operations = chain
     pieces = []
     for number, (operator, b) in enumerate(operations, 1):
         step, opening = (value, operator, b), ""
         while True:
             right, wrong, slip = facts[step]
-            value = wrong if rng.random() < slip else right
-            pieces.append(f"{opening}Step {number}: {step[0]}{step[1]}{step[2]}={value}.")
-            if rng.random() >= (world.doubt if value == right else world.notice):
+            value = wrong if rng.random() < slip * (world.care if opening else 1) else right
+            worked = f"{OPERATORS[step[1]](step[0], step[2])}=" if opening else ""
+            pieces.append(f"{opening}Step {number}: {step[0]}{step[1]}{step[2]}={worked}{value}.")
+            if rng.random() >= world.look_again:
                 break
+            opening = "Wait, "
             if rng.random() < world.another_way:
                 step, opening = another_way(*step, world.modulus), "Alternatively, "
-            else:
-                opening = "Wait, "
     return "\n\n".join([*pieces, f"The answer is \\boxed{{{value}}}."])
 
 
@@ -152,20 +161,21 @@ def make_document(problem, solution):
 
 
 def make_tokenizer(modulus, most_steps):
-    """One token per number, operator or set phrase. Every character of a text lies in exactly one
-    token, blank lines too, so decoding is plain joining and gives the text back; text from outside
-    the world becomes <pad>, the unknown.
+    """One token per number, operation ("*4"), value ("=6") or set phrase. Every character of a text
+    lies in exactly one token, blank lines too, so decoding is plain joining and gives the text
+    back; text from outside the world becomes <pad>, the unknown.
     """
-    steps = [f"Step {number}: " for number in range(1, most_steps + 1)]
-    phrases = [
-        "Start with ", f" What is the result modulo {modulus}?", "\n\n", "Wait, ",
-        "Alternatively, ",
-        "The answer is \\boxed{", "}.", ".", " ", "=", *OPERATORS, *steps,
+    labels = [f"Step {number}: " for number in range(1, most_steps + 1)]
+    values = range(1 - modulus, (modulus - 1) ** 2 + 1)  # before the remainder is taken
+    words = [
+        "Start with ", f". What is the result modulo {modulus}?", *(f". {step}" for step in labels),
+        "Wait, ", "Alternatively, ", "The answer is \\boxed{", "}.", ".\n\n", *labels,
+        *(str(number) for number in range(modulus)), *(f"={value}" for value in values),
+        *(f"{operator}{number}" for operator in OPERATORS for number in range(modulus)),
     ]  # fmt: skip
-    words = [*phrases, *(str(number) for number in range(modulus))]
     special = [PAD, BOS, EOS, USER, ASSISTANT]
     vocabulary = {word: index for index, word in enumerate([*special, *words])}
-    # Longest first: an alternation takes the first branch that fits; "12" must not be "1", "2".
+    # Longest first: an alternation takes the first branch that fits; "=12" must not be "=1", "2".
     pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
@@ -238,13 +248,17 @@ def pretrain(model, batches, pad_id, learning_rate, quiet):
 
 def make_problems(world, rng):
     """{file name: problems}, every chain different from every other, in any of the files."""
-    tests = world.test_problems
-    counts = {"train": world.train_problems, "test": tests, "test_long": tests}
+    kinds = {  # how many, how long, which operators
+        "train": (world.train_problems, world.steps, "+-*"),
+        "test": (world.test_problems, world.steps, "+-*"),
+        "test_long": (world.test_problems, world.long_steps, "+-*"),
+        "test_mix": (world.test_problems, world.steps, world.mix),
+    }
     seen, files = set(), {}
-    for name, count in counts.items():
+    for name, (count, steps, operators) in kinds.items():
         problems = []
         while len(problems) < count:
-            chain = make_chain(world, world.long_steps if name == "test_long" else world.steps, rng)
+            chain = make_chain(world, steps, rng, operators)
             if chain not in seen:
                 seen.add(chain)
                 answer = str(solve(chain, world.modulus))
@@ -321,16 +335,18 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
     return str(target)
 
 
-def main(argv=None):
+# --------------------------------------------------------------------------------------------------
+# Show it
+
+
+def show(count):
+    """Documents of the corpus, responses of the base, and how often they are right."""
     from rollout import generate
 
-    parser = argparse.ArgumentParser(description="Build the tiny world (once) and show it.")
-    parser.add_argument("--problems", type=int, default=2, help="problems to show")
-    args = parser.parse_args(argv)
     folder, world, rng = Path(build()), World(), random.Random(0)
     make_problems(world, rng)  # the draws before those of the facts, as in `build` with seed 0
     facts = make_facts(world, rng)
-    for _ in range(args.problems):
+    for _ in range(count):
         chain = make_chain(world, world.steps, rng)
         solution = write_solution(chain, facts, world, rng)
         document = make_document(question(chain, world.modulus), solution)
@@ -340,20 +356,240 @@ def main(argv=None):
     turns = [[{"role": "user", "content": problem["problem"]}] for problem in problems]
     template = dict(add_generation_prompt=True, return_dict=False)
     prompts = [tokenizer.apply_chat_template(turn, **template) for turn in turns]
-    rollout = generate(
-        model, prompts, group_size=8, max_new_tokens=128, eos_ids=model.eos_ids, progress="sampling"
-    )
-    texts = rollout.response_texts(tokenizer)
+    sampling = dict(group_size=8, max_new_tokens=128, eos_ids=model.eos_ids)
+    texts = generate(model, prompts, progress="sampling", **sampling).response_texts(tokenizer)
     grades = [reward.score(text, problems[row // 8]["answer"]) for row, text in enumerate(texts)]
     rewards = torch.tensor(grades).view(-1, 8)  # (P, G)
-    for problem in range(args.problems):
+    for problem in range(count):
         print(f"--- {problems[problem]['problem']}  (answer {problems[problem]['answer']}) ---")
         for sample in range(4):
             print(f"[{rewards[problem, sample]:.0f}] {texts[8 * problem + sample]!r}")
         print()
-    print(f"{folder}\n{sum(p.numel() for p in model.parameters()):,} parameters; "
-          f"{len(problems)} test problems: "
-          f"Avg@8 {rewards.mean():.3f}, pass@8 {rewards.amax(1).mean():.3f}")
+    size = sum(parameter.numel() for parameter in model.parameters())
+    average, passed = rewards.mean(), rewards.amax(1).mean()
+    print(f"{folder}\n{size:,} parameters; {len(problems)} test problems: "
+          f"Avg@8 {average:.3f}, pass@8 {passed:.3f}")  # fmt: skip
+    assert 0.1 < average < passed, "the base must solve some problems, and more in several tries"
+
+
+# --------------------------------------------------------------------------------------------------
+# The study: the paper's claims in this world, all variants, several seeds; STUDY.md tells it
+
+STEPS, WARM_UP = 80, 20  # updates of a run; those after which the pre-train space is judged
+RUNS = {  # name in the tables: flags of dsrl.py
+    "GRPO": "--variant grpo", "NSR-RL": "--variant nsr-rl", "PSR-RL": "--variant psr-rl",
+    "PreRL": "--variant prerl", "NSR-PreRL": "--variant nsr-prerl",
+    "PSR-PreRL": "--variant psr-prerl", "DSRL-5": "--prerl-steps 5",
+    "DSRL-10": "--prerl-steps 10", "DSRL-20": "--prerl-steps 20",
+}  # fmt: skip
+WORLDS = {  # one property of the world changed at a time
+    "as it is": {},
+    "a second look slips as often as a first": {"care": 1.0},
+    "no document without its question": {"unprompted": 0.0},
+    "most documents without their question": {"unprompted": 0.7},
+    "no hard facts": {"hard_share": 0.0, "easy_slip": 0.28},
+    "few slips": {"hard_share": 0.05, "easy_slip": 0.12},
+}
+T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1, 2, ... degrees
+
+
+def train_and_evaluate(job):
+    """One run of dsrl.py and its evaluation outside the training distribution, kept in `out`."""
+    out, base, seed, steps, flags = job
+    done = out / "outside" / "results.json"
+    if not done.is_file():
+        shutil.rmtree(out, ignore_errors=True)  # what a stopped study left half done
+        train = ["dsrl.py", "--preset", "tiny", "--model", base, *flags.split(), "--out", out]
+        train += ["--data", f"{base}/train.jsonl", "--eval-data", f"{base}/test.jsonl"]
+        train += ["--steps", steps, "--seed", seed, "--eval-every", 20, "--save-every", steps]
+        outside = f"{base}/test_long.jsonl,{base}/test_mix.jsonl"
+        test = ["eval.py", "--model", out / f"checkpoint-{steps}", "--tasks", outside, "--k", 8]
+        test += ["--temperature", 1, "--max-new-tokens", 128, "--out", out / "outside"]
+        for command in (train, test):
+            words = [sys.executable, *map(str, command)]
+            how = dict(capture_output=True, text=True, cwd=Path(__file__).parent)
+            ended = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
+            if ended.returncode:
+                raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
+    return read_run(out)
+
+
+def read_run(out):
+    """What the tables need of one run: its curves over updates, and its figures outside."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    updates = [line for line in lines if "reward" in line]
+    tokens = accumulate((line["tokens_forward"] for line in updates), initial=0)
+    parts = ("seconds_sample", "seconds_grade", "seconds_update")
+    times = accumulate((sum(line[part] for part in parts) for line in updates), initial=0.0)
+    spent = {"tokens": list(tokens), "seconds": list(times)}
+    curve = {line["step"]: line for line in lines if "avg_at_k" in line}
+    tasks = json.loads((out / "outside" / "results.json").read_text())["tasks"]
+    outside = {Path(task).stem: summary["avg_at_k"] for task, summary in tasks.items()}
+    return {"curve": curve, "spent": spent, **outside}
+
+
+def at_budget(run, kind, budget):
+    """Avg@8 where the run had spent `budget` tokens or seconds, between its evaluations."""
+    steps = sorted(run["curve"])
+    spent = [run["spent"][kind][step] for step in steps]
+    return float(np.interp(budget, spent, [run["curve"][step]["avg_at_k"] for step in steps]))
+
+
+def interval(values):
+    """(mean, half width) of the 95 % confidence interval over seeds."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return mean, float("nan")
+    return mean, T_95[count - 2] * statistics.stdev(values) / count**0.5
+
+
+def show_interval(values, form=".3f"):
+    mean, half = interval(values)
+    return f"{mean:{form}} ± {half:{form}}"
+
+
+def table(title, heading, rows):
+    lines = [f"\n### {title}\n", "| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def difference(runs, name, other, value):
+    """value(run of `name`) - value(run of `other`), seed by seed."""
+    pairs = zip(runs[name], runs[other], strict=True)
+    return [value(run) - value(reference) for run, reference in pairs]
+
+
+def study_variants(run_jobs, folder, seeds, steps):
+    """All variants from one base. Returns the tables as text and the runs for the figure."""
+    base = build(quiet=True)
+    names = [(name, seed) for name in RUNS for seed in range(seeds)]
+    jobs = [(folder / f"{name}-{seed}", base, seed, steps, RUNS[name]) for name, seed in names]
+    done = run_jobs(jobs)
+    runs = {name: [done[i] for i, job in enumerate(names) if job[0] == name] for name in RUNS}
+    budgets = {kind: min(run["spent"][kind][-1] for run in done) for kind in ("tokens", "seconds")}
+    last = {key: lambda run, key=key: run["curve"][steps][key]
+            for key in ("avg_at_k", "pass_at_k", "reflection", "transition", "length")}  # fmt: skip
+    outside = {key: lambda run, key=key: run[key] for key in ("test_long", "test_mix")}
+    equal = {f"at equal {kind}": lambda run, kind=kind: at_budget(run, kind, budgets[kind])
+             for kind in budgets}  # fmt: skip
+    columns = {**last, **outside, **equal}
+    rows = [[name, *(show_interval([of(run) for run in runs[name]]) for of in columns.values())]
+            for name in RUNS]  # fmt: skip
+    first = [run["curve"][0] for run in done[:seeds]]
+    rows.insert(0, ["base", *(show_interval([record[key] for record in first]) for key in last)])
+    rows[0] += [""] * (len(columns) - len(last))
+    title = f"After {steps} updates, mean and 95 % interval over {seeds} seeds"
+    text = table(title, ["", *columns], rows)
+    text += f"\n\nEqual tokens: {budgets['tokens']:,.0f} fed to the model in training; "
+    text += f"equal wall time: {budgets['seconds']:.0f} s: the most that every run reached."
+    return text + claims(runs, steps), runs
+
+
+def claims(runs, steps):
+    """The paper's claims 2 to 5 as differences with intervals, and a verdict on each."""
+    early = min(WARM_UP, steps)
+    value = {key: lambda run, key=key: run["curve"][early][key] - run["curve"][0][key]
+             for key in ("avg_at_k", "reflection", "transition")}  # fmt: skip
+    final = lambda run: run["curve"][steps]["avg_at_k"]  # noqa: E731
+    gain = lambda name, key: [value[key](run) for run in runs[name]]  # noqa: E731
+    against = lambda name, other, of: difference(runs, name, other, of)  # noqa: E731
+    stated = [  # claim, the sign that the paper reports, differences by seed
+        (f"2  NSR-PreRL raises Avg@8 in {early} updates", 1, gain("NSR-PreRL", "avg_at_k")),
+        (f"2  PSR-PreRL lowers it in {early} updates", -1, gain("PSR-PreRL", "avg_at_k")),
+        (f"3  NSR-PreRL raises reflection in {early} updates", 1, gain("NSR-PreRL", "reflection")),
+        (f"3  and transitions in {early} updates", 1, gain("NSR-PreRL", "transition")),
+        ("3  more reflection than GRPO's by then", 1,
+         against("NSR-PreRL", "GRPO", value["reflection"])),
+        ("4  DSRL-10 ends above GRPO", 1, against("DSRL-10", "GRPO", final)),
+        ("4  on longer chains too", 1, against("DSRL-10", "GRPO", lambda run: run["test_long"])),
+        ("4  with other operators too", 1, against("DSRL-10", "GRPO", lambda run: run["test_mix"])),
+        ("5  NSR-PreRL for all updates ends below GRPO", -1, against("NSR-PreRL", "GRPO", final)),
+        ("5  DSRL-20 ends below DSRL-10", -1, against("DSRL-20", "DSRL-10", final)),
+    ]  # fmt: skip
+    rows = [[claim, show_interval(values, "+.3f"), verdict(values, sign)]
+            for claim, sign, values in stated]  # fmt: skip
+    return "\n" + table("The claims", ["claim", "difference", "verdict"], rows)
+
+
+def verdict(values, sign):
+    mean, half = interval(values)
+    if not abs(mean) > half:  # NaN, one seed, too
+        return "not reproduced: no difference seen"
+    return "reproduced" if mean * sign > 0 else "opposite"
+
+
+def study_worlds(run_jobs, folder, seeds, steps):
+    """What decides? Change of Avg@8 and reflection in short runs, one property at a time."""
+    names = ("NSR-PreRL", "PSR-PreRL", "NSR-RL", "GRPO")
+    bases = {title: build(quiet=True, world=World(**changes)) for title, changes in WORLDS.items()}
+    keys = [(title, name, seed) for title in WORLDS for name in names for seed in range(seeds)]
+    places = {title: f"world{index}" for index, title in enumerate(WORLDS)}
+    outs = [folder / f"{places[title]}-{name}-{seed}" for title, name, seed in keys]
+    done = run_jobs([(out, bases[title], seed, steps, RUNS[name])
+                     for out, (title, name, seed) in zip(outs, keys, strict=True)])  # fmt: skip
+    rows = []
+    for title in WORLDS:
+        runs = {name: [run for run, key in zip(done, keys, strict=True) if key[:2] == (title, name)]
+                for name in names}  # fmt: skip
+        for key in ("avg_at_k", "reflection"):
+            start = statistics.fmean(run["curve"][0][key] for run in runs["GRPO"])
+            gains = ([run["curve"][steps][key] - run["curve"][0][key] for run in runs[name]]
+                     for name in names)  # fmt: skip
+            shown = [show_interval(gain, "+.3f") for gain in gains]
+            rows.append([title if key == "avg_at_k" else "", key, f"{start:.3f}", *shown])
+    heading = ["world", "figure", "base", *names]
+    return "\n" + table(f"One property at a time: change in {steps} updates", heading, rows)
+
+
+def draw_study(runs, path):
+    """Avg@8 and reflection over updates, mean and interval over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5))
+    panels = (("avg_at_k", "Avg@8"), ("reflection", "reflection per response"),
+              ("length", "response tokens"))  # fmt: skip
+    for color, (name, group) in enumerate(runs.items()):
+        steps = sorted(set.intersection(*(set(run["curve"]) for run in group)))
+        for axis, (key, label) in zip(axes, panels, strict=True):
+            ends = [interval([run["curve"][step][key] for run in group]) for step in steps]
+            means, halves = map(np.array, zip(*ends, strict=True))
+            axis.plot(steps, means, ".-", color=f"C{color}", label=name)
+            axis.fill_between(steps, means - halves, means + halves, color=f"C{color}", alpha=0.12)
+            axis.set(xlabel="updates", ylabel=label)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def study(folder, quick):
+    """Run what is not done yet, two tables and a figure in `folder`; stopped, it goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds, few, steps, short = (2, 1, 8, 4) if quick else (5, 3, STEPS, WARM_UP)
+
+    def run_jobs(jobs):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(tqdm(pool.map(train_and_evaluate, jobs), total=len(jobs), desc="runs"))
+
+    text, runs = study_variants(run_jobs, folder, seeds, steps)
+    draw_study(runs, folder / "study.png")
+    (folder / "study.md").write_text(text + "\n")
+    text += study_worlds(run_jobs, folder, few, short)
+    (folder / "study.md").write_text(text + "\n")
+    print(f"{text}\n\n{folder}/: study.md, study.png and the runs")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Build the tiny world (once) and show it.")
+    parser.add_argument("--problems", type=int, default=2, help="problems to show")
+    parser.add_argument("--study", action="store_true", help="the paper's claims, about an hour")
+    parser.add_argument("--quick", action="store_true", help="the study in minutes, to try it")
+    parser.add_argument("--out", type=Path, default=Path("out-study"), help="folder of the study")
+    args = parser.parse_args(argv)
+    study(args.out, args.quick) if args.study else show(args.problems)
 
 
 if __name__ == "__main__":

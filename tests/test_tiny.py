@@ -22,9 +22,11 @@ from reward import score
 # Seconds instead of minutes: one narrow layer, about a hundred documents.
 SMALL = tiny.World(tokens=8_000, width=32, layers=1, train_problems=50, test_problems=20)
 # Every fact slips with the same chance, so that shares can be compared with the settings.
-EVEN = replace(SMALL, hard_slip=0.2, easy_slip=0.2, notice=0.4, doubt=0.1, another_way=0.25)
-FLAWLESS = replace(SMALL, hard_slip=0.0, easy_slip=0.0, doubt=0.0)
-STEP = re.compile(r"(Wait, |Alternatively, )?(?:Step (\d+): )?(\d+)([-+*])(\d+)=(\d+)")
+EVEN = replace(SMALL, hard_slip=0.3, easy_slip=0.3, look_again=0.2, care=0.5, another_way=0.25)
+FLAWLESS = replace(SMALL, hard_slip=0.0, easy_slip=0.0, look_again=0.0)
+STEP = re.compile(
+    r"(Wait, |Alternatively, )?Step (\d+): (\d+)([-+*])(\d+)=(?:(-?\d+)=)?(\d+)\.?"
+)
 
 
 def evaluate_question(text):
@@ -47,9 +49,14 @@ def steps_of(solution):
     assert re.fullmatch(r"The answer is \\boxed\{\d+\}\.", last), last
     found = []
     for piece in pieces:
-        match = STEP.match(piece)
+        match = STEP.fullmatch(piece)
         assert match, piece
-        found.append((match[1] or "", int(match[3]), match[4], int(match[5]), int(match[6])))
+        opening, _, a, operator, b, unreduced, value = match.groups()
+        found.append((opening or "", int(a), operator, int(b), int(value)))
+        assert bool(unreduced) == bool(opening), "only a second look writes the unreduced number"
+        if unreduced:
+            assert int(unreduced) == {"+": int(a) + int(b), "-": int(a) - int(b),
+                                      "*": int(a) * int(b)}[operator]  # fmt: skip
     return found
 
 
@@ -89,7 +96,7 @@ def test_answers_are_right_and_a_clean_solution_is_graded_1(folder):
     """Bug: remainder of a negative number, operators applied in another order, an answer that the
     grader cannot read.
     """
-    for name in ("train", "test", "test_long"):
+    for name in ("train", "test", "test_long", "test_mix"):
         for problem in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()):
             assert problem["kind"] == "tiny"
             assert int(problem["answer"]) == evaluate_question(problem["problem"])
@@ -119,6 +126,7 @@ def test_files_share_no_problem_with_each_other_or_with_the_corpus():
         "train": 400,
         "test": 100,
         "test_long": 100,
+        "test_mix": 100,
     }
     assert len(set(questions)) == len(questions)
     corpus = [tokenizer.decode(row) for row in tiny.make_corpus(world, rng, tokenizer, reserved)]
@@ -132,11 +140,11 @@ def test_files_share_no_problem_with_each_other_or_with_the_corpus():
 def test_long_problems_are_longer_than_those_trained_on(folder):
     """Bug: test_long drawn from the same range, which would measure nothing."""
     longest = {}
-    for name in ("train", "test", "test_long"):
+    for name in ("train", "test", "test_long", "test_mix"):
         rows = (folder / f"{name}.jsonl").read_text().splitlines()
         counts = [len(re.findall(r"[-+*]\d", json.loads(row)["problem"])) for row in rows]
         longest[name] = min(counts), max(counts)
-    assert longest["train"] == longest["test"] == SMALL.steps
+    assert longest["train"] == longest["test"] == longest["test_mix"] == SMALL.steps
     assert longest["test_long"] == SMALL.long_steps
     assert SMALL.long_steps[0] > SMALL.steps[1]
 
@@ -147,21 +155,19 @@ def test_long_problems_are_longer_than_those_trained_on(folder):
 
 def test_slips_and_second_looks_come_as_often_as_the_settings_say():
     """Bug: a chance applied twice, to the wrong case, or not at all."""
-    slips = steps = noticed = doubted = another = 0
+    slips, steps = {False: 0, True: 0}, {False: 0, True: 0}  # of first and of second looks
+    again = {"Wait, ": 0, "Alternatively, ": 0}
     for _, solution in solutions(EVEN, 3000):
-        pieces = steps_of(solution)
-        for piece, following in pairwise([*pieces, ("",)]):
-            right, looked_again = is_right(piece, EVEN.modulus), following[0] != ""
-            steps, slips = steps + 1, slips + (not right)
-            noticed, doubted = (
-                noticed + (looked_again and not right),
-                doubted + (looked_again and right),
-            )
-            another += following[0] == "Alternatively, "
-    assert_share(slips, steps, EVEN.hard_slip)
-    assert_share(noticed, slips, EVEN.notice)
-    assert_share(doubted, steps - slips, EVEN.doubt)
-    assert_share(another, noticed + doubted, EVEN.another_way)
+        for piece in steps_of(solution):
+            second = piece[0] != ""
+            steps[second] += 1
+            slips[second] += not is_right(piece, EVEN.modulus)
+            if second:
+                again[piece[0]] += 1
+    assert_share(slips[False], steps[False], EVEN.easy_slip)
+    assert_share(slips[True], steps[True], EVEN.easy_slip * EVEN.care)
+    assert_share(steps[True], steps[True] + steps[False], EVEN.look_again)
+    assert_share(again["Alternatively, "], steps[True], EVEN.another_way)
 
 
 def test_hard_facts_are_as_many_as_stated_and_every_slip_is_wrong():
@@ -226,7 +232,6 @@ def test_tokenizer_gives_every_text_back(folder):
     saved = AutoTokenizer.from_pretrained(folder)
     made = tiny.make_tokenizer(113, wide.long_steps[1])
     for world, tokenizer in ((EVEN, saved), (wide, made)):
-        numbers = {str(number) for number in range(world.modulus)}
         for chain, solution in solutions(world, 200):
             question = tiny.question(chain, world.modulus)
             for text in (
@@ -238,9 +243,10 @@ def test_tokenizer_gives_every_text_back(folder):
                 assert tokenizer.pad_token_id not in ids
             ids = tokenizer(tiny.make_document(None, solution), add_special_tokens=False).input_ids
             assert tokenizer.decode(ids, skip_special_tokens=True) == solution
-            tokens = [token for token in tokenizer.convert_ids_to_tokens(ids) if token in numbers]
-            written = re.findall(r"\d+", re.sub(r"Step \d+", "", solution))
-            assert tokens == written  # one token per number
+            tokens = [token for token in tokenizer.convert_ids_to_tokens(ids)
+                      if re.fullmatch(r"[-+*=]?-?\d+", token)]  # fmt: skip
+            written = re.findall(r"=-\d+|[-+*=]?\d+", re.sub(r"Step \d+", "", solution))
+            assert tokens == written  # one token per number, operation or value
 
 
 def test_a_prompt_is_the_beginning_of_a_document(folder):
@@ -286,7 +292,7 @@ def test_the_build_repeats_to_the_bit_and_is_kept(folder, tmp_path, monkeypatch)
     monkeypatch.setattr(tiny, "pretrain", lambda *_: pytest.fail("trained again"))
     assert tiny.build(tmp_path, quiet=True, world=SMALL) == str(again)
     names = {
-        tiny.cache_folder(replace(SMALL, notice=0.5), 0, None).name,
+        tiny.cache_folder(replace(SMALL, care=0.5), 0, None).name,
         tiny.cache_folder(SMALL, 1, None).name,
         again.name,
     }
