@@ -120,8 +120,8 @@ def extract_answer(response, loose=False):
 # --------------------------------------------------------------------------------------------------
 # Normalise: one spelling for what prints the same
 
-GREEK = """alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi
-    psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega""".split()
+GREEK = """alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi
+    chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega""".split()
 SIGNS = "sqrt infty le ge ne approx cup cap in emptyset pm mp setminus circ".split()
 UNICODE = str.maketrans(
     {sign: rf"\{name} " for sign, name in zip(
@@ -217,9 +217,10 @@ def any_of(words):
 KNOWN_WORD = re.compile(any_of(KNOWN))
 IN_WORDS = re.compile(f"({any_of(FUNCTIONS | {'theta', 'infinity', 'pi', 'oo'})})")
 SHORT_WORDS = set("no on up am pm is of if in mph sq cm mm km kg mg ml ft mi hr".split())
-DOUBT = re.compile(  # a number with such words after it may be no answer, or a second one
-    r"(?<!\^)(?<!\^-)\d|\b(?:not?|never|but|maybe|wrong|false|if|one|two|three|four|five|six|"
-    r"seven|eight|nine|ten|dozen|hundred|thousand|million|billion)\b")
+DOUBTS = """no not never but maybe wrong false if plus minus times half one two three four five six
+    seven eight nine ten eleven twelve twenty dozen hundred thousand million billion""".split()
+# A number with such words after it may be no answer, or a second one
+DOUBT = re.compile(rf"(?<!\^)(?<!\^-)\d|\b(?:{'|'.join(DOUBTS)})\b")
 TOKEN = re.compile(r"""(?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)
     | \\text\s?\{(?P<text>[^{}]*)\} | \\mathrm\s?\{(?P<roman>[^{}]*)\} | \\(?P<command>[a-zA-Z]+)
     | (?P<letters>[a-zA-Z]+) | \\?(?P<percent>%) | (?P<space>\s+)
@@ -270,11 +271,11 @@ def word_tokens(words, is_unit, is_roman):
 
 LEVELS = ({op: 1 for op in (",", ";", "or", "and")} | dict.fromkeys(RELATIONS, 2) | {":": 3}
           | dict.fromkeys(("cup", "cap", "setminus"), 4)
-          | {"+": 5, "-": 5, "+-": 5, "-+": 5, "*": 6, "/": 6})
+          | {"+": 5, "-": 5, "*": 6, "/": 6})
 ARGUMENT, FACTOR = 6.5, 7  # sin 2x cos x: an argument ends at the next function
 CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "lfloor": ("rfloor",),
            "lceil": ("rceil",)}
-ZERO, ONE, TWO, MINUS_ONE = (("number", Fraction(n), False) for n in (0, 1, 2, -1))
+ONE, TWO, MINUS_ONE = (("number", Fraction(n), False) for n in (1, 2, -1))
 
 
 def chain(kind, *nodes):
@@ -292,8 +293,6 @@ def combine(operator, left, right):
     if operator in RELATIONS:
         sides, operators = left[1:] if left[0] == "relation" else ((left,), ())
         return "relation", (*sides, right), (*operators, operator)
-    if operator in ("+-", "-+"):
-        return "sign", (left, right), operator
     if operator == "and" and left[0] == right[0] == "relation" and "=" not in left[2] + right[2]:
         operator = "cap"  # x > 1 and x < 3
     if operator in ("cup", "cap", "setminus"):
@@ -352,12 +351,10 @@ def parse_operand(tokens, depth):
     operator = peek(tokens)
     if operator in RELATIONS and operator != "~=":  # ">5" is x > 5 of a nameless x
         return "name", "?"
-    if operator in ("+", "-", "+-", "-+", "~="):  # "\approx 8.24" is 8.24
+    if operator in ("+", "-", "~="):  # "\approx 8.24" is 8.24
         take(tokens)
         operand = parse_operand(tokens, depth + 1)
-        if operator == "-":
-            return combine("*", MINUS_ONE, operand)
-        return operand if operator in ("+", "~=") else combine(operator, ZERO, operand)
+        return combine("*", MINUS_ONE, operand) if operator == "-" else operand
     node = parse_atom(tokens, depth + 1)
     while (mark := peek(tokens)) in ("!", "%", "circ", "'"):
         take(tokens)
@@ -474,35 +471,24 @@ def walk(*nodes):
             yield from walk(*node[1])
 
 
-def choose_signs(node, signs):
-    """The tree with the next of `signs` for each +-, and its opposite for each -+."""
-    if not isinstance(node[1], tuple):
-        return node
-    children = tuple(choose_signs(child, signs) for child in node[1])
-    if node[0] != "sign":
-        return node[0], children, *node[2:]
-    sign = next(signs)
-    return combine(sign if node[2] == "+-" else {"+": "-", "-": "+"}[sign], *children)
-
-
-def expand(item):
-    """The values of an item with +-; the signs go together next to -+ and in tuples, else not."""
-    marks = [node[2] for node in walk(item) if node[0] == "sign"]
-    if "-+" in marks or item[0] == "tuple" or len(marks) > 4:
-        choices = [(sign,) * len(marks) for sign in "+-"]
-    else:
-        choices = product("+-", repeat=len(marks))
-    return dict.fromkeys(choose_signs(item, iter(choice)) for choice in choices)
-
-
 def read(text):
-    """The tree of a normalised answer; what has +- becomes a list."""
+    """The tree of a normalised answer; one with +- becomes the list of its values."""
     tokens = tokenize(text)[::-1]
-    node = parse(tokens, 0)
-    if tokens:
-        raise Unreadable(f"unexpected {tokens[-1][1]}")
-    kind = "set" if node[0] == "set" else "list"
-    items = [value for item in (node[1] if node[0] == kind else [node]) for value in expand(item)]
+    places = [i for i, token in enumerate(tokens) if token in (("op", "+-"), ("op", "-+"))]
+    # The signs go together next to -+ and in tuples, elsewhere each is free
+    together = ("op", "-+") in tokens or {("op", "("), ("op", ",")} <= {*tokens} or len(places) > 4
+    free = product("+-", repeat=len(places))
+    items, kind = [], "list"
+    for signs in ("+" * len(places), "-" * len(places)) if together else free:
+        stack = list(tokens)
+        for i, sign in zip(places, signs):
+            stack[i] = "op", sign if tokens[i][1] == "+-" else {"+": "-", "-": "+"}[sign]
+        node = parse(stack, 0)
+        if stack:
+            raise Unreadable(f"unexpected {stack[-1][1]}")
+        kind = node[0] if node[0] in ("list", "set") else kind
+        more = node[1] if node[0] == kind else (node,)
+        items += [item for item in more if item not in items] if items else more
     if len(items) > MAX_ITEMS:
         raise Unreadable("too many items")
     return items[0] if len(items) == 1 and kind == "list" else (kind, tuple(items))
@@ -840,8 +826,7 @@ def same(a, b):
     for node, other in ((a, b), (b, a)):
         if node[0] == "set" and len(node[1]) == 1 and is_same(node[1][0], other):
             return True
-    is_set = {"tuple", "set", "cup", "cap", "setminus", "list", "relation"}
-    if kinds & is_set or ("name", "set R") in (a, b):
+    if kinds & {"tuple", "set", "list", "relation", *UNITED} or ("name", "set R") in (a, b):
         return same_set(a, b)
     return same_value(a, b)
 
@@ -850,8 +835,9 @@ def same(a, b):
 # Verdict
 
 CHOICE = re.compile(r"\W*(?:option|choice|answer)?\W*([A-J])\W*", re.I)
-CHOICE_TEXT = re.compile(  # C. the third one
-    r"\s*(?:\(([A-Ja-j])\)|([A-J])[.:)])\s*(?!.*\([A-J]\)|[A-J]\W*$)\S.*", re.S)
+CHOICE_TEXT = re.compile(  # C. the third one; but no second letter: C. or D
+    r"\s*(?:\(([A-Ja-j])\)|([A-J])[.:)])\s*"
+    r"(?!(?:or|and|not)\b|.*\b(?:[B-J]|A(?! [a-z]))\b)\S.*", re.S)
 LAYOUT = re.compile(r"\\(?:text|mathrm|rm|bf)(?![a-zA-Z])|[{}$\s~*]|\\[,;! ]")
 UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*[CFK]$")
 STRICT_REWRITES = [(re.compile(pattern), new) for pattern, new in [
@@ -870,11 +856,6 @@ def choice_letter(text):
     alone = CHOICE.fullmatch(plain)
     match = alone or CHOICE_TEXT.match(plain)
     return next(filter(None, match.groups())).upper() if match else "", bool(alone)
-
-
-def text_key(text):
-    """The letters and digits of words."""
-    return re.sub(r"\\(?:text|mathrm)(?![a-zA-Z])|[^a-zA-Z0-9]", "", text).lower()
 
 
 def judge(predicted, ground_truth, strict=False):
@@ -897,8 +878,10 @@ def judge(predicted, ground_truth, strict=False):
     (letter, alone), (gold_letter, gold_alone) = choice_letter(a), choice_letter(b)
     if letter and gold_letter and (alone or gold_alone):
         return letter == gold_letter, "multiple choice"
-    is_math = re.search(r"[+*/^_=<>()]|\\(?!text)", a + b)
-    if text_key(a) == text_key(b) and re.search("[a-z]{2}", text_key(b)) and not is_math:
+    marks = r"\\text|[^a-zA-Z0-9.:,-]|[.:,-](?!\d)"  # 1.5 and -5 are no words
+    words, gold_words = (re.sub(marks, "", side).lower() for side in (a, b))
+    is_math = re.search(r"[+*/^_=<>()]|\\(?!text)|\d \d", a + b)
+    if words == gold_words and re.search("[a-z]{2}", words) and not is_math:
         return True, "same words"
     if not re.search("[a-zA-Z]", b):
         a = UNIT.sub("", a)  # "5 m" where the gold has no names

@@ -27,294 +27,187 @@ import reward
 
 CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
     "number": r"""
-        12 == 12   +12 == 12   -12 != 12   12.00 == 12   0012 == 12   -0.0 == 0   12,000 == 12000
-        12,00 != 1200   1,234,567.89 == 1234567.89   \text{12} == 12   \mathbf{12} == 12
-        \mathrm{12} == 12   \textbf{12} == 12   {12} == 12   (12) == 12   [12] == 12   12! != 12
-        12.0.0 != 12   1.2.3 != 1.23   12 13 != 1213   12 13 != 12   12\ 345 == 12345
-        3.1415927 == \pi   3.14 != 3.14159   3.14 == 3.140   0.1428571 == 1/7   0.142857 == 1/7
-        0.1429 != 1/7   2.99999999 != 3   2.9999999 != 3.0   1e-10 != 0   0.0000001 != 0.0
-        99999999999999999999 != 99999999999999999998   1000000.5 == 1000000.6
-        1000000 != 1000000.6   123456789 != 123456788   \frac{0}{5} == 0   -(-3) == 3   - 7 == -7
-        3 .5 != 3.5   5 + 7 == 12   12 = 5+7 == 12   5+7=12 == 12   5+7=13 != 12   5+7=13 != 13
-        \infty != 1000000   1{,}234{,}567 == 1234567   1\!,\!234 == 1234   12 \quad == 12
-        $$12$$ == 12   \(12\) == 12   \[12\] == 12   \displaystyle 12 == 12   `12` != 12
-        "12" == 12   12. == 12   12 , == 12   2.5 == 2\frac12   three != 3   3 (three) != 3
-        0x10 != 16   1_000 != 1000   \underline{12} == 12   \color{red}{12} == 12
-        1.0 \times 10^1 == 10   10^{1} == 10   1729 == 1{,}729   7.0000 == 7   -\frac{0}{3} == 0
-        4\cdot5 == 20   42.0 == 42   0.5 == 0.50   0.33 != 1/3   100, 200 == 100,200
-        -1.50 == -3/2   10,00,000 != 1000000   12{,}345 == 12345   -0.5 != 0.5""",
+        +12 == 12   12.00 == 12   -0.0 == 0   12,00 != 1200   \text{12} == 12   \mathrm{12} == 12
+        {12} == 12   [12] == 12   12.0.0 != 12   12 13 != 1213   12\ 345 == 12345   3.14 != 3.14159
+        0.1428571 == 1/7   0.1429 != 1/7   2.9999999 != 3.0   0.0000001 != 0.0
+        1000000.5 == 1000000.6   123456789 != 123456788   -(-3) == 3   3 .5 != 3.5   12 = 5+7 == 12
+        5+7=13 != 12   \infty != 1000000   1\!,\!234 == 1234   \(12\) == 12
+        \displaystyle 12 == 12   "12" == 12   12 , == 12   three != 3   0x10 != 16
+        \underline{12} == 12   1.0 \times 10^1 == 10   1729 == 1{,}729   -\frac{0}{3} == 0""",
     "fraction": r"""
-        \frac{3}{6} == \frac{1}{2}   \frac36 == 1/2   \frac{3}6 == 1/2   \frac3{6} == 1/2
-        {3}/{6} == 1/2   {3 \over 6} == 1/2   3/6 == 0.5   \cfrac{3}{6} == 1/2
-        -\dfrac{3}{6} == -0.5   \frac{-3}{6} == -\frac12   \frac{3}{-6} == -\frac12
-        -\frac{-3}{6} == \frac12   \frac{3}{6} != \frac{1}{3}   \frac{6}{3} != \frac{3}{6}
-        \frac{1}{3} != 0.33   0.33 != \frac{1}{3}   0.333333333 == \frac{1}{3}   1/3 == 0.333333
-        22/7 != \pi   \frac{1}{1} == 1   \frac{5}{1} == 5   \frac{1.5}{2} == 0.75
-        \frac{2/3}{4/5} == 5/6   \frac{2}{3}\div\frac{4}{5} == 5/6
-        \left(\frac{1}{2}\right)^3 == 1/8   \frac{7}{12} \approx 0.583 == 7/12
-        \frac{7}{12} = 0.583 != 7/12   \frac{7}{12}, 0.58333 != 7/12
-        \frac{7}{12} \text{ or } 0.58333333 != 7/12   \frac{1}{2}\text{.} == 1/2   1 / 2 == \frac12
-        1\over2 == 1/2   \frac{1000}{3} == 1000/3   \frac{10{,}000}{3} == 10000/3   1/(2/3) == 3/2
-        1/2/3 == 1/6   \frac{\frac{1}{2}}{\frac{3}{4}} == 2/3   \frac{}{} != 0   \frac{1}{0} != 0
-        \frac{5}{12}\text{ of the pizza} == 5/12   \frac12 == 0.5   1/0 != 1
-        \frac{105}{1000} == 0.105   \frac{4}{6} = \frac{2}{4} != 2/3   \frac{1}{2} != 1/3""",
+        \frac36 == 1/2   \frac3{6} == 1/2   {3 \over 6} == 1/2   \cfrac{3}{6} == 1/2
+        \frac{-3}{6} == -\frac12   -\frac{-3}{6} == \frac12   \frac{6}{3} != \frac{3}{6}
+        0.33 != \frac{1}{3}   1/3 == 0.333333   \frac{1}{1} == 1   \frac{1.5}{2} == 0.75
+        \frac{2}{3}\div\frac{4}{5} == 5/6   \frac{7}{12} \approx 0.583 == 7/12
+        \frac{7}{12}, 0.58333 != 7/12   \frac{1}{2}\text{.} == 1/2   1\over2 == 1/2
+        \frac{10{,}000}{3} == 10000/3   1/2/3 == 1/6   \frac{}{} != 0
+        \frac{5}{12}\text{ of the pizza} == 5/12""",
     "percent": r"""
-        35\% == 35   35\% == 0.35   35 == 35\%   0.35 == 35\%   35 != 0.35   0.35 != 35
-        3.5\% != 35\%   35\% == 7/20   35 \text{ percent} == 35\%   35\text{\%} == 35
-        35percent == 35\%   \frac{1}{3}\% == 0.333333\%   33\frac{1}{3}\% == 1/3
-        33.33\% != 33\frac13\%   100\% == 1   100\% == 100   -20\% != 20\%
-        20\% \text{ increase} == 20   0.2\% != 20   20\% , 30\% == 20, 30   62.5\% == \frac58
-        50\% != 0.5\%   5\% != 0.5   50\% == 50   5000% != 50%   25% != 0.25%""",
+        35\% == 35   35 == 35\%   35 != 0.35   3.5\% != 35\%   35 \text{ percent} == 35\%
+        35percent == 35\%   33\frac{1}{3}\% == 1/3   100\% == 1   -20\% != 20\%   0.2\% != 20
+        62.5\% == \frac58   5\% != 0.5""",
     "unit": r"""
-        12 cm == 12   12\,\text{cm} == 12   12 \text{ cm}^3 == 12   12\ \mathrm{cm^2} == 12
-        12\mathrm{~kg} == 12   12\text{ km/h} == 12   12 \frac{\text{m}}{\text{s}} == 12
-        12 \text{ m}/\text{s}^2 == 12   12 \, \text{m} \cdot \text{s}^{-1} == 12
-        12 \mathrm{~m} \mathrm{~s}^{-1} == 12   12\text{ square meters} == 12   12 sq ft == 12
-        12 cubic feet == 12   \$12 == 12   \$12.50 == 12.5   12 dollars == 12
-        \text{USD } 12 != 12   12\text{ students} == 12   12 more == 12
-        12 \text{ more than before} == 12   12\pi \text{ cm}^2 == 12\pi
-        12\sqrt{3}\text{ units} == 12\sqrt{3}   \frac{3}{5}\text{ m} == 3/5
-        12\text{ cm} != 13\text{ cm}   12\text{ cm} == 12\text{ m}   12^\circ == 12
-        12^{\circ} == 12^\circ   12^\circ \text{C} == 12   12 degrees Celsius == 12   12° == 12
-        \text{12 units} == 12   12\text{ units}^2 == 12   12 N == 12   12 J == 12   12 years == 12
-        12 minutes == 12   \text{approximately } 12 != 12   x = 12 \text{ meters} == 12
-        12 \text{ ways} == 12   12 \text{ cm and } 13 \text{ cm} == 12,13
-        12 \text{ cm or } 13 \text{ cm} != 12   12\text{ cm} \times 5\text{ cm} == 60
-        5\text{ ft } 3\text{ in} != 5   12 \text{ not } 13 != 12   1.5\text{ million} != 1500000
-        2 \text{ dozen} != 24   3\text{ hours }20\text{ minutes} != 3   12 \text{ (rounded)} == 12
-        12\,\Omega != 12   12 \text{ cents} == 12   €12 == 12   12\text{ }^\circ == 12
-        45 miles == 45\text{ miles}   45\text{ mph} == 45   1.6 \text{ g/cm}^3 == 1.6
-        4.5 \times 10^{33} erg == 4.5e33   4.5\times 10^{33}\ \mathrm{erg}/\mathrm{s} == 4.5e33
-        8 \text{ feet} = 96 \text{ inches} != 8   \angle A = 60^\circ == 60
-        60^\circ != \frac{\pi}{3}   \frac{\pi}{3} != 60   \theta = 60^{\circ} == 60^\circ
-        \sin 60^\circ == \frac{\sqrt{3}}{2}   \cos(60^\circ) == 0.5   \cos 60 != 0.5
-        \tan(45^{\circ}) == 1   m\angle ABC = 60 == 60   60^\circ, 120^\circ == 60, 120
-        30^\circ\text{ and }150^\circ == 30,150   -45^\circ != 45   45 degrees == 45^\circ
-        120^\circ != 60^\circ   5 cm == 5   30 degrees == 30
-        3\times 10^8 \mathrm{~m}/\mathrm{s} == 300000000   5 meters == 5 feet
-        500 \text{ mL} == 500   5 ft^2 == 5   20\pi cm^2 == 20\pi   60 mph == 60
-        12\text{ or }13\text{ cm} == 12,13""",
+        12 cm == 12   12 \text{ cm}^3 == 12   12\mathrm{~kg} == 12
+        12 \frac{\text{m}}{\text{s}} == 12   12 \, \text{m} \cdot \text{s}^{-1} == 12
+        12\text{ square meters} == 12   12 cubic feet == 12   \$12.50 == 12.5
+        \text{USD } 12 != 12   12 more == 12   12\pi \text{ cm}^2 == 12\pi
+        \frac{3}{5}\text{ m} == 3/5   12\text{ cm} == 12\text{ m}   12^{\circ} == 12^\circ
+        12 degrees Celsius == 12   \text{12 units} == 12   12 N == 12   12 years == 12
+        \text{approximately } 12 != 12   12 \text{ ways} == 12
+        12 \text{ cm or } 13 \text{ cm} != 12   5\text{ ft } 3\text{ in} != 5
+        1.5\text{ million} != 1500000   3\text{ hours }20\text{ minutes} != 3   12\,\Omega != 12
+        €12 == 12   45 miles == 45\text{ miles}   1.6 \text{ g/cm}^3 == 1.6
+        4.5\times 10^{33}\ \mathrm{erg}/\mathrm{s} == 4.5e33   60^\circ != \frac{\pi}{3}
+        \theta = 60^{\circ} == 60^\circ   \cos(60^\circ) == 0.5   \tan(45^{\circ}) == 1
+        60^\circ, 120^\circ == 60, 120   -45^\circ != 45   120^\circ != 60^\circ""",
     "mixed, scientific": r"""
-        2\frac{1}{3} == 7/3   2 \frac{1}{3} == \frac{7}{3}   2\dfrac{1}{3} == 2.3333333
-        -2\frac{1}{3} == -7/3   -2\frac{1}{3} != -5/3   2\frac{1}{3} != 2/3   2 1/3 == 7/3
-        21/3 == 7   2\frac{1}{3} \text{ hours} == 7/3   2\tfrac13 == \frac73
-        10\frac{1}{2} == 10.5   10\frac{1}{2} != 5   2\frac{7}{3} == 14/3
-        2\cdot\frac{1}{3} == 2/3   2(\frac13) == 2/3   \frac{7}{3} == 2\frac13
-        3.2\times10^5 == 320000   3.2 \times 10^{5} == 3.2e5   3.2e5 == 320000   3.2E+5 == 320000
-        3.2 \cdot 10^5 == 320000   3.2*10^5 == 320000   3.2*10**5 == 320000   3.2×10^5 == 320000
-        3.2 × 10⁵ == 320000   3.2x10^5 == 320000   10^5 == 100000   1.0\times10^{-3} == 0.001
-        10^{-3} == \frac{1}{1000}   3.2\times10^5 != 3.2\times10^6   3.2\times 10^5 != 32
-        3.83 \times 10^{35} == 3.83e35   3.8\times10^{35} != 3.83e35
-        32\times10^4 == 3.2\times10^5   6.02214e23 != 6.02\times10^{23}   3\frac{1}{2} == 3.5
-        1e-3 == 0.001""",
+        2\frac{1}{3} == 7/3   2\dfrac{1}{3} == 2.3333333   -2\frac{1}{3} != -5/3   2 1/3 == 7/3
+        2\frac{1}{3} \text{ hours} == 7/3   10\frac{1}{2} == 10.5   2\frac{7}{3} == 14/3
+        2(\frac13) == 2/3   3.2 \times 10^{5} == 3.2e5   3.2E+5 == 320000   3.2*10^5 == 320000
+        3.2×10^5 == 320000   3.2x10^5 == 320000   1.0\times10^{-3} == 0.001
+        3.2\times10^5 != 3.2\times10^6   3.83 \times 10^{35} == 3.83e35
+        32\times10^4 == 3.2\times10^5""",
     "base": r"""
-        1011_2 == 1011_2   1011_{2} == 1011_2   1011_{\text{two}} == 1011_2   1011_{two} == 1011_2
-        1011 != 1011_2   11 != 1011_2   1011_2 != 11   1011_2 != 1011   1011_3 != 1011_2
-        \text{1011}_2 == 1011_2   (1011)_2 == 1011_2   1011_{(2)} == 1011_2   1011_{10} == 1011
-        1{,}011_2 == 1011_2   -221_3 == -221_3   221_3 != -221_3   \text{A5}_{11} == A5_{11}
-        152A_{11} == 152A_{11}   152A_{11} != 152B_{11}   \texttt{1011}_2 == 1011_2
-        0.0011_2 == 0.0011_{2}   1011 \text{ (base 2)} == 1011_2   1011_2 = 11_{10} != 1011_2
-        01011_2 == 1011_2   101_2 == 101_2   0101_2 == 101_2   D_{16} == D_{16}""",
+        1011_{2} == 1011_2   1011_{two} == 1011_2   11 != 1011_2   1011_2 != 1011
+        \text{1011}_2 == 1011_2   1011_{(2)} == 1011_2   1{,}011_2 == 1011_2   221_3 != -221_3
+        152A_{11} == 152A_{11}   \texttt{1011}_2 == 1011_2   1011 \text{ (base 2)} == 1011_2
+        01011_2 == 1011_2""",
     "numeric": r"""
-        \sqrt{18} == 3\sqrt{2}   \sqrt{18} != 3\sqrt{3}   3\sqrt2 == \sqrt{18}
-        3 \sqrt{2} == \sqrt2 \cdot 3   \frac{6}{\sqrt2} == 3\sqrt2
-        \frac{1}{\sqrt3-1} == \frac{\sqrt3+1}{2}   \sqrt[3]{54} == 3\sqrt[3]{2}
-        \sqrt[3]{54} != 3\sqrt{2}   2^{1/3} == \sqrt[3]{2}   \sqrt{4} == 2   \sqrt{4} != -2
-        \sqrt{4} != \pm2   \sqrt{7+4\sqrt3} == 2+\sqrt3   √18 == 3√2   sqrt(18) == 3sqrt(2)
-        sqrt{18} == 3\sqrt2   4.24264 == 3\sqrt2   4.243 != 3\sqrt2   \sqrt{\sqrt{16}} == 2
-        \sqrt{2}\sqrt{3} == \sqrt{6}   \sqrt{2}+\sqrt{8} == 3\sqrt2   \sqrt{2}-1 != 1-\sqrt2
-        2\sqrt{3}i == 2i\sqrt{3}   \sqrt{-12} == 2\sqrt3 i   \frac{\sqrt{6}}2 == \sqrt{1.5}
-        \frac{\sqrt{3}}{2} == \frac{3}{2\sqrt{3}}   5^{\frac{1}{2}} == \sqrt5   \sqrt{3}\ == \sqrt3
-        (4\sqrt{2}) == 4\sqrt{2}   2+\sqrt{3} != 2-\sqrt{3}   \sqrt{x}^2 == x
-        \sin\frac{\pi}{6} == 1/2   \sin(\frac{\pi}{6}) == 0.5   \cos 36^\circ == \frac{1+\sqrt5}{4}
-        \sin 10^\circ == \cos 80^\circ   \tan 15^\circ == 2-\sqrt3   \tan 15 != 2-\sqrt3
-        \arctan(1) == \pi/4   \arcsin 1 == \frac{\pi}{2}   \tan^{-1} 1 == \frac{\pi}{4}
-        \sin^{-1}(1/2) == \pi/6   \log_2 32 == 5   \log_2{32} == 5   \log_{2}(32) == 5
-        \log_{10}100 == 2   \log 100 == 2   \ln e^3 == 3   \ln(e^3) == 3   \ln 8 == 3\ln2
-        \ln 2+\ln 3 == \ln 6   \ln 6 != \ln 5   \log_2 3 == \log_4 9   \log_3 2 != \log_2 3
-        \frac{\ln 3}{\ln 2} == \log_2 3   \frac{\log 3}{\log 2} == \log_2 3   e^{\ln 5} == 5
-        e^2 == 7.389056   e^2 != 7.39   \sin 2 == \sin(2)   \sin^2 2+\cos^2 2 == 1
-        \cos^2 15^\circ == \frac{2+\sqrt3}{4}   \log_{10}2 == \lg 2   \log 2 == \ln 2
-        \csc 10 == \frac{1}{\sin 10}   \sec x == \frac1{\cos x}   -\log_{10} 250 == -\log_{10}(250)
-        2\ln 3 == \ln 9   \arccos(-1) == \pi   \arccos(-1) != 180   \sqrt{8} == 2\sqrt{2}
-        \frac{1}{1+i} == \frac{1-i}{2}   10^{100} != 10^{100}+1   \ln 2 != \ln 3
-        \cos 20^\circ == \sin 70^\circ   sqrt(2)/2 == \frac{\sqrt2}{2}   100! == 100!
-        3\sqrt{3}-2 == -2+3\sqrt{3}   \frac{\log 8}{\log 2} == 3   \cot 45^\circ == 1
-        e^{i\pi/2} == i   2 \cdot 10^{3} == 2000   -3^2 == -9   \phi != \frac{1+\sqrt5}{2}""",
+        \sqrt{18} == 3\sqrt{2}   3\sqrt2 == \sqrt{18}   \frac{6}{\sqrt2} == 3\sqrt2
+        \sqrt[3]{54} == 3\sqrt[3]{2}   2^{1/3} == \sqrt[3]{2}   \sqrt{4} != -2
+        \sqrt{7+4\sqrt3} == 2+\sqrt3   sqrt(18) == 3sqrt(2)   4.24264 == 3\sqrt2
+        \sqrt{\sqrt{16}} == 2   \sqrt{2}+\sqrt{8} == 3\sqrt2   2\sqrt{3}i == 2i\sqrt{3}
+        \frac{\sqrt{6}}2 == \sqrt{1.5}   5^{\frac{1}{2}} == \sqrt5   (4\sqrt{2}) == 4\sqrt{2}
+        \sqrt{x}^2 == x   \sin\frac{\pi}{6} == 1/2   \cos 36^\circ == \frac{1+\sqrt5}{4}
+        \tan 15^\circ == 2-\sqrt3   \arctan(1) == \pi/4   \tan^{-1} 1 == \frac{\pi}{4}
+        \log_2 32 == 5   \log_{2}(32) == 5   \log 100 == 2   \ln(e^3) == 3   \ln 2+\ln 3 == \ln 6
+        \log_2 3 == \log_4 9   \frac{\ln 3}{\ln 2} == \log_2 3   e^{\ln 5} == 5   e^2 != 7.39
+        \sin^2 2+\cos^2 2 == 1   \log_{10}2 == \lg 2   \csc 10 == \frac{1}{\sin 10}
+        -\log_{10} 250 == -\log_{10}(250)   \arccos(-1) == \pi""",
     "symbolic": r"""
-        x^2+x == x(x+1)   x^2+x != x^2-x   3x+2 == 2+3x   3x+2 != 3x   3x + 2 != 3y + 2
-        -x+5 == 5-x   (x+2)(x-2) == x^2-4   (x-2)(x+2) != x^2+4
-        \frac{x+1}{x-1} == \frac{1+x}{x-1}   \frac{x+1}{x-1} == -\frac{x+1}{1-x}   x\cdot x == x^2
-        x x == x^2   2xy == xy+yx   \frac{x}{3} == \frac13 x   x^{-2} == \frac{1}{x^2}
-        \sqrt{x} == x^{0.5}   x^{\frac{2}{3}} == \sqrt[3]{x^2}   e^{2x} == (e^x)^2
-        \sin x\cos x == \frac12\sin 2x   \cos(x)^2 == 1-\sin^2x   n(n-1)/2 == \binom{n}{2}
-        \frac{n!}{2!(n-2)!} == \binom n2   2^{n+1}-2 == 2(2^n-1)   a^2b == ba^2   a^2b != ab^2
-        AB == BA   3ab == 3ba   ax+b == b+ax   x_1+x_2 == x_2+x_1   x_{1} == x_1   x1 != x_1
-        \pi r^2 == r^2\pi   \pi r^2 != 3.14r^2   2\pi r == 6.2831853r   |x| != x   |x-3| == |3-x|
-        x^2+1 != x^2+1=0   (x+1)^2 - 1 == x^2+2x   \frac{1}{x}+\frac{1}{y} == \frac{x+y}{xy}
-        \frac{1}{x+y} != \frac1x+\frac1y   x^3 - 3x == x(x^2-3)   \frac{2x+4}{2} == x+2
-        4x^2 - 12x + 9 == (2x-3)^2   4x^2 - 12x + 9 == (3-2x)^2   x^5+x^4 == x^4(x+1)   t^2 != x^2
-        \alpha^2 == α^2   \theta == θ   9c + 6 == 3(3c+2)   x^2 y^2 == (xy)^2
-        2f(x) == f(x)\cdot 2   f(x)+1 != f(x)+2   \frac{\pi}{4} + k\pi == k\pi+\frac\pi4
-        \frac{\pi}{4} + n\pi != k\pi+\frac\pi4   \frac{1}{4 - w^2} != \frac{1}{4-\omega^2}
-        C_1 e^{t}+C_2 e^{-t} == C_{1}e^{t}+C_{2}e^{-t}   \frac{e^t}{3}+ce^{-2t} == e^t/3+ce^{-2t}
-        \lfloor n/2 \rfloor == \left\lfloor \frac{n}{2} \right\rfloor
-        \lfloor n/2 \rfloor != \lceil n/2\rceil   \lfloor n/2 \rfloor != n/2
-        x^2 + 2x + 1 = (x+1)^2 == (x+1)^2   x+y+z != x+y   2^{2009} == 2^{2008}\cdot2
-        2^{2009} != 2^{2008}   \frac{100!}{2^{50}} == \frac{100!}{2^{50}}
-        \frac{99!}{2^{50}} != \frac{100!}{2^{50}}   2x+3 == 3+2x   x+1 != x-1
-        2^{n+1} == 2\cdot 2^n   x^2 y == yx^2   (-1)^n == (-1)^{n+2}
-        \left\lfloor\frac{n}{2}\right\rfloor == \lfloor n/2\rfloor   (x-2)(x+3) == x^2+x-6
-        a^2+2ab+b^2 == (a+b)^2   2^n-1 == 2^{n}-1   \frac{1}{2}mv^2 != mv^2   x^2+x+C != x^2+x
-        x^2y^3 == y^3x^2   x e^{-x} == xe^{-x}""",
+        x^2+x != x^2-x   3x+2 != 3x   -x+5 == 5-x   (x-2)(x+2) != x^2+4
+        \frac{x+1}{x-1} == -\frac{x+1}{1-x}   x x == x^2   \frac{x}{3} == \frac13 x
+        \sqrt{x} == x^{0.5}   e^{2x} == (e^x)^2   \cos(x)^2 == 1-\sin^2x
+        \frac{n!}{2!(n-2)!} == \binom n2   a^2b == ba^2   AB == BA   ax+b == b+ax   x_{1} == x_1
+        \pi r^2 == r^2\pi   2\pi r == 6.2831853r   |x-3| == |3-x|   (x+1)^2 - 1 == x^2+2x
+        \frac{1}{x+y} != \frac1x+\frac1y   \frac{2x+4}{2} == x+2   4x^2 - 12x + 9 == (3-2x)^2
+        t^2 != x^2   \theta == θ   x^2 y^2 == (xy)^2   f(x)+1 != f(x)+2
+        \frac{\pi}{4} + n\pi != k\pi+\frac\pi4   C_1 e^{t}+C_2 e^{-t} == C_{1}e^{t}+C_{2}e^{-t}
+        \lfloor n/2 \rfloor == \left\lfloor \frac{n}{2} \right\rfloor   \lfloor n/2 \rfloor != n/2
+        x+y+z != x+y   2^{2009} != 2^{2008}   \frac{99!}{2^{50}} != \frac{100!}{2^{50}}""",
     "equation": r"""
-        x = 7 == 7   7 == x=7   x=7 != 8   x = 7.0 == 7   y=3x-2 == 3x-2   y = 3x - 2 == y=-2+3x
-        y=3x-2 != y=3x+2   3x-y-2=0 == y=3x-2   3x-y=2 == 6x-2y=4   3x-y=2 != 3x-y=3   y=3x-2 != -2
-        2x=14 != 7   x+2=9 != 7   7=7 == 7   7=8 != 7   f(x)=x+1 == x+1   f(x)=x+1 == f(x)=1+x
-        f(x)=x+1 != g(x)=x+1   f(t)=t+1 != f(x)=x+1   x=1, y=2 == (1,2)   x=1, y=2 != (2,1)
-        (x,y)=(1,2) == (1,2)   (x, y) = (1, 2) == x=1,y=2   x=1 \text{ or } x=2 == 1,2
-        x=1, x=2 == x=2,x=1   x=1 \text{ or } x=2 != 1   x=1 != 1,2   x_1=1,x_2=2 == 1,2
-        a=1,b=2,c=3 == (1,2,3)   a=1,b=2,c=3 != a=3,b=2,c=1
-        x^2+y^2=16 == \frac{x^2}{16}+\frac{y^2}{16}=1   x^2+y^2=16 != x^2+y^2=4   x^2=16 != x=4
-        x=\pm4 == 4,-4   x = \pm 4 == \pm 4   n = 5k == 5k   S=\frac{n(n+1)}{2} == \frac{n^2+n}{2}
-        P(A)=\frac12 == \frac12   \triangle ABC = 12 != 12   AB = 5\sqrt2 == 5\sqrt{2}
-        \text{Perimeter} = 20 == 20   \boxed{x=7} == 7   10x-4y-5z-20=0 == -10x+4y+5z+20=0
-        x+y+z=0 != x+y-z=0   x = y = 3 == 3   x=3=y != 3   x \to 3 != 3   x=3 \text{ cm} == 3
-        a = 2, a = -6-4\sqrt{2} == a=2, a=-6-4\sqrt{2}   a=-6-4\sqrt2, a=2 == 2,-6-4\sqrt{2}
-        AB=9, CD=4 == AB=9,CD=4   AB=9, CD=4 == 9,4   AB=4, CD=9 != AB=9,CD=4
-        f(n)=n, g(n)=1 == f(n)=n,g(n)=1   f(x)=x,f(x)=2-x == f(x)=2-x, f(x)=x
-        f(x) = x \text{ and } f(x)=2-x == f(x)=x,f(x)=2-x   f(x)=x != f(x)=x,f(x)=2-x
-        MR=SRMC == MR=SRMC   y^2-4x-6y+9=0 == (y-3)^2=4x   \frac{dv}{dt}=-bv == \frac{dv}{dt}=-bv
-        5=5=6 != 5   x=\frac{3}{2} \approx 1.5 == 3/2   x=2\pi \approx 6.28 == 2\pi
-        x=2\pi \approx 7 != 2\pi   x=5 == 5   y=2x+3 == 2x+3   AB = 5 == 5   x_1=2, x_2=3 == 3,2
-        a_n = 2n+1 == 2n+1   5 = 5 = 6 != 5   y-1=2(x+1) == y=2x+3
-        V = \frac{4}{3}\pi r^3 == \frac43\pi r^3   x=1 \text{ and } y=2 == x=1,y=2
-        A=(1,2) == (1,2)   2x=4 == x=2""",
+        x = 7 == 7   x=7 != 8   y=3x-2 == 3x-2   y=3x-2 != y=3x+2   3x-y=2 == 6x-2y=4
+        y=3x-2 != -2   x+2=9 != 7   7=8 != 7   f(x)=x+1 == f(x)=1+x   f(t)=t+1 != f(x)=x+1
+        x=1, y=2 != (2,1)   (x, y) = (1, 2) == x=1,y=2   x=1, x=2 == x=2,x=1   x=1 != 1,2
+        a=1,b=2,c=3 == (1,2,3)   x^2+y^2=16 == \frac{x^2}{16}+\frac{y^2}{16}=1   x^2=16 != x=4
+        x = \pm 4 == \pm 4   S=\frac{n(n+1)}{2} == \frac{n^2+n}{2}   \triangle ABC = 12 != 12
+        \text{Perimeter} = 20 == 20   10x-4y-5z-20=0 == -10x+4y+5z+20=0   x = y = 3 == 3
+        x \to 3 != 3   a = 2, a = -6-4\sqrt{2} == a=2, a=-6-4\sqrt{2}   AB=9, CD=4 == AB=9,CD=4
+        AB=4, CD=9 != AB=9,CD=4   f(x)=x,f(x)=2-x == f(x)=2-x, f(x)=x   f(x)=x != f(x)=x,f(x)=2-x
+        y^2-4x-6y+9=0 == (y-3)^2=4x   5=5=6 != 5   x=2\pi \approx 6.28 == 2\pi""",
     "inequality, interval": r"""
-        x>2 == (2,\infty)   x \gt 2 == x>2   2<x == x>2   x\geq2 == x\ge 2   x\geq2 != x>2
-        x<2 != x>2   x>2 != 2   2 != x>2   1<x<5 == (1,5)   1<x<5 != 1\le x\le5   5>x>1 == 1<x<5
-        x \in (1,5) == (1,5)   x<1 \text{ or } x>5 == (-\infty,1)\cup(5,\infty)
-        x<1, x>5 == (-\infty,1)\cup(5,\infty)   x\ne2 == (-\infty,2)\cup(2,\infty)   -2x<-4 == x>2
-        a\ge b == b\le a   x+y\le 4 == 2x+2y\le8   x+y\le 4 != x+y\ge4   k \geqslant 2 == k \ge 2
-        k>2 != n>2   s^2\le8r^2 == 8r^2\ge s^2   -80\le g(x)\le82 == [-80,82]   0<y\le3 == (0,3]
-        m>4 == (4,\infty)   x \leq -3 \text{ or } x \geq 3 == (-\infty,-3]\cup[3,\infty)
-        x>2 \text{ and } x<5 == (2,5)   f(2)<f(1)<f(4) == f(2) < f(1) < f(4)
-        f(2)<f(1)<f(4) != f(1)<f(2)<f(4)   [2,5) == [2, 5)   [2,5) != (2,5)   [2,5) != [2,5]
-        (2,5) != (5,2)   (-\infty,2) != (-\infty,2]
+        x \gt 2 == x>2   x\geq2 == x\ge 2   x<2 != x>2   2 != x>2   1<x<5 != 1\le x\le5
+        x \in (1,5) == (1,5)   x<1, x>5 == (-\infty,1)\cup(5,\infty)   -2x<-4 == x>2
+        x+y\le 4 == 2x+2y\le8   k \geqslant 2 == k \ge 2   s^2\le8r^2 == 8r^2\ge s^2
+        0<y\le3 == (0,3]   x \leq -3 \text{ or } x \geq 3 == (-\infty,-3]\cup[3,\infty)
+        f(2)<f(1)<f(4) == f(2) < f(1) < f(4)   [2,5) != (2,5)   (2,5) != (5,2)
         \left(-\infty, \tfrac12\right] == (-\infty,0.5]
-        (-\infty,-2)\cup(2,\infty) == (2,\infty)\cup(-\infty,-2)
         (-\infty,-2)\cup(2,\infty) != (-\infty,-2)\cup(3,\infty)
-        (-\infty,-2)\cup(2,\infty) == (-\infty,-2),(2,\infty)
         (-\infty,-2)\text{ or }(2,\infty) == (-\infty,-2)\cup(2,\infty)
-        \mathbb{R} == (-\infty,\infty)   (-\infty,+\infty) == (-\infty,\infty)
-        \mathbb{R}\setminus\{0\} == (-\infty,0)\cup(0,\infty)
-        \mathbb{R}\backslash\{0\} == (-\infty,0)\cup(0,\infty)
-        \mathbb{R}-\{0\} == (-\infty,0)\cup(0,\infty)   [0,1]\cup[1,2] == [0,2]
-        [0,1)\cup(1,2] != [0,2]   \{1\}\cup[2,3] == [2,3]\cup\{1\}
-        (0,9)\cup(9,36) != 0<x<36, x\ne9   [0, \infty) == x\geq 0   (0,1) != \{0,1\}   (0,1) != 0,1
-        [0,1] != 0,1   (-\infty, 3) \cap (1, \infty) == (1,3)
-        (1,5) \setminus \{3\} == (1,3)\cup(3,5)   x \in [0,1) == [0,1)   \emptyset == \varnothing
-        \emptyset != 0   [-\frac{\pi}{2},\frac{\pi}{2}] != [-90,90]   [−1, 1] == [-1,1]
-        ]0,1[ != (0,1)   x<3 == (-\infty,3)   x \ne 3 == (-\infty,3)\cup(3,\infty)
-        2<x\leq 5 == (2,5]   a<b != a>b   [ -1 , 1 ] == [-1,1]   (1,2]\cup(2,3) == (1,3)
-        [0,1) == [0, 1)   x\in[1,2] == [1,2]   (0,9)\cup(9,36) != (0,36)""",
+        (-\infty,+\infty) == (-\infty,\infty)
+        \mathbb{R}\backslash\{0\} == (-\infty,0)\cup(0,\infty)   [0,1]\cup[1,2] == [0,2]
+        \{1\}\cup[2,3] == [2,3]\cup\{1\}   [0, \infty) == x\geq 0   (0,1) != 0,1
+        (-\infty, 3) \cap (1, \infty) == (1,3)   x \in [0,1) == [0,1)   \emptyset != 0
+        [−1, 1] == [-1,1]""",
     "tuple": r"""
-        (3,4) == (3, 4)   (3,4) != (4,3)   (3,4,5) != (3,4)   (3, 4) != 3, 4
-        \left(3,4\right) == (3,4)   \left( \frac{3}{2}, -13 \right) == (1.5,-13)
-        (1.5,-13) == (\frac32,-13)   (3.0,4) == (3,4)   (\sqrt{4},4) == (2,4)
-        (a,b)=(3,4) == (3,4)   \langle3,4\rangle == (3,4)   (2,\pi/3) == (2,\frac{\pi}{3})
-        (2,60^\circ) == (2,60)   (3,4),(5,6) == (5,6),(3,4)   (3,4),(5,6) != (3,4)
-        (3,4) != (3,4),(5,6)   (3,4)\text{ and }(5,6) == (3,4),(5,6)   (3,4);(5,6) == (3,4),(5,6)
-        \{(3,4),(5,6)\} == (3,4),(5,6)   (3,4),(5,6) != (4,3),(6,5)   3,4,5 == (3,4,5)
-        5,4,3 != (3,4,5)   (3,4,5) == 3,4,5   (1,1,1) != (1,1)   (-a,0) == (-a, 0)   (x,y) != (y,x)
-        A(3,4) != (3,4)   (3, 4) != [3,4]   ((3),(4)) == (3,4)   (10,000, 5) != (10000,5)
-        (1,2) == (1, 2)   ( -1 , 2 ) == (-1,2)   (1,-2) != (1,2)   (x,y,z)=(1,2,3) == (1,2,3)""",
+        (3,4) != (4,3)   (3, 4) != 3, 4   \left( \frac{3}{2}, -13 \right) == (1.5,-13)
+        (3.0,4) == (3,4)   (a,b)=(3,4) == (3,4)   (2,\pi/3) == (2,\frac{\pi}{3})
+        (3,4),(5,6) == (5,6),(3,4)   (3,4) != (3,4),(5,6)   (3,4);(5,6) == (3,4),(5,6)
+        (3,4),(5,6) != (4,3),(6,5)   5,4,3 != (3,4,5)   (1,1,1) != (1,1)   (x,y) != (y,x)
+        (3, 4) != [3,4]   (10,000, 5) != (10000,5)""",
     "list, set, plus-minus": r"""
-        3,4 == 4,3   3, 4 == 3,4   3 and 4 == 4, 3   3 \text{ or } 4 == 3,4   3\text{ and }4 != 3
-        3 != 3,4   3,4,5 != 3,4   3,4 != 3,4,5   3,3 != 3   3 != 3,3   \{3,4\} == \{4,3\}
-        \{3,4\} == 3,4   \{3, 4\} != (3,4)   {3,4} == 3,4   -2,\frac32 == \frac{3}{2},-2
-        -2, 1.5 == \frac{3}{2},-2   \frac{1}{2}, \frac{1}{3} == \frac13,\frac12
-        1+i, 1-i == 1\pm i   1+i,1-i,-1+i,-1-i == \pm1\pm i   1;2;3 == 1,2,3
-        1, 2, 3, 4 == 4,3,2,1   1, 2, 3 and 4 == 1,2,3,4   1,2,3,4 != 1,2,3,5   A, B, E == {A,B,E}
-        E, B, A == {A,B,E}   \text{Softball, Kickball, Picnic} == {Softball,Kickball,Picnic}
-        10^3, 10 == 10,1000   1, 6, 3+\sqrt2, 3-\sqrt2 == 1,6,3\pm\sqrt{2}
-        2\text{ and }3\text{ and }5 == 2,3,5   x = 2, 3 == 2,3   1,-1,7,-7 == \pm1,\pm7
-        \{1\} == 1   \{1\} != \{1,1\}   \{\} == \emptyset   \{0\} != \emptyset
-        1,2,\ldots,10 == 1,2,\ldots,10   1,2,\ldots,10 != 1,2,10   100,200 == 200,100
-        1000,2000 == 1000, 2000   1,000,2,000 != 1000,2000   1,234 == 1,234   1, 234 != 1234
-        \pm5 == 5,-5   \pm5 != 5   5 != \pm5   -5,5 == \pm5
-        1\pm\sqrt{19} == 1+\sqrt{19},1-\sqrt{19}   1\pm\sqrt{19} != 1\pm\sqrt{18}
-        \pm\frac{1}{2} == \frac{1}{2},-\frac{1}{2}   3\pm2\sqrt2 != 3+2\sqrt{2}
-        3\pm2\sqrt2 == 3\pm\sqrt{8}   \frac{3\pm\sqrt5}{2} == \frac{3+\sqrt5}{2},\frac{3-\sqrt5}{2}
-        \pm\sqrt3, 0 == 0,\sqrt3,-\sqrt3   x=\pm1 == -1,1   +-5 == 5,-5   ±5 == 5,-5
-        \mp 5 == \pm5   \{1\pm\sqrt{5},-2\} == -2,1-\sqrt5,1+\sqrt5   1,2,3 == 3,2,1   1; 2 == 1,2
-        x=\pm 2 == 2,-2   -3 \quad \text{and} \quad 4 == 4,-3   -1, 0, 1 == 0,\pm 1   \{5\} == 5
-        2, 3, 5, 7 == 2,3,5,7""",
+        3,4 == 4,3   3 and 4 == 4, 3   3\text{ and }4 != 3   3,4,5 != 3,4   3,3 != 3
+        \{3,4\} == \{4,3\}   \{3, 4\} != (3,4)   -2,\frac32 == \frac{3}{2},-2
+        \frac{1}{2}, \frac{1}{3} == \frac13,\frac12   1+i,1-i,-1+i,-1-i == \pm1\pm i
+        1, 2, 3, 4 == 4,3,2,1   1,2,3,4 != 1,2,3,5   E, B, A == {A,B,E}   10^3, 10 == 10,1000
+        2\text{ and }3\text{ and }5 == 2,3,5   1,-1,7,-7 == \pm1,\pm7   \{1\} != \{1,1\}
+        \{0\} != \emptyset   1,2,\ldots,10 != 1,2,10   1000,2000 == 1000, 2000   1,234 == 1,234
+        \pm5 != 5   -5,5 == \pm5   1\pm\sqrt{19} != 1\pm\sqrt{18}   3\pm2\sqrt2 != 3+2\sqrt{2}
+        \frac{3\pm\sqrt5}{2} == \frac{3+\sqrt5}{2},\frac{3-\sqrt5}{2}   x=\pm1 == -1,1   ±5 == 5,-5
+        \{1\pm\sqrt{5},-2\} == -2,1-\sqrt5,1+\sqrt5""",
     "matrix": r"""
         \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} == \begin{bmatrix}1&2\\3&4\end{bmatrix}
-        \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} == \begin{pmatrix}1&2\3&4\end{pmatrix}
         \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} != \begin{pmatrix}1&2\\4&3\end{pmatrix}
-        \begin{pmatrix} 0.5 \\ 1 \end{pmatrix} == \begin{pmatrix}1/2\1\end{pmatrix}
         \begin{pmatrix} 1 \\ 2 \end{pmatrix} != \begin{pmatrix} 1 & 2 \end{pmatrix}
-        \begin{pmatrix} 6 \\ -33 \end{pmatrix} == \begin{pmatrix}6\-33\end{pmatrix}
         \begin{pmatrix} 1 \\ 2 \end{pmatrix} != \begin{pmatrix} 2 \\ 1 \end{pmatrix}
-        \begin{matrix} 1 & 2 \\ 3 & 4 \end{matrix} == \begin{pmatrix}1&2\\3&4\end{pmatrix}
-        \left[\begin{array}{cc}1&2\\3&4\end{array}\right] == \begin{pmatrix}1&2\\3&4\end{pmatrix}
-        \left[\begin{array}{c|c}1&2\\3&4\end{array}\right] == \begin{pmatrix}1&2\\3&4\end{pmatrix}
-        \frac{1}{5}\begin{pmatrix} 1 \\ -18 \end{pmatrix} == \begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}
-        (1,2,3) == \begin{pmatrix}1\\2\\3\end{pmatrix}
         \begin{pmatrix}1&-1\\1&-1\end{pmatrix} != \begin{pmatrix}1&-1\1&\phantom-1\end{pmatrix}
-        \mathbf{A} = \begin{pmatrix}1\\2\end{pmatrix} == \begin{pmatrix}1\\2\end{pmatrix}
         \begin{pmatrix}1\\2\\3\end{pmatrix} != \begin{pmatrix}1\\2\end{pmatrix}
-        \begin{bmatrix}x&1\\0&x\end{bmatrix} == \begin{pmatrix}x&1\\0&x\end{pmatrix}
-        \begin{pmatrix}\frac12&0&-\frac{\sqrt3}{2}\\0&1&0\\\frac{\sqrt3}{2}&0&\frac12\end{pmatrix} != \begin{pmatrix}\frac{1}{2}&0&-\frac{\sqrt{3}}{2}\0&1&0\frac{\sqrt{3}}{2}&0&\frac{1}{2}\end{pmatrix}
-        \begin{pmatrix}1&2\\3&4 != \begin{pmatrix}1&2\\3&4\end{pmatrix}
-        \begin{vmatrix}1&2\\3&4\end{vmatrix} != \begin{pmatrix}1&2\\3&4\end{pmatrix}
-        \begin{pmatrix}1&2\\3&4\end{pmatrix} == \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}
-        \begin{bmatrix}x+1\\2\end{bmatrix} == \begin{pmatrix}1+x\\2\end{pmatrix}
-        \left(\begin{array}{c}1\\2\end{array}\right) == \begin{pmatrix}1\\2\end{pmatrix}""",
+        \begin{vmatrix}1&2\\3&4\end{vmatrix} != \begin{pmatrix}1&2\\3&4\end{pmatrix}""",
     "ratio": r"""
-        2:3 == 2:3   4:6 == 2:3   2:3 != 3:2   2/3 == 2:3   2 : 3 == 2:3   2 \text{ to } 3 == 2:3
-        2\text{:}3 == 2:3   1:2:4 == 2:4:8   1:2:4 != 1:2:3   \frac{2}{3} == 2:3   a:b=2:3 == 2:3
-        0.5:1 == 1:2   2:3 != 0.6667   11:21 == V_1:V_2=11:21   1:\sqrt3 == \sqrt3:3
-        4:51:06 == 4:51:06   05:00 == 05:00   3:4 == 3:4   \sqrt{2}:1 == 2:\sqrt{2}   5:3 == 5/3""",
+        2:3 == 2:3   2:3 != 3:2   2 : 3 == 2:3   2\text{:}3 == 2:3   1:2:4 != 1:2:3
+        a:b=2:3 == 2:3   2:3 != 0.6667   1:\sqrt3 == \sqrt3:3   05:00 == 05:00""",
     "choice": r"""
-        A == A   (A) == A   \text{A} == A   \textbf{(A)} == A   \textbf{A} == A   A) 12 == A
-        (A) 12 == A   \text{(A) } 12 == A   A. 12 == A   A: 12 == A   a == A   B != A   A, B != A
-        A and B != A   A or B != A   (A) or (B) != A   not A != A   12 != A   AB != A
-        (A) not (B) != A   Option A == A   \boxed{A} == A   A == \text{(A)}   C == {(C)}
-        A == (A) Paris   (B) Paris != (A) Paris   ABD == ABD   A, B, D == A,B,D   A != 12   I != A
-        K == K   All of the above != D   A/B != A   A|B != A   A. B != A   (A)(B)(C)(D) != A
-        A, == A   (B) == B   B. == B   A. == (A) Alina   A: 5 == A   B,C == B, C""",
+        A == A   \text{A} == A   \textbf{A} == A   (A) 12 == A   A. 12 == A   a == A   A, B != A
+        A or B != A   not A != A   AB != A   Option A == A   A == \text{(A)}   A == (A) Paris
+        ABD == ABD   A != 12   K == K   A/B != A   A. B != A   A, == A""",
     "text": r"""
-        Yes == yes   \text{Yes} == Yes   \text{yes.} == yes   no != yes   yes and no != yes
-        yes or no != yes   not even != even   \text{even} == even   even != odd
-        \text{Evelyn} == {Evelyn}   Evelyn != Navin   two lines == {twolines}
-        October 30 == {October30}   October 31 != {October30}
-        \text{no solution} == \text{No solution}   no solution != 0   None == none
-        undefined == undefined   \text{parabola} == {parabola}   parabola or ellipse != parabola
-        Monday == {Monday}   Tuesday != {Monday}   1:03 PM == {1:03PM}   1:04 PM != {1:03PM}
-        4:30 p.m. == {4:30p.m.}   4:30 a.m. != {4:30p.m.}   \text{neither} == {neither}
-        \mathrm{Friday} == Friday   \texttt{Friday} == Friday   \textit{Friday} == Friday
-        the answer is Friday != Friday   infinitely many == \text{infinitely many}
-        empty == {empty}   \mathbf{v} == v   x\text{-axis} == x-axis   \overline{CD} == CD
-        E_1, E_2 == E_{1},E_{2}   125 == 125normal{miles}   45\text{ units}^2 == 45{units}^2
-        45 == 45{units}^2   15 == 15\mbox{ cm}^2   5.4 == 5.4 \text{ cents}   10 == 10\
-        True != False   on != no   Tuesday != Thursday   hyperbola != \text{ellipse}
-        x-axis == x-axis   May == may""",
-    "hedge": r"""
-        42 \text{ or } 42.5 != 42   42 (or 43) != 42   41 \text{ or } 42 != 42   41, 42, 43 != 42
-        \{41,42,43\} != 42   42 \text{ or so} != 42   42? != 42   42 \vee 43 != 42   42/1 == 42
-        42 = 43 != 42   42\ne43 != 42   42<43 != 42   x>42 != 42   42\pm1 != 42   42,42 != 42
-        42\ 42 != 42   42;43 != 42   42\text{ but maybe }43 != 42   42\text{ (or }43) != 42
-        (42) == 42   42\cdot1 == 42   42+0x == 42   x != 42   n != n+1   42n != 42   42_{43} != 42
-        42^{1} == 42   42 \text{ if } x>0, 43 \text{ otherwise} != 42   42 \land 43 != 42
-        42 \& 43 != 42   42 | 43 != 42   42 \mid 43 != 42   42 \Rightarrow 43 != 42
-        42 \\ 43 != 42   42 \to 42 != 42   [42] == 42   42\text{ to }43 != 42   42-43 != 42
-        42\equiv 1 \pmod 5 != 42   \max(41,42) != 42   answer != 42   ? != 42   \text{} != 42
-        \text{42 or 43} != 42   \text{42, 43} != 42   \text{either }42\text{ or }43 != 42
-        x=42 \text{ or } x=43 != 42   x=42, y=43 != 42   \approx 42 == 42   \approx 42.1 != 42
-        42... != 42   4\ldots2 != 42""",
+        Yes == yes   \text{yes.} == yes   yes and no != yes   not even != even   even != odd
+        Evelyn != Navin   October 30 == {October30}   \text{no solution} == \text{No solution}
+        None == none   \text{parabola} == {parabola}   Monday == {Monday}   1:03 PM == {1:03PM}
+        4:30 p.m. == {4:30p.m.}   \text{neither} == {neither}   \texttt{Friday} == Friday
+        the answer is Friday != Friday   empty == {empty}   x\text{-axis} == x-axis
+        E_1, E_2 == E_{1},E_{2}   45\text{ units}^2 == 45{units}^2   15 == 15\mbox{ cm}^2""",
+    "hedge, and all kinds": r"""
+        42 \text{ or } 42.5 != 42   41 \text{ or } 42 != 42   \{41,42,43\} != 42   42? != 42
+        42/1 == 42   42\ne43 != 42   x>42 != 42   42,42 != 42   42;43 != 42
+        42\text{ (or }43) != 42   42\cdot1 == 42   x != 42   42n != 42   42^{1} == 42
+        42 \land 43 != 42   42 | 43 != 42   42 \Rightarrow 43 != 42   42 \to 42 != 42
+        42\text{ to }43 != 42   42\equiv 1 \pmod 5 != 42   answer != 42   \text{} != 42
+        \text{42, 43} != 42   x=42 \text{ or } x=43 != 42   \approx 42 == 42   42... != 42
+        1.0e-3 == .001   -\$5 == -5   5\,000 == 5000   5.000 == 5   5,000 != 5
+        \frac{1}{3} \text{ of a mile} == 1/3   \frac{1}{2}\ln 2 == \ln\sqrt{2}   6.28 != 2\pi
+        6.283185307 != 2\pi x   \frac{1}{2} (x + 1) == \frac{x+1}{2}   x+1/2 != \frac{x+1}{2}
+        2^{10} - 1 == 1023   \binom{10}{3} == 120   {10 \choose 3} == 120   5P2 != 20
+        \sqrt{3/4} == \frac{\sqrt3}{2}   1+2i == 2i+1   3-4i != 3+4i
+        \cos 60^\circ + i\sin 60^\circ == \frac12+\frac{\sqrt3}{2}i   \text{cis } 60^\circ != 60
+        \log_2(x)+\log_2(y) == \log_2(xy)   \ln x - \ln y == \ln(x/y)   \log_5 {625} == 4
+        (-\infty, 0) \cup (0, \infty) == x\neq 0
+        \{x\in\mathbb{R}: x\neq 0\} == (-\infty, 0) \cup (0, \infty)   x \in (-\infty, 3] == x\le3
+        (-\infty, 3] == \left(-\infty,3\right]   2 \le x \le 3 == [2,3]   [2,3] != \{2,3\}
+        (2, 3) \cup (4, 5) == (2,3),(4,5)   t>0 == (0,\infty)
+        \text{all real numbers} == \text{all real numbers}   x<3 \text{ and } x>1 == (1,3)
+        \frac{x^2}{4}-\frac{y^2}{9}=1 == 9x^2-4y^2=36   y=2x == x=\frac{y}{2}
+        x^2+y^2+2x=0 == (x+1)^2+y^2=1   y = \frac{1}{2}x + 3 == y=0.5x+3   x=2,y=-1 == y=-1,x=2
+        (2,-1) == x=2,y=-1   x=2 \quad y=-1 != (2,-1)   x\in\{-1,2\} == -1,2   x = -1, 2 == 2,-1
+        a = 3 \text{ and } b = 4 == (3,4)   x = 5 \text{ or } 6 == 5,6
+        (1,2,3),(3,2,1) == (3,2,1),(1,2,3)   (1,2);(2,1) == (2,1),(1,2)
+        (1, -\frac{1}{2}) == (1,-0.5)   (\pi,e) == (\pi, e)   (1,2)\text{ or }(3,4) == (1,2),(3,4)
+        [(1,2)] == (1,2)   \mathbf{i}+2\mathbf{j} != (1,2)
+        \begin{pmatrix} 1 \\ -2 \end{pmatrix} == \begin{bmatrix} 1 \\ -2 \end{bmatrix}
+        \begin{pmatrix}1&2\\3&4\end{pmatrix} != \begin{pmatrix}1&2&3\\4&5&6\end{pmatrix}
+        \begin{pmatrix}1&2\\3&4\end{pmatrix} != (1,2,3,4)   12 : 5 == 12:5   24:10 == 12:5
+        \frac{12}{5} == 12:5   \text{12:5} == 12:5   3:00 == 3:00   10:30 == 10:30 \text{ a.m.}
+        \textbf{(B) }12 == B   (B)\ 12 == B   B \text{ and } C == B,C   A or C != C
+        The answer is B != B   \text{(B)} != \text{(C)}   F == F   false == False   alice == Alice
+        Alice != Alice, Bob   \text{a circle} != circle   \text{Thursday} == Thursday
+        \text{June 20} == June 20   20 June != June 20   north-east == northeast
+        \text{rational} != \text{irrational}   A=5 == 5   \text{Area} = 5\pi \text{ cm}^2 == 5\pi
+        \theta = \frac{\pi}{3} == \frac{\pi}{3}   P(X = 2) = \frac{3}{8} == \frac38
+        \sin\theta = \frac35 == \frac35   |AB|=5 == 5   f(x) = 2x, x>0 != 2x   a_{10} = 5 == 5
+        S_n = \frac{n(n+1)}{2} == \frac{n(n+1)}{2}   \lim_{x\to0} f(x) = 5 != 5   2x = 4 != 4
+        xy = 4 != 4   \sqrt{x} = 4 != 4   x! = 24 != 24   x = 4 \neq 5 != 4   x \leq 4 != 4
+        4 \leq x != 4   x \approx 4.1 != 4   x \propto 4 != 4   \mp 4 != 4   |4| == 4
+        \lfloor 4.5 \rfloor == 4   4\% == 0.04   400\% == 4   4^\circ == 4   4" == 4   4//1 != 4
+        4 \bmod 3 != 1   4 \text{ or } 4 != 4   (4,4) != 4   4 \text{ maybe} != 4
+        4\text{ five} != 4   4k != 4   4!/6 == 4   4. == 4   4+0 == 4   4i != 4   4\pi != 4
+        4e0 == 4   0.4e1 == 4   4_5 != 4   4^1 == 4   \sqrt{16} == 4   2^2 == 4   8/2 == 4
+        \{4\} == 4   (4) == 4   \left\{4\right\} == 4   4.0000001 != 4   4.00 == 4
+        4 cm^2 and 5 cm^2 != 4   4 \text{ solutions} == 4   4 real solutions == 4   IV != 4
+        100_2 != 4   4+x-x == 4   4\sin^2x+4\cos^2x == 4   +\infty == \infty   -\infty != \infty
+        \infty != -\infty   A) or B) != A   A. or b != A   C. A circle == C   (B) 2 or 3 == B
+        1.5 dollars != 15 dollars   5 plus eleven != 5   x-axis == x axis
+        \pm1\pm i == 1+i,1-i,-1+i,-1-i   (\pm1,2) == (1,2),(-1,2)
+        (\pm1,\pm2) != (1,2),(-1,2),(1,-2),(-1,-2)""",
 }
 ROWS = [
     (*re.split(" (?:==|!=) ", pair), " == " in pair)
@@ -363,9 +256,9 @@ def test_extract(response, strict, loose):
 # --------------------------------------------------------------------------------------------------
 # Attacks: none may be right, slow, or have an effect
 
-CODE = r"""__import__('os').system('touch PWNED')   open('PWNED','w')   exec('1')   eval('42')   `42`
-    42 if True else 0   (lambda: 42)()   [42 for _ in [1]][0]   ().__class__.__bases__   $(echo 42)
-    sympy.Integer(42)   S(42)   f'{42}'   int('42')   42#   42;import os   a=42;a   float('nan')
+CODE = r"""__import__('os').system('touch PWNED')   open('PWNED','w')   exec('1')   eval('42')
+    `42`   42 if True else 0   (lambda: 42)()   [42 for _ in [1]][0]
+    ().__class__.__bases__   $(echo 42)   sympy.Integer(42)   S(42)   f'{42}'   int('42')   42#   42;import os   a=42;a   float('nan')
     globals()   x.__init__   print(42)   \input{/etc/passwd}   \write18{touch PWNED}   True   None
     \def\a{42}\a   \newcommand{\x}{42}\x   42.__class__   os.environ   <script>42</script>"""
 BOMBS = r"""9**9**9**9   9^{9^{9^9}}   2^{10^{10}}   10^{10^{100}}   (10^{99})!   1000000!   99999!!
@@ -381,10 +274,11 @@ HEDGES = r"""42 not   n! = 42   |x| = 42   \ln x = 42   x^2 = 42   41 or 42   42
     \mathbb{R}   any number   the answer   A   ?   x   ?=42 or 41   0.42   42 42   42.0001   42e1
     41.99999999   42 mod 5   42 + x - y   [42, 42.1]   42^2   f(42)   42\text{ and so on}
     42 \text{ or maybe 43}   42 \text{ (43)}   42 (or 43)   42?   Evaluate: 42   What is 6*7?"""
-REPEATED = r"""( ) [ { \{ \frac{ \left( - ! ^ _ | a 1, , $ \ \boxed{ 0 . \text{ \text{a} & \\ = x= < 1<
-    ' x' % \sqrt[ \sin sin \log_ \cup 1\frac12 é ² ½ { } ~ \, {,} x^ 2^ 1/ \frac1 \pm \quad ** ^{
-    f(x)= \{x| )U 1,000, .1 0.\overline{ {\over {x\choose \right. \mathrm{ A) (A) e1 \circ degree
-    \begin{pmatrix} \begin{matrix} in million a_ _{1} \sqrt{ -( |( 99999999999* +x^{99} /7^{99}""".split()
+REPEATED = r"""( ) [ { \{ \frac{ \left( - ! ^ _ | a 1, , $ \ \boxed{ 0 . \text{ \text{a} & \\ = x=
+    < 1< ' x' % \sqrt[ \sin sin \log_ \cup 1\frac12 é ² ½ { } ~ \, {,} x^ 2^ 1/ \frac1 \pm
+    \quad ** ^{ f(x)= \{x| )U 1,000, .1 0.\overline{ {\over {x\choose \right. \mathrm{ A) (A) e1 \circ degree
+    \begin{pmatrix} \begin{matrix} in million a_ _{1} \sqrt{ -( |( 99999999999*
+    +x^{99} /7^{99}""".split()
 REPEATED += [" ", "1 ", "a b ", "\n", "\t1", "and ", " to ", " base ", "\u0000", "\ufdfa", "\u2003"]
 RESPONSES = ["42", "The answer is 42", "#### 42", "<answer>42</answer>", r"\boxed{42} \boxed{"]
 RESPONSES += [r"<think>\boxed{42}</think>", r"\boxed{42} or \boxed{43}", r"\boxed{}", r"\boxed 42"]
@@ -392,12 +286,14 @@ RESPONSES += [r"\boxed{42", r"\boxed{42} but rather \boxed{41}", r"\boxed{\boxed
 RESPONSES += [rf"\boxed{{42{' ' * n}or 43}}" for n in (1, 1990, 2990)]
 RESPONSES += [text * 20_000 for text in (
     r"\boxed{a\}", r"\boxed{", r"\boxed{1} and ", "{", "}", "answer is ", "answer: ", "answer \\[",
-    "####", "<answer>", "</think>", "Answer: $", "\\(", "answer is **", " ", "Answer:" + " " * 99)]  # fmt: skip
+    "####", "<answer>", "</think>", "Answer: $", "\\(", "answer is **", " ",
+    "Answer:" + " " * 99)]  # fmt: skip
 BOTH = [("((((", "(((((("), (r"\foo", r"\bar"), ("@", "#"), ("^^", "^"), ("1/0", "2/0"), ("", " "),
         ("x^", "y^"), (r"\frac{", r"\frac{{"), ("A" + " " * 300 + "or B", "A"), ("$", "$$"),
         ("{", "}"), ("()", "[]"), ("\\", "\\\\"), ("x=", "=x"), ("9^{9^9}", "9^{9^9}+1"),
         ("10^{9999}", "10^{9999}+1"), ("\ud800", "\ud801"), ("A or B", "A")]  # fmt: skip
-ATTACKS = [(rf"\boxed{{{text}}}", "42") for text in re.split(r"   |\n +", "   ".join((CODE, BOMBS, HEDGES)))]
+TEXTS = re.split(r"   |\n +", "   ".join((CODE, BOMBS, HEDGES)))
+ATTACKS = [(rf"\boxed{{{text}}}", "42") for text in TEXTS]
 ATTACKS += [(rf"\boxed{{{text * (1990 // len(text))}}}", "42") for text in REPEATED]
 ATTACKS += [(rf"\boxed{{4{text * (1980 // len(text))}x}}", "42") for text in REPEATED]
 ATTACKS += [(text, "42") for text in RESPONSES]
@@ -458,7 +354,8 @@ def spell(tree, rng):
     if kind == "add":
         return f"({spell(first, rng)}{rng.choice((' + ', '+'))}{spell(second, rng)})"
     if second[0] == "add" and rng.random() < 0.5:  # a (b + c) = a b + a c
-        return "+".join(f"({spell(first, rng)})({spell(part, rng)})" for part in second[1:]).join("()")
+        products = [f"({spell(first, rng)})({spell(part, rng)})" for part in second[1:]]
+        return f"({'+'.join(products)})"
     times = rng.choice((r" \cdot ", "*", ")("))
     return f"({spell(first, rng)}{times}{spell(second, rng)})"
 
@@ -491,11 +388,11 @@ def test_decimals_against_fractions(value):
     assert not reward.equal(decimal, str(round(value)))
 
 
-TEXTS = st.text(st.sampled_from(r"\{}()[]^_,.:;|&%$!=<>+-*/ 0123456789xyabei") | st.characters())
+ANY = st.text(st.sampled_from(r"\{}()[]^_,.:;|&%$!=<>+-*/ 0123456789xyabei") | st.characters())
 
 
 @quick
-@given(TEXTS, TEXTS)
+@given(ANY, ANY)
 def test_any_text_gets_a_verdict(predicted, gold):
     """An exception out of the grader."""
     assert reward.score(rf"\boxed{{{predicted}}}", gold) in (0.0, 1.0)
@@ -606,9 +503,9 @@ def test_command_line():
 # Golds
 
 DATA = os.environ.get("DSRL_DATA")
-MADE_UP = r"""7   -3   \frac{3}{8}   2\sqrt{5}   (3,-4)   [0,\infty)   \text{Tuesday}   {(C)}   x^2+1
-    120^\circ   1,250   3\pm\sqrt{7}   \begin{pmatrix}2\-1\end{pmatrix}   y=4x-1   5:3   1011_2
-    40\%   6\text{ cm}   2.50   \{1,4\}"""
+MADE_UP = r"""7   -3   \frac{3}{8}   2\sqrt{5}   (3,-4)   [0,\infty)   \text{Tuesday}   {(C)}
+    x^2+1   120^\circ   1,250   3\pm\sqrt{7}   \begin{pmatrix}2\-1\end{pmatrix}   y=4x-1   5:3
+    1011_2   40\%   6\text{ cm}   2.50   \{1,4\}"""
 
 
 def real_golds():
@@ -625,7 +522,8 @@ def real_golds():
             if path.stem == "minerva":
                 golds.add(reward.extract_answer(row["solution"]))
             else:
-                golds |= set(row.get("final_answer") or [str(row["answer"]).split("####")[-1].strip()])
+                answer = str(row.get("answer")).split("####")[-1].strip()
+                golds |= set(row.get("final_answer") or [answer])
     return sorted(golds)
 
 
