@@ -1,30 +1,32 @@
 """The last layer: time, memory and error of N log-probs and the gradients of sum_n c_n log P.
 
 The same work for all: hidden (N, D) and weight (V, D) in; log-probs, d hidden and d weight out. The
-coefficients c are known beforehand. Engines run in turn, round by round, after one warm-up; a ratio
-is that of the medians, its range that of the rounds, and "tie" where the range spans 1.
-CPU: one thread, seconds of CPU time (other processes slow caches and memory, not the count; their
-share of the machine is reported). CUDA: wall time, bf16 hidden states, fp32 weights.
-Peak memory is measured in a process of its own, above what the inputs take, gradients included.
+coefficients c are known beforehand. Engines run in turn, round by round (A B C A B C), after one
+warm-up; a ratio is that of medians, its range that of the rounds, "tie" where the range spans 1.
+CPU: one thread, fp32, seconds of CPU time. CUDA: wall time, bf16 hidden states, fp32 weights.
+Peak memory is what one run adds to its inputs, gradients included, in a process of its own.
 Peers that are not installed are skipped with a line: trl==1.16.0, liger-kernel, cut-cross-entropy.
 
-Shapes: N tokens, D width, V vocabulary.
+Shapes: N tokens, D width, V vocabulary. The last line printed is the report as JSON.
 
     python tests/bench_logprob.py --quick
-    python tests/bench_logprob.py --tokens 16384 --width 256 --vocab 151936 --rounds 0   # memory
+    python tests/bench_logprob.py --tokens 4096 --vocab 151936 --rounds 0 --engines ours  # memory
 """
 
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import platform
+import re
 import statistics
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -35,7 +37,7 @@ import torch.nn.functional as F
 import model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PACKAGES = ("torch", "triton", "transformers", "trl", "liger-kernel", "cut-cross-entropy")
+PACKAGES = ("torch", "triton", "transformers", "trl", "liger_kernel", "cut-cross-entropy")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -51,13 +53,22 @@ def ours(hidden, weight, targets, coefficients):
     return model.backward_logprobs(hidden, weight, targets, lambda _, chunk: coefficients[chunk])[0]
 
 
+def ours_medium(*inputs):  # CPU: oneDNN's matrix products in place of MKL's. CUDA: nothing, in bf16
+    torch.set_float32_matmul_precision("medium")
+    logprobs = ours(*inputs)
+    torch.set_float32_matmul_precision("highest")
+    return logprobs
+
+
 def ours_two_passes(hidden, weight, targets, coefficients):
     return back(model.token_logprobs(hidden, weight, targets), coefficients)
 
 
 def log_softmax(hidden, weight, targets, coefficients):
-    logits = (hidden @ weight.to(hidden.dtype).T).float()
-    return back(logits.log_softmax(-1).gather(1, targets[:, None])[:, 0], coefficients)
+    logits = hidden @ weight.to(hidden.dtype).T
+    accurate = torch.promote_types(logits.dtype, torch.float32)  # float64 stays as it is
+    log_p = logits.log_softmax(-1, dtype=accurate)
+    return back(log_p.gather(1, targets[:, None])[:, 0], coefficients)
 
 
 def gather_logsumexp(hidden, weight, targets, coefficients):
@@ -91,27 +102,26 @@ def cut_cross_entropy(hidden, weight, targets, coefficients):
     return back(-package.linear_cross_entropy(hidden, head, targets, **options), coefficients)
 
 
-ENGINES = {
-    "ours": ours,  # first: the others are compared with it
-    "ours, two passes": ours_two_passes,
-    "full log_softmax": log_softmax,
-    "full gather - logsumexp": gather_logsumexp,
-    "torch linear_cross_entropy": torch_chunked,
-    "trl chunked": trl,
-    "liger chunked": liger,
-    "cut-cross-entropy": cut_cross_entropy,
+ENGINES = {  # name: function, module it needs. The first is what the others are compared with
+    "ours": (ours, "torch"),
+    "ours, medium precision": (ours_medium, "torch"),
+    "ours, two passes": (ours_two_passes, "torch"),
+    "full log_softmax": (log_softmax, "torch"),
+    "full gather - logsumexp": (gather_logsumexp, "torch"),
+    "torch linear_cross_entropy": (torch_chunked, "torch"),
+    "trl chunked": (trl, "trl.kernels"),
+    "liger chunked": (liger, "liger_kernel.chunked_loss.fused_linear_ppo"),
+    "cut-cross-entropy": (cut_cross_entropy, "cut_cross_entropy"),
 }
 
 
 def reason_to_skip(name):
-    needs = {"trl chunked": "trl.kernels", "cut-cross-entropy": "cut_cross_entropy"}
-    needs["liger chunked"] = "liger_kernel.chunked_loss.fused_linear_ppo"
     if name == "torch linear_cross_entropy" and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         return f"torch {torch.__version__} has no chunked form"
     if name == "cut-cross-entropy" and DEVICE == "cpu":
         return "its kernels need CUDA"
     try:
-        importlib.import_module(needs.get(name, "torch"))
+        importlib.import_module(ENGINES[name][1])
     except ImportError as error:
         return f"not installed ({error})"
     return None
@@ -128,171 +138,136 @@ def inputs_of(tokens, width, vocab):
     weight = torch.randn(vocab, width, **options).mul_(3 / width**0.5)  # logits of deviation 3
     targets = torch.randint(vocab, (tokens,), **options)
     coefficients = torch.randn(tokens, **options) / tokens
-    hidden = hidden if DEVICE == "cpu" else hidden.bfloat16()
+    hidden = hidden.bfloat16() if DEVICE == "cuda" else hidden
     return hidden.requires_grad_(), weight.requires_grad_(), targets, coefficients
 
 
 def run(engine, inputs):
-    hidden, weight = inputs[:2]
-    hidden.grad = weight.grad = None
+    inputs[0].grad = inputs[1].grad = None
     return engine(*inputs)
 
 
 def seconds(engine, inputs):
-    if DEVICE == "cpu":
-        start = time.process_time()
-        run(engine, inputs)
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+    clock = time.process_time if DEVICE == "cpu" else time.perf_counter
+    synchronize = torch.cuda.synchronize if DEVICE == "cuda" else lambda: None
+    synchronize()
+    start = clock()
     run(engine, inputs)
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    synchronize()
+    return clock() - start
 
 
 def errors(engine, inputs, exact):
     """Largest error of a log-prob (nats), relative errors of the gradients, against float64."""
-    logprobs, (hidden, weight) = run(engine, inputs), inputs[:2]
-    distances = [
-        float((found.double() - theirs).norm() / theirs.norm())
-        for found, theirs in zip((hidden.grad, weight.grad), exact[1:], strict=True)
-    ]
-    largest = float((logprobs.double() - exact[0]).abs().max())
-    return {"logprob": largest, "d_hidden": distances[0], "d_weight": distances[1]}
+    found = run(engine, inputs), inputs[0].grad, inputs[1].grad
+    gaps = [ours.double() - theirs for ours, theirs in zip(found, exact, strict=True)]
+    relative = [float(gap.norm() / theirs.norm()) for gap, theirs in zip(gaps, exact, strict=True)]
+    return {"logprob": float(gaps[0].abs().max()), "d_hidden": relative[1], "d_weight": relative[2]}
 
 
 def float64(inputs):
     hidden, weight = (tensor.detach().double().requires_grad_() for tensor in inputs[:2])
-    logprobs = log_softmax_float64(hidden, weight, inputs[2])
-    (logprobs * inputs[3]).sum().backward()
-    return logprobs.detach(), hidden.grad, weight.grad
-
-
-def log_softmax_float64(hidden, weight, targets):
-    return (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    return log_softmax(hidden, weight, *inputs[2:]), hidden.grad, weight.grad
 
 
 def peak_bytes(name, shape):
-    """Peak memory of one run above the inputs, in its own process; None where it cannot be had."""
-    command = [sys.executable, __file__, "--peak-of", name]
-    for flag, size in zip(("--tokens", "--width", "--vocab"), shape, strict=True):
-        command += [flag, str(size)]
-    out = subprocess.run(command, capture_output=True, text=True)
-    return int(out.stdout) if out.returncode == 0 and out.stdout.strip().isdigit() else None
+    """Peak memory of one run above its inputs; None where it does not fit or cannot be had."""
+    if DEVICE == "cpu" and not Path("/proc/self/clear_refs").exists():
+        return None
+    try:
+        if DEVICE == "cuda":
+            return peak_of_this_process(name, shape)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            return pool.submit(peak_of_this_process, name, shape).result()
+    except (BrokenProcessPool, torch.OutOfMemoryError):
+        return None
 
 
-def print_peak(name, shape):
-    run(ENGINES[name], inputs_of(4, 8, 16))  # imports and libraries' own buffers are not counted
+def peak_of_this_process(name, shape):
+    engine = ENGINES[name][0]
+    run(engine, inputs_of(4, 8, 16))  # imports and libraries' own buffers are not counted
     inputs = inputs_of(*shape)
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run(ENGINES[name], inputs)
-        return print(torch.cuda.max_memory_allocated() - before)
-    # Linux: forget the peak so far, which the imports made (getrusage cannot forget)
-    Path("/proc/self/clear_refs").write_text("5")
+        run(engine, inputs)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = resident_peak()
-    run(ENGINES[name], inputs)
-    print(resident_peak() - before)
+    run(engine, inputs)
+    return resident_peak() - before
 
 
 def resident_peak():
-    lines = Path("/proc/self/status").read_text().split("\n")
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-def busy_jiffies():
-    """CPU time all processes have used since the start, in clock ticks; None but on Linux."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return None
-    user, nice, system = stat.read_text().split("\n")[0].split()[1:4]
-    return int(user) + int(nice) + int(system)
-
-
-def gemm_rate(shape):
+def gemm_rate(N, D, V):
     """FLOP/s of the layer's three products alone: the ceiling of every engine in this run."""
-    hidden, weight, _, _ = inputs_of(*shape)
-    logits = torch.randn(shape[0], shape[2], device=DEVICE, dtype=hidden.dtype)
+    hidden, weight, _, _ = inputs_of(N, D, V)
+    logits = torch.randn(N, V, device=DEVICE, dtype=hidden.dtype)
     head = weight.detach().to(hidden.dtype)
 
     def products(hidden, weight, *_):
         with torch.no_grad():
             return hidden @ head.T, logits @ head, logits.T @ hidden
 
-    times = [seconds(products, (hidden, weight)) for _ in range(4)]
-    return 6 * shape[0] * shape[1] * shape[2] / min(times[1:])
+    return 6 * N * D * V / min(seconds(products, (hidden, weight)) for _ in range(3))
 
 
 def measure(names, shape, rounds):
-    """{engine: {seconds, ratio, ...}} and the share of the machine that other processes took."""
+    """{engine: {peak_bytes, error, seconds, ratio, ratio_range}}, all but the first if rounds."""
     results = {name: {"peak_bytes": peak_bytes(name, shape)} for name in names}
     if not rounds:
-        return results, None
+        return results
     inputs = inputs_of(*shape)
     exact = float64(inputs)
     for name in names:  # also the warm-up
-        results[name]["error"] = errors(ENGINES[name], inputs, exact)
+        results[name]["error"] = errors(ENGINES[name][0], inputs, exact)
     del exact
-    start, mine, busy = time.time(), time.process_time(), busy_jiffies()
-    times = {name: [] for name in names}
-    for _ in range(rounds):
-        for name in names:
-            times[name].append(seconds(ENGINES[name], inputs))
-    for name in names:
-        per_round = [a / b for a, b in zip(times[name], times[names[0]], strict=True)]
-        results[name]["seconds"] = statistics.median(times[name])
-        results[name]["ratio"] = results[name]["seconds"] / results[names[0]]["seconds"]
-        results[name]["ratio_range"] = [min(per_round), max(per_round)]
-    foreign = None
-    if busy is not None:
-        used = (busy_jiffies() - busy) / os.sysconf("SC_CLK_TCK") - (time.process_time() - mine)
-        foreign = max(0.0, used / ((time.time() - start) * os.cpu_count()))
-    return results, foreign
+    rows = [[seconds(ENGINES[name][0], inputs) for name in names] for _ in range(rounds)]
+    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
+    for i, (name, median) in enumerate(zip(names, medians, strict=True)):
+        ratios = [row[i] / row[0] for row in rows]
+        results[name] |= {"seconds": median, "ratio": median / medians[0]}
+        results[name]["ratio_range"] = [min(ratios), max(ratios)]
+    return results
 
 
 # --------------------------------------------------------------------------------------------------
 # Reporting
 
 
-def hardware():
+def about_this_machine():
+    name, info = platform.processor(), Path("/proc/cpuinfo")
     if DEVICE == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().split("\n") if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, 1 thread of {os.cpu_count()} cores"
+        name = torch.cuda.get_device_name()
+    elif info.exists():
+        name = re.search(r"model name\s*: (.*)", info.read_text())[1]
+    versions = {found.name: found.version for found in distributions() if found.name in PACKAGES}
+    hardware = f"{name}, 1 thread of {os.cpu_count()} cores"
+    return {"hardware": hardware, "versions": versions, "load": os.getloadavg()[0]}
 
 
-def versions():
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            pass
-    return found
-
-
-def print_table(results, report):
+def print_table(report):
     N, D, V = (report[letter] for letter in "NDV")
-    print(f"N = {N} tokens, D = {D}, V = {V}; {report['hardware']}")
-    print(f"{'engine':27} {'seconds':>8} {'of GEMM':>8} {'x first':>8}  {'range':12} {'peak MB':>8}"
-          f"  {'logprob':>8} {'d hidden':>8} {'d weight':>8}")  # fmt: skip
-    for name, result in results.items():
-        memory = "-" if result["peak_bytes"] is None else f"{result['peak_bytes'] / 1e6:.0f}"
-        if "seconds" not in result:
-            print(f"{name:27} {'':48} {memory:>8}")
-            continue
-        share = 6 * N * D * V / report["gemm_flops"] / result["seconds"]
-        low, high = result["ratio_range"]
-        span = f"{low:.2f}-{high:.2f}" + (" tie" if low <= 1 <= high and low < high else "")
-        error = "  ".join(f"{value:.0e}  " for value in result["error"].values())
-        print(f"{name:27} {result['seconds']:8.3f} {share:8.0%} {result['ratio']:8.2f}  {span:12}"
-              f" {memory:>8}     {error}")  # fmt: skip
+    print(f"N = {N} tokens, D = {D}, V = {V}; {report['hardware']}; load {report['load']:.1f}")
+    columns = ("peak MB", "seconds", "of GEMM", "x first", "range", "logprob", "d hid.", "d weight")
+    print(" ".join([f"{'engine':26}", *(f"{column:>9}" for column in columns)]))
+    for name, result in report["engines"].items():
+        memory = result["peak_bytes"]
+        cells = ["-" if memory is None else f"{memory / 1e6:.0f}"]
+        if "seconds" in result:
+            share = 6 * N * D * V / report["gemm_flops"] / result["seconds"]
+            low, high = result["ratio_range"]
+            tie = low <= 1 <= high and low < high
+            cells += [f"{result['seconds']:.3f}", f"{share:.0%}", f"{result['ratio']:.2f}"]
+            cells += ["tie" if tie else f"{low:.2f}-{high:.2f}"]
+            cells += [f"{value:.0e}" for value in result["error"].values()]
+        print(" ".join([f"{name:26}", *(f"{cell:>9}" for cell in cells)]))
 
 
-def parse_args():
+def main():
     parser = argparse.ArgumentParser(
         description="Log-prob and gradient of the last layer, side by side with peers.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -303,39 +278,21 @@ def parse_args():
     parser.add_argument("--vocab", type=int, default=49152, help="V")
     parser.add_argument("--rounds", type=int, default=5, help="0 measures memory only")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="E")
-    parser.add_argument("--save", help="write the JSON line to this file too")
-    parser.add_argument("--peak-of", choices=ENGINES, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.quick:
-        args.tokens, args.width, args.vocab, args.rounds = 128, 64, 8192, 3
-    return args
-
-
-def main():
-    args = parse_args()
     torch.set_num_threads(1)
-    shape = args.tokens, args.width, args.vocab
-    if args.peak_of:
-        return print_peak(args.peak_of, shape)
-    names = []
-    for name in args.engines:
-        reason = reason_to_skip(name)
-        names += [] if reason else [name]
-        if reason:
-            print(f"{name}: skipped, {reason}")
-    results, foreign = measure(names, shape, args.rounds)
-    report = dict(zip("NDV", shape, strict=True))
-    report |= {"date": str(date.today()), "rounds": args.rounds}
-    report |= {"hardware": hardware(), "versions": versions(), "foreign_load": foreign}
-    report["gemm_flops"] = gemm_rate(shape) if args.rounds else None
-    print_table(results, report)
-    if foreign is not None and foreign > 0.1:
-        print(f"other processes took {foreign:.0%} of the machine: trust ratios, not seconds")
-    line = json.dumps(report | {"engines": results})
-    if args.save:
-        Path(args.save).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.save).write_text(line + "\n")
-    print(line)
+    shape, rounds = (args.tokens, args.width, args.vocab), args.rounds
+    if args.quick:
+        shape, rounds = (128, 64, 8192), 3
+    reasons = {name: reason_to_skip(name) for name in args.engines}
+    for name in filter(reasons.get, reasons):
+        print(f"{name}: skipped, {reasons[name]}")
+    report = dict(zip("NDV", shape, strict=True)) | {"date": str(date.today()), "rounds": rounds}
+    report |= about_this_machine()
+    names = [name for name, reason in reasons.items() if not reason]
+    report["engines"] = measure(names, shape, rounds)
+    report["gemm_flops"] = gemm_rate(*shape) if rounds else None
+    print_table(report)
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":
