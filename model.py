@@ -609,33 +609,6 @@ def check_inputs(hidden, weight, targets, temperature):
 
 
 # --------------------------------------------------------------------------------------------------
-# Memory
-
-
-def training_bytes(config, parameters, tokens, dtype, checkpoint=False):
-    """{item: bytes} of an update whose packs have `tokens` tokens: an estimate, good to a third.
-
-    `dtype` is that of the activations; weights, gradients and AdamW's two moments are fp32. What
-    sampling needs is not held meanwhile: `KVCache.bytes_per_token` tells that.
-    """
-    D, layers, itemsize = config.hidden_size, config.num_hidden_layers, dtype.itemsize
-    heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    # what autograd keeps of a layer, numbers a token: norms and sums, MLP, attention
-    layer = 6 * D + 4 * config.intermediate_size + 4 * heads * head_dim(config)
-    # checkpointed, only each layer's input, the last norm's, and the layer being computed again
-    kept = (layers + 3) * D + layer if checkpoint else layers * layer
-    chunk = min(tokens * config.vocab_size, max(LOGITS_PER_CHUNK.values()))
-    return {
-        "weights": 4 * parameters,
-        "gradients": 4 * parameters,
-        "AdamW": 8 * parameters,
-        "weights as used": itemsize * parameters,  # cast, or side by side
-        "activations": itemsize * kept * tokens,
-        "logits": itemsize * chunk,
-    }
-
-
-# --------------------------------------------------------------------------------------------------
 # Checkpoints: Hugging Face folders, in and out
 
 
