@@ -1,13 +1,16 @@
-"""Benchmarks against hand-made cases, brute force and the bootstrap.    python -m pytest tests/test_eval.py
+r"""Benchmarks against hand-made cases, brute force and the bootstrap.
 
-Nothing is downloaded. With DSRL_DATA=FOLDER (copies of the public sets) every gold there must grade itself right.
+    python -m pytest tests/test_eval.py
+
+Nothing is downloaded. With DSRL_DATA=FOLDER (copies of the public sets) every gold there must
+grade itself right.
 """
 
 import csv
 import itertools
 import json
 import os
-import random
+import time
 import types
 from pathlib import Path
 
@@ -18,10 +21,16 @@ import torch
 
 import eval as benchmarks
 from conftest import random_model
-from eval import answer_in, avg_at_k, count_thoughts, encode_prompt, evaluate, grade, load_problems, pass_at_k, standard_error
+from eval import answer_in, avg_at_k, count_thoughts, encode_prompt, evaluate, grade, grade_all
+from eval import load_problems, pass_at_k, standard_error
 
 MATH = {"kind": "math", "problem": "?", "answer": "18"}
-TURN = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>{% if enable_thinking %}<think>{% endif %}"
+BBH = {"kind": "bbh", "problem": "?"}
+OPTIONS = {"kind": "choice", "problem": "?", "options": ["1", "2", "3", "4"], "answer": "B"}
+TURN = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+    "{% if enable_thinking %}<think>{% endif %}"
+)
 
 
 class Letters:
@@ -37,7 +46,8 @@ class Letters:
         return Template(self.chat_template).render(messages=turns, **flags)
 
     def __call__(self, text, add_special_tokens=True):
-        return types.SimpleNamespace(input_ids=[2] * add_special_tokens + [3 + ord(letter) % 61 for letter in text])
+        ids = [3 + ord(letter) % 61 for letter in text]
+        return types.SimpleNamespace(input_ids=[2] * add_special_tokens + ids)
 
     def decode(self, ids, skip_special_tokens=True):
         return "".join(chr(ord("0") + i) for i in map(int, ids) if i > 2)
@@ -56,73 +66,100 @@ def write(folder, name, rows):
             writer.writeheader()
             writer.writerows(rows)
     else:
-        path.write_text("\n".join(map(json.dumps, rows)) if path.suffix == ".jsonl" else json.dumps(rows))
+        lines = "\n".join(map(json.dumps, rows))
+        path.write_text(lines if path.suffix == ".jsonl" else json.dumps(rows))
     return path
 
 
-# ---- loading ---------------------------------------------------------------------------------------------------------
+# ---- loading -------------------------------------------------------------------------------------
 
-LAYOUTS = [  # file, row in the columns of the public set, then problem, answer, kind as they should be read
-    ("gsm8k_test.jsonl", {"question": "2 + 2?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,004"}, "2 + 2?", "1,004", "math"),
-    ("math500.jsonl", {"problem": "p", "solution": "\\boxed{9}", "answer": "\\frac12", "level": 2}, "p", "\\frac12", "math"),
-    ("math.parquet", {"problem": "p", "level": "1", "solution": "so $\\boxed{\\frac{1}{2}}$."}, "p", "\\frac{1}{2}", "math"),
-    ("train.parquet", {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],
-                       "reward_model": {"ground_truth": "7"}}, "p", "7", "math"),
-    ("test.parquet", {"prompt": [{"role": "user", "content": "p"}], "reward_model": {"ground_truth": {"target": "7"}}},
-     "p", "7", "math"),
-    ("amc23.jsonl", {"problem": "p", "answer": 27.0}, "p", "27", "math"),
+
+def verl(gold, text="p"):
+    prompt = [{"role": "system", "content": "s"}, {"role": "user", "content": text}]
+    return {"prompt": prompt, "reward_model": {"ground_truth": gold}}
+
+
+CHOICE = {"question": "p", "options": ["u", "v", "N/A"], "answer": "B", "category": "law"}
+GSM8K = {"question": "2 + 2?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,004"}
+OLYMPIAD = {"question": "p", "final_answer": ["$2$", "$-1$"], "error": None}
+LAYOUTS = [  # file, row in the columns of the public set; problem, answer, kind as to be read
+    ("gsm8k_test.jsonl", GSM8K, "2 + 2?", "1,004", "math"),
+    ("math500.jsonl", {"problem": "p", "solution": "\\boxed{9}", "answer": "8"}, "p", "8", "math"),
+    ("math.parquet", {"problem": "p", "solution": "so \\boxed{\\pi}."}, "p", "\\pi", "math"),
+    ("train.parquet", verl("7"), "p", "7", "math"),
+    ("test.parquet", verl({"question": "p", "target": "7"}), "p", "7", "math"),
+    ("amc23.jsonl", {"problem": "p", "answer": 27.0, "question": "p"}, "p", "27", "math"),
     ("amc23.csv", {"problem": "p", "answer": "27.0"}, "p", "27", "math"),
-    ("olympiadbench.jsonl", {"question": "p", "final_answer": ["$2$", "$-1$"], "error": None}, "p", "2, -1", "olympiad"),
-    ("minerva.jsonl", {"problem": "p", "solution": "\\boxed{-3./2}", "idx": 0}, "p", "-3/2", "minerva"),
+    ("aime25.jsonl", {"problem": "p", "answer": 70}, "p", "70", "math"),
+    ("olympiadbench.jsonl", OLYMPIAD, "p", "2, -1", "olympiad"),
+    ("minerva.jsonl", {"problem": "p", "solution": "\\boxed{-3./2}"}, "p", "-3/2", "minerva"),
     ("navigate.json", {"input": "p", "target": "No"}, "p", "No", "bbh"),
     ("own.json", {"problem": "p", "answer": "5", "kind": "tiny"}, "p", "5", "tiny"),
-    ("mmlu_pro.jsonl", {"question": "p", "options": ["u", "v", "N/A"], "answer": "B", "category": "law"}, "p", "B", "choice"),
+    ("mmlu_pro.jsonl", CHOICE, "p", "B", "choice"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, row, problem, answer, kind", LAYOUTS)
 def test_every_public_layout_is_read(tmp_path, name, row, problem, answer, kind):
-    """Catches: a column misread, the solution taken for the gold, a gold left as 27.0, the wrong kind of grading."""
-    rows = load_problems(write(tmp_path, name, [row]))
-    assert [(r["problem"], r["answer"], r["kind"], r["index"]) for r in rows] == [(problem, answer, kind, 0)]
+    """Catches: a column misread, a solution taken for the gold, 27.0 left so, the wrong kind."""
+    (read,) = load_problems(write(tmp_path, name, [row]))
+    found = (read["problem"], read["answer"], read["kind"], read["index"])
+    assert found == (problem, answer, kind, 0)
+
+
+def test_the_name_of_the_task_decides_how_a_copy_is_graded(tmp_path):
+    """Catches: --data minerva=mine.jsonl graded without Minerva's tolerance."""
+    path = write(tmp_path, "mine.jsonl", [{"problem": "p", "answer": "4.5"}])
+    assert load_problems(path)[0]["kind"] == "math"
+    assert load_problems(path, task="minerva")[0]["kind"] == "minerva"
 
 
 def test_gpqa_options_are_shuffled_once_and_for_all(tmp_path):
-    """Catches: the right option always A, a shuffle that differs between runs, a letter that points at another option."""
+    """Catches: the right option always A, another shuffle each time, a letter of another option."""
     wrong = {f"Incorrect Answer {i}": f"wrong {i}" for i in (1, 2, 3)}
-    path = write(tmp_path, "gpqa.csv", [{"Question": f"q{i}", "Correct Answer": f"right {i}", **wrong} for i in range(40)])
+    rows = [{"Question": f"q{i}", "Correct Answer": f"right {i}", **wrong} for i in range(40)]
+    path = write(tmp_path, "gpqa.csv", rows)
     first, second = load_problems(path), load_problems(path)
-    assert first == second and {p["answer"] for p in first} == set("ABCD")
-    assert all(p["options"]["ABCD".index(p["answer"])] == f"right {i}" for i, p in enumerate(first))
+    assert first == second and {problem["answer"] for problem in first} == set("ABCD")
+    for i, problem in enumerate(first):
+        assert problem["options"]["ABCD".index(problem["answer"])] == f"right {i}"
 
 
-def test_rows_without_gold_or_repeated_are_dropped_and_counted(tmp_path, capsys):
-    """Catches: an empty gold that every empty box matches; AIME25's 32 copies of each problem; a silent drop."""
-    row = {"prompt": [{"role": "user", "content": "p"}], "reward_model": {"ground_truth": "7"}}
-    empty = {"prompt": [{"role": "user", "content": "q"}], "reward_model": {"ground_truth": ""}}
-    assert len(load_problems(write(tmp_path, "aime25.parquet", [row, row, row, empty]))) == 1
-    assert "dropped 1 without a gold and 2 repeated" in capsys.readouterr().out
+def test_what_is_dropped_or_unreadable_is_said(tmp_path, capsys):
+    """Catches: an empty gold that an empty box matches; AIME25's 32 copies; a silent drop."""
+    rows = [verl("7"), verl("7"), verl("7"), verl("", "q"), verl("a, where a is \\mho(", "r")]
+    assert len(load_problems(write(tmp_path, "aime25.parquet", rows))) == 2
+    printed = capsys.readouterr().out
+    assert "dropped 1 rows without a gold" in printed and "dropped 2 rows repeated" in printed
+    assert "1 golds match as text only: [" in printed
 
 
 def test_bbh_and_mmlu_pro_bring_their_worked_examples(tmp_path):
-    """Catches: a task's examples before another task, the canary in the prompt, MMLU-Pro's examples of another category."""
+    """Catches: examples of another task or category, the canary in the prompt."""
     (tmp_path / "cot-prompts").mkdir()
     for task in ("navigate", "snarks"):
-        write(tmp_path, f"{task}.json", [{"input": "p", "target": "No"}, {"input": "p", "target": "No"}])
-        (tmp_path / "cot-prompts" / f"{task}.txt").write_text(f"canary\n-----\nshots of {task}\n")
-    problems = load_problems(tmp_path)
-    assert [(p["group"], p["shots"]) for p in problems[1:3]] == [(t, f"shots of {t}\n\n") for t in ("navigate", "snarks")]
-    row = {"question": "p", "options": ["u", "v"], "answer": "A", "category": "law"}
-    shots = [{**row, "cot_content": f"A: Let's think step by step. {c} is (A).", "category": c} for c in ("law", "math", "law")]
-    write(tmp_path, "mmlu_pro_validation.jsonl", shots)
-    (problem,) = load_problems(write(tmp_path, "mmlu_pro_test.jsonl", [row]))
-    assert problem["shots"].count("law is (A).") == 2 and "math" not in problem["shots"]
-    assert problem["shots"].startswith("Question:\np\nOptions:\nA. u\nB. v\nAnswer: Let's think step by step. law is (A).\n\n")
+        write(tmp_path, f"{task}.json", [{"input": "p", "target": "No"}] * 2)
+        prompt = f"canary\n-----\nshots of {task}\n"
+        (tmp_path / "cot-prompts" / f"{task}.txt").write_text(prompt)
+    read = [(problem["group"], problem["shots"]) for problem in load_problems(tmp_path)]
+    assert read[1:3] == [(task, f"shots of {task}\n\n") for task in ("navigate", "snarks")]
+    question = "Question:\np\nOptions:\nA. u\nB. v\nAnswer: Let's think step by step."
+    for folder in (tmp_path / "flat", tmp_path / "hub" / "test", tmp_path / "hub" / "validation"):
+        folder.mkdir(parents=True)
+    for test, validation in (("flat/mmlu_pro_test.jsonl", "flat/mmlu_pro_validation.jsonl"),
+                             ("hub/test/0000.parquet", "hub/validation/0000.parquet")):
+        shots = [{**CHOICE, "cot_content": f"A: Let's think step by step. {category} is (A).",
+                  "category": category} for category in ("law", "math", "law")]  # fmt: skip
+        write(tmp_path, validation, shots)
+        (problem,) = load_problems(write(tmp_path, test, [CHOICE]))
+        assert problem["shots"] == f"{question} law is (A).\n\n" * 2
 
 
 @pytest.mark.parametrize("name, rows, message", [
-    ("nowhere", None, "known tasks: gsm8k"), ("a.jsonl", [{"apple": 1, "pear": 2}], "columns apple, pear"),
-    ("a.txt", [], "legal: .jsonl"), ("a.json", [1, 2], "must be an object"), ("a.jsonl", None, "no file and no task"),
+    ("nowhere", None, "known tasks: gsm8k"), ("a.jsonl", None, "no file and no task"),
+    ("a.jsonl", [{"apple": 1, "pear": 2}], "columns apple, pear .* expected problem, answer"),
+    ("gsm8k.jsonl", [{"question": 1, "pear": 2}], "columns question, pear .* question, answer"),
+    ("a.txt", [], "legal: .jsonl"), ("a.json", [1, 2], "must be an object"),
 ])  # fmt: skip
 def test_what_cannot_be_loaded_says_why(tmp_path, name, rows, message):
     """Catches: a traceback, or a message without the value and the remedy."""
@@ -133,7 +170,7 @@ def test_what_cannot_be_loaded_says_why(tmp_path, name, rows, message):
 
 @pytest.mark.parametrize("name", ["gpqa", "amc23", "bbh", "owner/name"])
 def test_without_network_one_line_says_what_to_do(monkeypatch, tmp_path, name):
-    """Catches: the hub client's traceback, the missing hint how to get a gated set, a half-made cache folder."""
+    """Catches: the hub client's traceback, no hint for a gated set, a half-made cache folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def offline(*args, **kwargs):
@@ -143,135 +180,247 @@ def test_without_network_one_line_says_what_to_do(monkeypatch, tmp_path, name):
     monkeypatch.setattr("urllib.request.urlopen", offline)
     with pytest.raises(ValueError, match=r"^cannot load .*no network\).*--data") as error:
         load_problems(name)
-    assert ("HF_TOKEN" in str(error.value)) == (name == "gpqa") and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert ("HF_TOKEN" in str(error.value)) == (name == "gpqa")
 
 
-# ---- prompts ---------------------------------------------------------------------------------------------------------
+def test_hub_and_archive_files_are_found(monkeypatch, tmp_path):
+    """Catches: the wrong revision, split or config asked for; the archive's prompts not found."""
+    import io
+    import zipfile
+
+    asked = []
+
+    def download(hub, revision, allow_patterns, **_):
+        asked.append((hub, revision, allow_patterns[0]))
+        folder = (tmp_path / allow_patterns[0]).parent
+        folder.mkdir(parents=True)
+        write(folder, "0000.parquet", [GSM8K])
+        return tmp_path
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert len(load_problems("gsm8k")) == len(load_problems("me/set:part", split="train")) == 1
+    converted = "refs/convert/parquet"
+    assert asked == [("openai/gsm8k", converted, "main/test/*.parquet"),
+                     ("me/set", converted, "part/train/*.parquet")]  # fmt: skip
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("main/bbh/navigate.json", json.dumps([{"input": "p", "target": "No"}]))
+        archive.writestr("main/cot-prompts/navigate.txt", "canary\n-----\nshots")
+    packed.seek(0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **how: packed)
+    (problem,) = load_problems("bbh/navigate")
+    assert problem["shots"] == "shots\n\n"
+    with pytest.raises(ValueError, match="BBH has no task 'nowhere'; known: navigate"):
+        load_problems("bbh/nowhere")
+
+
+# ---- prompts -------------------------------------------------------------------------------------
 
 
 def test_prompts_are_the_template_or_plain_text():
-    """Catches: special tokens twice, thinking left on, a system turn in the tiny world, a cut at the wrong end."""
+    """Catches: special tokens twice, thinking left on, a system turn in the tiny world."""
     chat, plain = Letters(TURN), Letters()
 
-    def text_of(tokenizer, problem, **how):
-        return encode_prompt(tokenizer, problem, **how)
+    def chat_ids(text):
+        return chat(text, add_special_tokens=False).input_ids
 
-    ids = chat(f"<system>{benchmarks.BOXED}<user>?<assistant>", add_special_tokens=False).input_ids
-    assert text_of(chat, MATH) == ids and text_of(chat, MATH, max_prompt_tokens=5) == ids[-5:]
-    assert text_of(chat, {**MATH, "kind": "tiny"}) == chat("<user>?<assistant>", add_special_tokens=False).input_ids
+    assert encode_prompt(chat, MATH) == chat_ids(f"<system>{benchmarks.BOXED}<user>?<assistant>")
+    assert encode_prompt(chat, {**MATH, "kind": "tiny"}) == chat_ids("<user>?<assistant>")
     base = plain(f"{benchmarks.BOXED}\n\nQuestion: ?\nAnswer:").input_ids
-    assert text_of(plain, MATH) == text_of(chat, MATH, template="base") == base
-    bbh = {"kind": "bbh", "problem": "?", "answer": "No", "shots": "Q: 1\nA: 2\n\n"}
-    assert text_of(plain, bbh) == plain("Q: 1\nA: 2\n\nQ: ?\nA: Let's think step by step.").input_ids
+    assert encode_prompt(plain, MATH) == encode_prompt(chat, MATH, template="base") == base
+    shown = {**BBH, "answer": "No", "shots": "Q: 1\nA: 2\n\n"}
+    text = "Q: 1\nA: 2\n\nQ: ?\nA: Let's think step by step."
+    assert encode_prompt(plain, shown) == plain(text).input_ids
+    assert encode_prompt(chat, shown) == chat_ids(f"<user>{text}<assistant>")
     with pytest.raises(ValueError, match="legal: chat, base"):
         encode_prompt(chat, MATH, template="qwen")
 
 
-# ---- grading ---------------------------------------------------------------------------------------------------------
-
-OPTIONS = {"kind": "choice", "problem": "?", "options": ["1", "2", "3", "4"], "answer": "B"}
+# ---- grading -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("response, letter", [
-    ("The answer is (B).", "B"), ("Answer: C", "C"), ("**Answer:** D", "D"), ("The answer is $\\boxed{\\text{(D)}}$", "D"),
-    ("so \\boxed{\\text{B}}", "B"), ("\\boxed{3}", "C"), ("The correct option is **A**.", "A"), ("Answer:\nB", "B"),
-    ("A cat. B is out. The best is (C)", "C"), ("A\n", "A"), ("Final Answer: (B) the second", "B"), ("no idea", None),
-    ("answer is (A)... no wait, Answer: B", "B"), ("I am sure it is big", None), ("the answer is a number, so C.", "C"),
-    ("The answer is (J)", None), ("<think>Answer: A</think>Hm. D", "D"), ("the answer is:\n\n(C)", "C"), ("", None),
+    ("The answer is (B).", "B"), ("Answer: C", "C"), ("**Answer:** D", "D"),
+    ("The answer is $\\boxed{\\text{(D)}}$", "D"), ("so \\boxed{\\text{B}}", "B"),
+    ("\\boxed{3}", "C"), ("The correct option is **A**.", "A"), ("Answer:\nB", "B"),
+    ("A cat. B is out. The best is (C)", "C"), ("A\n", "A"), ("no idea", None), ("", None),
+    ("Final Answer: (B) the second", "B"), ("answer is (A)... no wait, Answer: B", "B"),
+    ("I am sure it is big", None), ("the answer is a number, so C.", "C"),
+    ("The answer is (J)", None), ("<think>Answer: A</think>Hm. D", "D"),
+    ("the answer is:\n\n(C)", "C"), ("The answer is \\(C\\).", "C"),
     ("The answer is (C).\n\nQuestion:\nnext\nAnswer: the answer is (D).", "C"),
 ])  # fmt: skip
 def test_choice_letters(response, letter):
-    """Catches: the article "A" and the pronoun "I" as letters, markup in the way, a letter beyond the options, a guess."""
+    """Catches: the words "A" and "I" as letters, markup in the way, an illegal letter, a guess."""
     assert answer_in(OPTIONS, response) == letter
     assert grade({**OPTIONS, "answer": "C"}, response) == float(letter == "C")
 
 
-@pytest.mark.parametrize("response, answer, right", [
-    ("So the answer is (A).", "(A)", 1), ("the answer is A", "(A)", 1), ("the answer is (A) blue.", "(A)", 1),
-    ("the answer is (A) or (B).", "(A)", 0), ("the answer is A blue book", "(A)", 0), ("The answer is: **(B) x**", "(B)", 1),
-    ("So the answer is ] ] >.", "] ] >", 1), ("the answer is ]]>.", "] ] >", 1), ("the answer is ] >", "] ] >", 0),
-    ("the answer is { } ]", "{ } ]", 1), ("the answer is 11,520.", "11520", 1), ("the answer is -50.", "50", 0),
-    ("The answer is yes.", "Yes", 1), ("answer is **No**.", "No", 1), ("the answer is Yes, because", "Yes", 0),
-    ("the answer is a, b, c", "a b c", 1), ("the answer is b a c", "a b c", 0), ("the answer is valid", "invalid", 0),
-    ("The answer is", "Yes", 0), ("Yes", "Yes", 0), ("\\boxed{Yes}", "Yes", 1), ("Answer: (B)", "(B)", 1),
-    ("The answer is not clear. So the answer is False.", "False", 1), ("So the answer is Monsters, Inc.", "Monsters, Inc", 1),
-    ("So the answer is No.\n\nQ: next\nA: So the answer is Yes.", "No", 1),
+@pytest.mark.parametrize("answer, response, right", [
+    # letters: date_understanding, snarks, hyperbaton and 15 other tasks
+    ("(A)", "So the answer is (A).", 1), ("(A)", "the answer is A", 1),
+    ("(B)", "So the answer is (B) 11/11/2018.", 1), ("(B)", "The answer is **B) kite**", 1),
+    ("(B)", "The answer is: **(B) x**", 1), ("(B)", "The correct answer is option (B).", 1),
+    ("(B)", "Answer: (B)", 1), ("(B)", "The answer is \\boxed{\\text{(B)}}.", 1),
+    ("(R)", "So the answer is (R).", 1), ("(B)", "So the answer is (b).", 1),
+    ("(B)", "The answer is (A). Wait. The answer is (B).", 1), ("(B)", "It is (B).", 0),
+    ("(A)", "the answer is (A) or (B).", 0), ("(A)", "the answer is A blue book", 0),
+    ("(B)", "So the answer is 11/11/2018.", 0), ("(B)", "So the answer is (A).", 0),
+    # yes / no, true / false, valid / invalid
+    ("Yes", "The answer is yes.", 1), ("No", "answer is **No**.", 1), ("no", "answer is No", 1),
+    ("No", "So the answer is No. We are 2 steps away.", 1), ("No", "The answer is “No.”", 1),
+    ("Yes", "the answer is Yes, because", 0), ("Yes", "The answer is", 0), ("Yes", "Yes", 0),
+    ("Yes", "\\boxed{Yes}", 1), ("True", "So the answer is `True`.", 1),
+    ("True", "the answer is not False.", 0), ("valid", "the answer is invalid.", 0),
+    ("invalid", "the answer is valid.", 0), ("invalid", "the answer is Invalid.", 1),
+    ("False", "The answer is not clear. So the answer is False.", 1),
+    # a further question of the model's own
+    ("No", "So the answer is No.\n\nQ: next\nA: So the answer is Yes.", 1),
+    ("Yes", "So the answer is No.\n\nQ: next\nA: So the answer is Yes.", 0),
+    ("No", "So the answer is No.<|im_end|>\nSo the answer is Yes.", 1),
+    # dyck_languages, numbers, word_sorting, titles
+    ("] ] >", "So the answer is ] ] >.", 1), ("] ] >", "the answer is ]]>.", 1),
+    ("] ] >", "the answer is ] >", 0), ("{ } ]", "answer is { } ]", 1), (">", "answer is >.", 1),
+    ("> )", 'So the answer is "> )".', 1), ("} )", "\\boxed{\\} )}", 1),
+    ("11520", "the answer is 11,520.", 1), ("50", "the answer is -50.", 0),
+    ("-50", "the answer is −50.", 1), ("24", "So the answer is \\(24\\).", 1),
+    ("24", "So the answer is\n24.", 1), ("8", "So the answer is 8 flutes.", 0),
+    ("18", "So the answer is 8.", 0), ("ant bee cow", "the answer is ant, bee, cow", 1),
+    ("ant bee cow", "the answer is ant cow bee", 0), ("ant bee cow", "the answer is ant bee", 0),
+    ("ant bee cow", "So the answer is:\n\nant bee cow", 1),
+    ("Monsters, Inc", "So the answer is Monsters, Inc.", 1),
 ])  # fmt: skip
-def test_bbh_answers(response, answer, right):
-    """Catches: the first "answer is" taken, a hallucinated next question, two options at once, order or sign ignored."""
-    assert grade({"kind": "bbh", "problem": "?", "answer": answer}, response) == right
+def test_bbh_answers(answer, response, right):
+    """Catches: the first "answer is" taken, a made-up next question, two options, order, sign."""
+    assert grade({**BBH, "answer": answer}, response) == right
 
 
-@pytest.mark.parametrize("kind, more, answer, response, right", [
-    ("math", {}, "18", "#### 18", 1), ("math", {}, "18", "It takes 18 of them.", 0), ("math", {}, "18", "The answer is 18.", 1),
-    ("math", {}, "1,004", "#### 1004", 1), ("math", {}, "27", "\\boxed{27.0}", 1), ("math", {}, "18", "\\boxed{18", 0),
-    ("math", {}, "18", "#### 18\n\nQuestion: next\nAnswer: \\boxed{5}", 1), ("math", {}, "18", "\\boxed{18.1}", 0),
-    ("olympiad", {"error": 0.1}, "4.2", "\\boxed{4.3}", 1), ("olympiad", {"error": 0.1}, "4.2", "\\boxed{4.31}", 0),
-    ("olympiad", {"error": 0.0}, "4.2", "\\boxed{4.21}", 0), ("olympiad", {}, "2, -1", "\\boxed{-1, 2}", 1),
-    ("olympiad", {}, "(2,1)", "\\boxed{(1,2)}", 0), ("olympiad", {}, "[1,2)", "\\boxed{(1,2]}", 0),
-    ("minerva", {}, "4.5e33", "\\boxed{4.52 \\times 10^{33} \\text{ erg/s}}", 1), ("minerva", {}, "4.5e33", "\\boxed{4.6e33}", 0),
-    ("minerva", {}, "-10", "\\boxed{10}", 0), ("minerva", {}, "0", "\\boxed{0.001}", 0), ("minerva", {}, "1e-5", "\\boxed{10^{-5}}", 1),
-    ("minerva", {}, "\\frac{1}{s+a}", "\\boxed{\\frac{1}{a+s}}", 1), ("minerva", {}, "2", "\\boxed{2\\sqrt{3}}", 0),
-    ("minerva", {}, "3", "\\boxed{3^2}", 0), ("minerva", {}, "10", "\\boxed{10^{5}}", 0), ("minerva", {}, "2 m", "\\boxed{2}", 0),
+@pytest.mark.parametrize("answer, response, right", [
+    ("18", "#### 18", 1), ("18", "#### $18.00", 1), ("18", "#### 18.5", 0), ("18", "#### -18", 0),
+    ("18", "####", 0), ("1,004", "#### 1004", 1), ("70000", "#### $70,000.00", 1),
+    ("3", "A: 3", 1), ("3", "Answer: 3", 1), ("3", "The answer is 3 bolts.", 1),
+    ("3", "The answer is three.", 0), ("3", "The answer is 13.", 0),
+    ("3", "The total is 2 + 1 = 3 bolts.", 0), ("18", "It takes 18 of them.", 0),
+    ("3", "The answer is 3.\n\nQ: next?\nA: The answer is 5.", 1),
+    ("5", "The answer is 3.\n\nQ: next?\nA: The answer is 5.", 0),
+    ("18", "#### 18\n\nQuestion: next\nAnswer: \\boxed{5}", 1),
+    ("3", "#### 3\n\nTom has 5 apples. How many?\n#### 5", 1),
+    ("25", "#### 25<|endoftext|>", 1), ("25", "#### 25</s>", 1),
+    ("25", "#### Conclusion\nThe answer is 25.", 1), ("25", "#### x=25", 1),
+    ("540", "The answer is 540 meters a week.", 1), ("104", "#### 104 pounds of food", 1),
+    ("104", "The answer is $104/week.", 1), ("104", "#### 104, 105", 0), ("104", "#### 10", 0),
+    ("540", "The answer is 3 x 3 x 60 = 540 meters.", 1), ("1450", "The answer is USD 1,450.", 1),
+    ("18", "The answer is 9*2=$<<9*2=18>>18.", 1), ("20", "The answer is 20%.", 1),
+    ("20", "The answer is 0.2.", 0), ("10", "The answer is 10 or 12.", 0), ("5", "#### 5 dozen", 0),
+    ("6", "#### 6 feet 3 inches", 0), ("10", "#### 10-12", 0), ("10", "The answer is 10:30.", 0),
+    ("2", "The answer is 2x.", 0), ("25", "The answer is 24. No: the answer is 25.", 1),
+    ("27", "\\boxed{27.0}", 1), ("18", "\\boxed{18", 0), ("18", "\\boxed{18.1}", 0),
 ])  # fmt: skip
-def test_mathematics_by_kind(kind, more, answer, response, right):
-    """Catches: the last number taken, a tolerance where there is none or the wrong one, 10^{5} read as 10, 2 for 2 sqrt 3."""
-    assert grade({"kind": kind, "problem": "?", "answer": answer, **more}, response) == right
+def test_gsm8k_answers(answer, response, right):
+    """Catches: the last number taken, a unit in the way, a made-up next question, 5 dozen as 5."""
+    assert grade({**MATH, "answer": answer}, response) == right
+
+
+@pytest.mark.parametrize("kind, error, answer, response, right", [
+    ("olympiad", 0.1, "4.2", "\\boxed{4.3}", 1), ("olympiad", 0.1, "4.2", "\\boxed{4.31}", 0),
+    ("olympiad", 0, "4.2", "\\boxed{4.21}", 0), ("olympiad", 0, "2, -1", "\\boxed{-1, 2}", 1),
+    ("olympiad", 0, "(2,1)", "\\boxed{(1,2)}", 0), ("olympiad", 0, "[1,2)", "\\boxed{(1,2]}", 0),
+    ("olympiad", 0, "6", "\\boxed{6 \\text{ square inches}}", 1),
+    ("minerva", 0, "4.5e33", "\\boxed{4.52 \\times 10^{33} \\text{ erg/s}}", 1),
+    ("minerva", 0, "4.5e33", "\\boxed{4.6e33}", 0), ("minerva", 0, "-10", "\\boxed{10}", 0),
+    ("minerva", 0, "0", "\\boxed{0.001}", 0), ("minerva", 0, "1e-5", "\\boxed{10^{-5}}", 1),
+    ("minerva", 0, "9.8", "\\boxed{9.81 \\mathrm{~m} \\cdot \\mathrm{s}^{-2}}", 1),
+    ("minerva", 0, "20", "\\boxed{20.1^\\circ}", 1), ("minerva", 0, "3", "\\boxed{3^2}", 0),
+    ("minerva", 0, "\\frac{1}{s+a}", "\\boxed{\\frac{1}{a+s}}", 1),
+    ("minerva", 0, "2", "\\boxed{2\\sqrt{3}}", 0), ("minerva", 0, "2", "\\boxed{2\\pi}", 0),
+    ("minerva", 0, "10", "\\boxed{10^{5}}", 0), ("minerva", 0, "2 m", "\\boxed{2}", 0),
+])  # fmt: skip
+def test_tolerances_by_kind(kind, error, answer, response, right):
+    """Catches: a tolerance where there is none, 10^{5} read as 10, 2 for 2 sqrt 3, order lost."""
+    problem = {"kind": kind, "problem": "?", "answer": answer, "error": error}
+    assert grade(problem, response) == right
 
 
 def test_training_wants_a_box_and_strict_compares_text():
-    """Catches: training rewarded for "####", or figures called strict that were made by the symbolic grader."""
-    assert grade(MATH, "#### 18") == 1 and grade(MATH, "#### 18", loose=False) == 0 and grade(MATH, "\\boxed{18}", loose=False) == 1
-    half = {**MATH, "answer": "\\frac{1}{4}"}
-    assert grade(half, "\\boxed{0.25}") == 1 and grade(half, "\\boxed{0.25}", strict=True) == 0
-    assert grade(half, "\\boxed{\\dfrac{1}{4}}", strict=True) == 1
-    assert benchmarks.grade_all([MATH, MATH], ["\\boxed{18}", "#### 18"], loose=False) == [1.0, 0.0]
+    """Catches: training rewarded for "####" or a unit; figures called strict that are symbolic."""
+    assert grade(MATH, "#### 18") == 1 and grade(MATH, "#### 18", loose=False) == 0
+    assert grade(MATH, "\\boxed{18}", loose=False) == 1
+    quarter = {**MATH, "answer": "\\frac{1}{4}"}
+    assert grade(quarter, "\\boxed{0.25}") == 1
+    assert grade(quarter, "\\boxed{0.25}", strict=True) == 0
+    assert grade(quarter, "\\boxed{\\dfrac{1}{4}}", strict=True) == 1
+
+
+def test_reasons_are_counted():
+    """Catches: a grader of training whose failures do not show in the log."""
+    texts = ["\\boxed{18}", "#### 18", "\\boxed{", "\\boxed{7}", "\\boxed{18}"]
+    counts = {}
+    assert grade_all([MATH] * 5, texts, loose=False, counts=counts) == [1.0, 0.0, 0.0, 0.0, 1.0]
+    assert counts == {"right": 2, "no answer": 1, "truncated": 1, "wrong": 1}
+    assert grade_all([MATH] * 5, texts) == [1.0, 1.0, 0.0, 0.0, 1.0]
+    answers = ["The answer is (B).", "(C)", "hm"]
+    assert grade_all([OPTIONS] * 3, answers, loose=False, counts=counts) == [1.0, 0.0, 0.0]
+    assert counts == {"right": 3, "no answer": 2, "truncated": 1, "wrong": 2}
 
 
 def test_no_response_can_hang_the_grader():
     """Catches: a pattern that takes quadratic time and more on text that a model can write."""
-    import time
-
     start = time.perf_counter()
-    for text in ("1" * 20_000, "10^" * 7000, "\\text{" * 4000, "(A" * 9000, "answer is " * 2000, "answer" + "-" * 19_000, "\n" * 20_000):
-        for problem in (OPTIONS, MATH, {**MATH, "kind": "minerva"}, {**MATH, "kind": "bbh"}):
-            grade(problem, text), grade(problem, f"\\boxed{{{text}}}")
-    assert time.perf_counter() - start < 5  # seconds; 0.2 measured
+    attacks = ["1" * 20_000, "10^" * 7000, "\\text{" * 4000, "(A" * 9000, "answer is " * 2000,
+               "answer" + "-" * 19_000, "\n" * 20_000, "1 x " * 5000, "<<" * 9000, "####" * 5000,
+               "#### 1" + "," * 19_000, "1 " + "a-" * 9000, "~" * 20_000]  # fmt: skip
+    for text in attacks:
+        for problem in (OPTIONS, MATH, {**MATH, "kind": "minerva"}, {**BBH, "answer": "(A)"}):
+            grade(problem, text)
+            grade(problem, f"\\boxed{{{text}}}")
+    assert time.perf_counter() - start < 5  # seconds
 
 
-@pytest.mark.skipif("DSRL_DATA" not in os.environ, reason="DSRL_DATA does not name a folder with copies of the public sets")
-@pytest.mark.parametrize("name, size", [
-    ("gsm8k_test.jsonl", 1319), ("gsm8k_train.jsonl", 7473), ("math_train.parquet", 7496), ("math_test.parquet", 4999),
-    ("math500.parquet", 500), ("aime24.jsonl", 30), ("aime25.parquet", 30), ("amc23.jsonl", 40), ("olympiadbench.jsonl", 675),
+REAL = [
+    ("gsm8k_test.jsonl", 1319), ("gsm8k_train.jsonl", 7473), ("math_train.parquet", 7496),
+    ("math_test.parquet", 4999), ("math500.parquet", 500), ("aime24.jsonl", 30),
+    ("aime25.parquet", 30), ("amc23.jsonl", 40), ("olympiadbench.jsonl", 675),
     ("minerva.jsonl", 272), ("bbh", 6511),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.skipif("DSRL_DATA" not in os.environ, reason="DSRL_DATA names no folder of real sets")
+@pytest.mark.parametrize("name, size", REAL)
 def test_real_golds_grade_themselves_right(name, size):
-    """Catches: a loader that mangles golds, rows lost without need; 99.5 % of the golds must be right against themselves."""
+    """Catches: a loader that mangles golds or loses rows; 99.5 % must be right as answers."""
     problems = load_problems(Path(os.environ["DSRL_DATA"]) / name)
-    right = [grade(p, f"So the answer is {p['answer']}." if p["kind"] == "bbh" else f"\\boxed{{{p['answer']}}}") for p in problems]
-    print([p["answer"] for p, value in zip(problems, right, strict=True) if not value])
-    assert len(problems) == size and sum(right) >= 0.995 * size
-    assert sum(grade(p, "\\boxed{-987654}") for p in problems) == 0
+    form = "So the answer is {}." if name == "bbh" else "\\boxed{{{}}}"
+    texts = [form.format(problem["answer"]) for problem in problems]
+    grades = grade_all(problems, texts)
+    print([p["answer"][:80] for p, value in zip(problems, grades, strict=True) if not value][:40])
+    assert len(problems) == size and sum(grades) >= 0.995 * size
+    assert sum(grade_all(problems, ["\\boxed{-987654}"] * size)) == 0
+    if name.startswith("gsm8k"):
+        texts = [f"#### {problem['answer']}" for problem in problems]
+        assert sum(grade_all(problems, texts)) == size
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():
     """Catches: the biased 1 - (1 - c/n)^k."""
-    for n, c in itertools.product(range(1, 7), range(7)):
-        if c <= n:
-            for k in range(1, n + 1):
-                subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
-                assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
+    for n in range(1, 7):
+        for c, k in itertools.product(range(n + 1), range(1, n + 1)):
+            subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
+            share = sum(map(any, subsets)) / len(subsets)
+            assert pass_at_k(n, c, k) == pytest.approx(share, abs=1e-12)
     with pytest.raises(ValueError, match="1 <= k <= n"):
         pass_at_k(4, 2, 5)
 
 
 def test_standard_error_is_that_of_the_bootstrap_over_problems():
-    """Catches: samples of one problem taken for independent draws (the error would come out 3 times too small)."""
+    """Catches: samples of one problem taken for independent draws (3 times too small)."""
     generator = torch.Generator().manual_seed(0)
-    correct = (torch.rand(200, 16, generator=generator) < torch.rand(200, 1, generator=generator)).double()
+    difficulty = torch.rand(200, 1, generator=generator)
+    correct = (torch.rand(200, 16, generator=generator) < difficulty).double()  # (N, k)
     draws = torch.randint(200, (4000, 200), generator=generator)
     bootstrap = correct.mean(1)[draws].mean(1).std()
     assert standard_error(correct) == pytest.approx(float(bootstrap), rel=0.05)
@@ -279,37 +428,51 @@ def test_standard_error_is_that_of_the_bootstrap_over_problems():
 
 
 def test_thoughts_on_text_labelled_by_hand():
-    """Catches: transition tested before reflection, "wait" counted inside a piece, case or blank lines with spaces ignored."""
-    text = ("First, 2 + 2 = 5.\n\nWAIT, that is wrong.\n \nAlternatively, let me check it.\n\n\n\nAlternatively, count.\n"
-            "One waits, then.\n\nThere is another approach: add.\n\nI wait here.\n\nThat’s correct, so \\boxed{4}.")  # fmt: skip
+    """Catches: transition before reflection, "wait" inside a piece, case, lines of spaces."""
+    text = (
+        "First, 2 + 2 = 5.\n\nWAIT, that is wrong.\n \nAlternatively, let me check it.\n\n\n\n"
+        "Alternatively, count.\nOne waits, then.\n\nThere is another approach: add.\n\n"
+        "I wait here.\n\nThat’s correct, so \\boxed{4}."
+    )
     assert count_thoughts(text) == {"reflection": 3, "transition": 2, "execution": 2}
     assert count_thoughts(" \n\n") == {"reflection": 0, "transition": 0, "execution": 0}
 
 
 def rows_for(answers, grades):
-    return [{"answer": a, "correct": g, "finished": True, "tokens": 10 * (1 + i), "reflection": i, "transition": 0, "execution": 1}
-            for i, (a, g) in enumerate(zip(answers, grades, strict=True))]  # fmt: skip
+    return [
+        {"answer": answer, "correct": grade, "finished": i > 0, "tokens": 10 * (1 + i),
+         "reflection": i, "transition": 0, "execution": 1}
+        for i, (answer, grade) in enumerate(zip(answers, grades, strict=True))
+    ]  # fmt: skip
 
 
 def test_summary_by_hand():
-    """Catches: equal answers that split the vote, no answer that votes, pass@k over the wrong k, rates per wrong tokens."""
+    """Catches: equal answers that split the vote, a vote for no answer, rates per wrong tokens."""
     problems = [{**MATH, "group": "a"}, {**MATH, "group": "b"}]
-    rows = rows_for(["0.5", None, None, "7", "1/2"], [1.0, 0.0, 0.0, 0.0, 1.0]) + rows_for(["7", "7", "18", None, None], [0, 0, 1, 0, 0])
+    rows = rows_for(["0.5", None, None, "7", "1/2"], [1.0, 0.0, 0.0, 0.0, 1.0])
+    rows += rows_for(["7", "7 m", "18", None, None], [0.0, 0.0, 1.0, 0.0, 0.0])
     summary = benchmarks.summarize(problems, rows, 5)
-    assert (summary["avg_at_k"], summary["majority_at_k"], summary["macro_avg"]) == (0.3, 0.5, pytest.approx(0.3))
-    assert list(summary["pass_at_k"]) == [1, 2, 4, 5] and summary["pass_at_k"][2] == pytest.approx((0.7 + 0.4) / 2)
-    assert (summary["no_answer"], summary["length"], summary["cut"]) == (0.4, 30.0, 0.0)
-    right = summary["thoughts"]["reflection"]["right"]  # the rows of 0, 4 and 2 reflections in 10, 50 and 30 tokens
-    assert right == {"per_response": 2.0, "share": pytest.approx(2 / 3), "per_1000_tokens": pytest.approx(6000 / 90)}
-    assert summary["thoughts"]["reflection"]["per_response"] == 2.0
+    assert (summary["avg_at_k"], summary["majority_at_k"]) == (0.3, 0.5)
+    assert summary["groups"] == {"a": 0.4, "b": 0.2}
+    assert summary["macro_avg"] == pytest.approx(0.3)
+    assert list(summary["pass_at_k"]) == [1, 2, 4, 5]
+    assert summary["pass_at_k"][2] == pytest.approx((0.7 + 0.4) / 2)
+    assert (summary["no_answer"], summary["length"], summary["cut"]) == (0.4, 30.0, 0.2)
+    rates = summary["thoughts"]["reflection"]
+    # The right rows have 0, 4 and 2 reflections in 10, 50 and 30 tokens.
+    assert rates["right"] == {"per_response": 2.0, "per_1000_tokens": pytest.approx(6000 / 90)}
+    assert rates["wrong"]["per_response"] == 2.0 and rates["per_response"] == 2.0
 
 
-# ---- whole runs ------------------------------------------------------------------------------------------------------
+# ---- whole runs ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def stub(monkeypatch, tmp_path):
-    """main() with a random model of one-letter tokens and six problems in a file; returns (run, calls of generate)."""
+    """main() with a random model of one-letter tokens and six problems in a file.
+
+    Returns (run, calls of generate).
+    """
     model, calls, generate = random_model(max_position_embeddings=256), [], benchmarks.generate
     model.eos_ids = (1, 2)
 
@@ -317,19 +480,21 @@ def stub(monkeypatch, tmp_path):
         calls.append((len(prompts), how))
         return generate(model, prompts, **how)
 
+    monkeypatch.setattr(benchmarks, "ROWS_PER_CALL", 4)
     monkeypatch.setattr(benchmarks, "generate", counted)
-    monkeypatch.setattr(benchmarks, "load_model", lambda *args, **kwargs: (model, Letters(TURN)))
-    path = write(tmp_path, "own.jsonl", [{"problem": f"{i}?", "answer": str(i), "kind": "tiny"} for i in range(6)])
+    monkeypatch.setattr(benchmarks, "load_model", lambda *args, **how: (model, Letters(TURN)))
+    rows = [{"problem": f"{i}?", "answer": str(i), "kind": "tiny"} for i in range(6)]
+    path = write(tmp_path, "own.jsonl", rows)
 
     def run(*flags, out="out"):
-        standard = ["--tasks", "own", "--data", f"own={path}", "--k", "2", "--max-new-tokens", "8", "--rows-per-call", "4"]
+        standard = f"--tasks own --data own={path} --k 2 --max-new-tokens 8".split()
         return benchmarks.main([*standard, "--out", str(tmp_path / out), *flags])
 
     return run, calls
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_result(stub, tmp_path):
-    """Catches: responses sampled twice or otherwise after a resume, a torn last line, results that depend on the stop."""
+    """Catches: responses sampled twice or otherwise after a resume, a torn last line."""
     run, calls = stub
     assert run(out="whole") == 0 and [count for count, _ in calls] == [2, 2, 2]
     assert run(out="killed") == 0
@@ -339,9 +504,28 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(stub, tmp_path):
     calls.clear()
     assert run(out="killed") == 0 and len(calls) == 2
     assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
-    figures = [json.loads((tmp_path / out / "results.json").read_text())["tasks"]["own"] for out in ("whole", "killed")]
-    assert all(a.pop("seconds") and a.pop("tokens_per_second") for a in figures) and figures[0] == figures[1]
+    figures = []
+    for out in ("whole", "killed"):
+        results = json.loads((tmp_path / out / "results.json").read_text())
+        assert set(results["versions"]) == {"python", "torch", "transformers"}
+        assert results["settings"]["model"] == "tiny"
+        figures.append(results["tasks"]["own"])
+    assert all(one.pop("seconds") and one.pop("tokens_per_second") for one in figures)
+    assert figures[0] == figures[1] and figures[0]["sampling"]["temperature"] == 1.0
     assert (tmp_path / "killed" / "pass_at_k.png").stat().st_size > 1000
+
+
+def test_responses_of_other_data_do_not_count(stub, tmp_path):
+    """Catches: a resume that takes the responses to other problems of the same number."""
+    run, calls = stub
+    run("--limit", "2")
+    rows = [{"problem": f"{i}!", "answer": str(i), "kind": "tiny"} for i in range(2)]
+    write(tmp_path, "own.jsonl", rows)
+    calls.clear()
+    run("--limit", "2")
+    assert [count for count, _ in calls] == [2]
+    rows = map(json.loads, (tmp_path / "out" / "responses.jsonl").read_text().splitlines())
+    assert [row["problem"] for row in rows] == ["0?", "0?", "1?", "1?", "0!", "0!", "1!", "1!"]
 
 
 def test_compare_draws_several_runs(stub, tmp_path, capsys, monkeypatch):
@@ -349,20 +533,23 @@ def test_compare_draws_several_runs(stub, tmp_path, capsys, monkeypatch):
     run, _ = stub
     monkeypatch.chdir(tmp_path)
     run(out="a")
-    run("--seed", "1", out="b")
+    run("--seed", "1", "--tasks", f"own,{tmp_path}/own.jsonl", out="b")
     capsys.readouterr()
     assert benchmarks.main(["--compare", "a", "b"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("Avg@2") == 2 and printed.strip().endswith("b") and (tmp_path / "compare.png").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == ["a", "b", "b", "compare.png"]
+    assert (tmp_path / "compare.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--k", "0"], "--k 0: must be at least 1"), (["--tasks", "nowhere"], "must read TASK=FILE"),
+    (["--k", "0"], "--k 0: must be at least 1"), (["--limit", "-1"], "--limit -1: must be"),
+    (["--tasks", "nowhere"], "must read TASK=FILE"), (["--data", "x"], "--data x: must read"),
+    (["--tasks", "own,nowhere"], "no file and no task 'nowhere'; known tasks: gsm8k"),
     (["--temperature", "0.5"], "made with temperature None, not 0.5: give another --out"),
-    (["--compare", "nowhere"], "nowhere has no results.json"), (["--data", "x"], "--data x: must read TASK=FILE"),
+    (["--compare", "nowhere"], "nowhere has no results.json"),
 ])  # fmt: skip
 def test_user_mistakes_get_one_line(stub, capsys, flags, message):
-    """Catches: a traceback, responses of other settings mixed into one result, an ignored --data."""
+    """Catches: a traceback, responses of other settings in one result, an ignored --data."""
     run, _ = stub
     run()
     capsys.readouterr()
@@ -372,21 +559,27 @@ def test_user_mistakes_get_one_line(stub, capsys, flags, message):
 
 
 def test_evaluate_hands_settings_to_the_sampler(stub, tmp_path):
-    """Catches: a sampling setting that gets lost, a base model without stop strings, rows in another order than problems."""
+    """Catches: a sampling setting that gets lost, a base model without stop strings, row order."""
     _, calls = stub
     model, tokenizer = benchmarks.load_model()
     problems = load_problems(tmp_path / "own.jsonl")
-    _, rows = evaluate(model, tokenizer, problems, k=2, max_new_tokens=4, temperature=0.7, top_p=0.9, top_k=5, seed=3, template="base")
-    _, how = calls[-1]
-    assert {key: how[key] for key in ("temperature", "top_p", "top_k", "seed", "group_size")} == dict(
-        temperature=0.7, top_p=0.9, top_k=5, seed=3, group_size=2)
-    assert "\nQuestion:" in how["stop_strings"]
-    assert [(row["index"], row["sample"]) for row in rows] == [(i, j) for i in range(6) for j in range(2)]
-    _, rows = evaluate(model, tokenizer, problems, k=1, max_new_tokens=4, grade_with=lambda problems, texts: [0.5] * len(texts))
+    how = dict(temperature=0.7, top_p=0.9, top_k=5, seed=3)
+    options = dict(max_new_tokens=4, template="base", **how)
+    _, rows = evaluate(model, tokenizer, problems, k=2, **options)
+    _, asked = calls[-1]
+    assert {key: asked[key] for key in how} == how and asked["group_size"] == 2
+    assert "\nQuestion:" in asked["stop_strings"]
+    order = [(i, j) for i in range(6) for j in range(2)]
+    assert [(row["index"], row["sample"]) for row in rows] == order
+
+    def half(problems, texts):
+        return [0.5] * len(texts)
+
+    _, rows = evaluate(model, tokenizer, problems, k=1, max_new_tokens=4, grade_with=half)
     assert calls[-1][1]["stop_strings"] == () and {row["correct"] for row in rows} == {0.5}
 
 
-def test_demo_runs():
-    """Catches: a demo that no longer agrees with the formulas."""
-    random.seed(0)
-    assert benchmarks.main(["--demo"]) == 0
+def test_demo_runs(capsys):
+    """Catches: a demo that no longer agrees with the formulas, or that needs a flag."""
+    assert benchmarks.main([]) == 0
+    assert "Avg@8 0.2" in capsys.readouterr().out
