@@ -278,11 +278,6 @@ CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "lflo
 ONE, TWO, MINUS_ONE = (("number", Fraction(n), False) for n in (1, 2, -1))
 
 
-def chain(kind, *nodes):
-    """A node of many operands: (a + b) + c is a + b + c."""
-    return kind, tuple(n for node in nodes for n in (node[1] if node[0] == kind else (node,)))
-
-
 def is_unit(node):
     """Words, perhaps with powers and quotients."""
     return is_unit(node[1][0]) if node[0] in ("multiply", "power") else node[0] == "text"
@@ -306,11 +301,13 @@ def combine(operator, left, right):
     if operator == "/":
         return combine("*", left, ("power", (right, MINUS_ONE)))
     if operator == "-":
-        return chain("add", left, combine("*", MINUS_ONE, right))
+        return combine("+", left, combine("*", MINUS_ONE, right))
     for grid, factor in ((left, right), (right, left)) if operator == "*" else ():
         if grid[0] == "tuple" and factor[0] != "tuple":  # 2 (1, 3) is (2, 6)
             return "tuple", tuple(combine("*", factor, cell) for cell in grid[1]), grid[2]
-    return chain({1: "list", 3: "ratio", 5: "add", 6: "multiply"}[LEVELS[operator]], left, right)
+    kind = {1: "list", 3: "ratio", 5: "add", 6: "multiply"}[LEVELS[operator]]
+    parts = [node[1] if node[0] == kind else (node,) for node in (left, right)]
+    return kind, parts[0] + parts[1]  # (a + b) + c is a + b + c
 
 
 def peek(tokens):
@@ -363,7 +360,7 @@ def parse_operand(tokens, depth):
         elif mark == "'" and node[0] == "name":
             node = "name", node[1] + mark
         elif mark in ("%", "circ"):
-            node = chain("multiply", node, ("name", mark))
+            node = combine("*", node, ("name", mark))
         else:
             raise Unreadable(f"misplaced {mark}")
     if mark == "^":
@@ -541,24 +538,19 @@ def factorial(n):
     return Fraction(math.factorial(int(n))) if is_whole else MP.factorial(n)
 
 
-def floor(x):
-    """The floor; sqrt(16), carried with 50 digits, may lie just below 4."""
-    if isinstance(x, MP.mpc):
-        raise Unreadable("the floor of a complex number")
-    return Fraction(math.floor(x) if isinstance(x, Fraction) else int(MP.floor(x + SAME)))
-
-
 def apply(name, values, point):
     """A function of the whitelist."""
     x = values[0]
-    exact = {"abs": abs, "floor": floor, "ceil": lambda x: -floor(-x), "!": factorial}
-    if name in exact:
-        return exact[name](x)
+    if name in ("abs", "!"):
+        return abs(x) if name == "abs" else factorial(x)
     if name == "binom":
         below = factorial(values[1]) * factorial(x - values[1])
         return factorial(x) * raise_power(below, Fraction(-1))
-    if abs(MP.mag(x) if x else 0) > 300:  # bits that a sine has to reduce
-        raise Unreadable("an argument is too large")
+    if isinstance(x, MP.mpc) and name in ("floor", "ceil") or x and abs(MP.mag(x)) > 300:
+        raise Unreadable("an argument is too large")  # the bits that a sine has to reduce
+    if name in ("floor", "ceil"):  # sqrt(16), carried with 50 digits, may lie just below 4
+        sign = 1 if name == "floor" else -1
+        return sign * Fraction(int(MP.floor(sign * MP.convert(x) + MP.convert(SAME))))
     if name in ("log", "lg"):
         base = values[1] if len(values) > 1 else 10 if name == "lg" else point["log"]
         return MP.ln(x) / MP.ln(base)
@@ -786,14 +778,6 @@ def same_items(a, b):
     return not rest
 
 
-def same_tuple(a, b):
-    """Equal item by item; 0, 1 and [0, 1] are not (0, 1), but 1, 2, 3 may be (1, 2, 3)."""
-    brackets = {(node[0], *node[2:])[-1] for node in (a, b)}
-    is_grid = all(item[0] == "tuple" for item in a[1])
-    return (len(a[1]) == len(b[1]) and (len(brackets) == 1 or len(a[1]) > 2 or "=" in brackets
-                                        or is_grid) and all(map(is_same, a[1], b[1])))
-
-
 def is_same(a, b):
     """same, where what has no value is not the same."""
     try:
@@ -819,8 +803,12 @@ def same(a, b):
                    for x, y in zip(a[1], b[1]))
     if kinds <= {"list", "set"} and (same_items(a[1], b[1]) or not relations):
         return same_items(a[1], b[1])
-    if "tuple" in kinds and kinds <= {"list", "tuple"} and same_tuple(a, b):
-        return True
+    if "tuple" in kinds and kinds <= {"list", "tuple"} and len(a[1]) == len(b[1]):
+        # 0, 1 and [0, 1] are not (0, 1), but 1, 2, 3 may be (1, 2, 3)
+        forms = {a[0] + str(a[2:]), b[0] + str(b[2:])}
+        free = len(forms) == 1 or len(a[1]) > 2 or "=" in a[2:] + b[2:] or a[1][0][0] == "tuple"
+        if free and all(map(is_same, a[1], b[1])):
+            return True
     if kinds == {"relation"} and same_relation(a, b):
         return True
     for node, other in ((a, b), (b, a)):

@@ -258,8 +258,8 @@ def test_extract(response, strict, loose):
 
 CODE = r"""__import__('os').system('touch PWNED')   open('PWNED','w')   exec('1')   eval('42')
     `42`   42 if True else 0   (lambda: 42)()   [42 for _ in [1]][0]
-    ().__class__.__bases__   $(echo 42)   sympy.Integer(42)   S(42)   f'{42}'   int('42')   42#   42;import os   a=42;a   float('nan')
-    globals()   x.__init__   print(42)   \input{/etc/passwd}   \write18{touch PWNED}   True   None
+    ().__class__.__bases__   $(echo 42)   sympy.Integer(42)   S(42)   f'{42}'   int('42')   42#
+    42;import os   a=42;a   float('nan')   globals()   x.__init__   print(42)   \input{/etc/passwd}   \write18{touch PWNED}   True   None
     \def\a{42}\a   \newcommand{\x}{42}\x   42.__class__   os.environ   <script>42</script>"""
 BOMBS = r"""9**9**9**9   9^{9^{9^9}}   2^{10^{10}}   10^{10^{100}}   (10^{99})!   1000000!   99999!!
     ((9!)!)!   \binom{10^9}{5\cdot 10^8}   1e999999999   1e-999999999   e^{e^{e^{e^{9}}}}
@@ -276,8 +276,8 @@ HEDGES = r"""42 not   n! = 42   |x| = 42   \ln x = 42   x^2 = 42   41 or 42   42
     42 \text{ or maybe 43}   42 \text{ (43)}   42 (or 43)   42?   Evaluate: 42   What is 6*7?"""
 REPEATED = r"""( ) [ { \{ \frac{ \left( - ! ^ _ | a 1, , $ \ \boxed{ 0 . \text{ \text{a} & \\ = x=
     < 1< ' x' % \sqrt[ \sin sin \log_ \cup 1\frac12 é ² ½ { } ~ \, {,} x^ 2^ 1/ \frac1 \pm
-    \quad ** ^{ f(x)= \{x| )U 1,000, .1 0.\overline{ {\over {x\choose \right. \mathrm{ A) (A) e1 \circ degree
-    \begin{pmatrix} \begin{matrix} in million a_ _{1} \sqrt{ -( |( 99999999999*
+    \quad ** ^{ f(x)= \{x| )U 1,000, .1 0.\overline{ {\over {x\choose \right. \mathrm{ A) (A) e1
+    \circ degree \begin{pmatrix} \begin{matrix} in million a_ _{1} \sqrt{ -( |( 99999999999*
     +x^{99} /7^{99}""".split()
 REPEATED += [" ", "1 ", "a b ", "\n", "\t1", "and ", " to ", " base ", "\u0000", "\ufdfa", "\u2003"]
 RESPONSES = ["42", "The answer is 42", "#### 42", "<answer>42</answer>", r"\boxed{42} \boxed{"]
