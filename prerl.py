@@ -19,7 +19,7 @@
 
 Shapes: P prompts, G group size, B = P*G rows, R response, N packed tokens, V vocabulary, D width.
 
-    python prerl.py                  # one update lowers log P(y) of a wrong response
+    python prerl.py                  # one update of NSR-PreRL, and where the probability went
     python prerl.py --model tiny     # gradient alignment of the two spaces, printed and plotted
 """
 
@@ -34,7 +34,9 @@ from model import backward_logprobs, token_logprobs
 
 STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
 DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
-PACK_TOKENS = {"cpu": 4096, "cuda": 16384}  # of one forward and backward when no budget is given
+# Tokens of one forward and backward when no budget is given. CPU: few enough that element-wise
+# operations of a small model stay in its caches.
+PACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 POSITION_BINS = (0, 1, 4, 16, 64, 256)  # first response token of each bin in `gradient_alignment`
 
 
@@ -82,10 +84,14 @@ def check_start_token(token, vocab_size):
 # Advantages and rows
 
 
-def group_advantages(rewards, scale_std):
-    """(P, G) rewards in [0, 1] -> advantages: r - group mean, over the unbiased std if asked."""
+def check_rewards(rewards):
     if not bool(((rewards >= 0) & (rewards <= 1)).all()):  # NaN fails both comparisons
         raise ValueError(f"rewards must lie in [0, 1], found {rewards.min()} to {rewards.max()}")
+
+
+def group_advantages(rewards, scale_std):
+    """(P, G) rewards in [0, 1] -> advantages: r - group mean, over the unbiased std if asked."""
+    check_rewards(rewards)
     if rewards.shape[1] < 2:
         advice = "a group of one has no siblings to compare with; take 2 or more"
         raise ValueError(f"group size {rewards.shape[1]}: {advice}")
@@ -239,6 +245,7 @@ def policy_gradient(
     num_tokens = all_sum(token_mask[kept].sum().double()).item()
     lengths = rollout.response_mask.sum(1).tolist()
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
+    rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # neighbours share attention calls
     budget = micro_batch_tokens or PACK_TOKENS[rollout.response_ids.device.type]
     sums = torch.zeros(8, dtype=torch.float64, device=advantages.device)
     for pack in packs(rows, contexts, lengths, budget):
@@ -316,12 +323,13 @@ def cosine(first, second, names):
     return float(sum(products) / (norms[0] * norms[1]).clamp_min(1e-30))
 
 
-def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None):
+def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None, by_position=True):
     """cos(grad log P(y), grad log P(y | x)) of one rollout (claim 1 of arXiv 2604.14142).
 
     Returns {"whole_model": float, "layers": {name: float}, "positions": {"4-15": float, ...}}: over
-    all weights, per layer (embedding and head by name), and with only the response tokens of one
-    range of positions in both gradients.
+    all weights, per layer (embedding, head and last norm by name), and with only the response
+    tokens of one range of positions in both gradients; `by_position=False` leaves that out, and
+    with it most of the cost: two forwards and backwards remain, and two gradients in memory.
     """
 
     def both_gradients(token_mask):
@@ -329,25 +337,22 @@ def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None):
         spaces = ("marginal", "conditional")
         return [mean_logprob_gradient(model, rollout, space, *options) for space in spaces]
 
-    gradients = both_gradients(None)
-    groups = {}
+    gradients, groups = both_gradients(None), {}
     for name in gradients[0]:
-        plain = name.removeprefix("model.").removesuffix(".weight")
-        group = name.split(".")[2] if ".layers." in name else plain
-        groups.setdefault(f"layer {group}" if group.isdigit() else group, []).append(name)
+        part, index = name.removeprefix("model.").split(".")[:2]
+        groups.setdefault(f"layer {index}" if part == "layers" else part, []).append(name)
     layers = {group: cosine(*gradients, names) for group, names in groups.items()}
-    whole_model = cosine(*gradients, list(gradients[0]))
-    result = {"whole_model": whole_model, "layers": layers, "positions": {}}
-    width = rollout.response_mask.shape[1]
-    for first, end in zip(POSITION_BINS, (*POSITION_BINS[1:], width), strict=True):
+    result = {"whole_model": cosine(*gradients, list(gradients[0])), "layers": layers}
+    width, result["positions"] = rollout.response_mask.shape[1], {}
+    bins = zip(POSITION_BINS, (*POSITION_BINS[1:], width), strict=True)
+    for first, end in bins if by_position else ():
         mask = rollout.response_mask.clone()
         mask[:, :first] = False
         mask[:, end:] = False
-        if first < width and mask.any():
-            pair = both_gradients(mask)
-            last = min(end, width) - 1
-            positions = str(first) if first == last else f"{first}-{last}"
-            result["positions"][positions] = cosine(*pair, list(pair[0]))
+        if mask.any():
+            pair, last = both_gradients(mask), min(end, width) - 1
+            name = str(first) if first == last else f"{first}-{last}"
+            result["positions"][name] = cosine(*pair, list(pair[0]))
     return result
 
 
@@ -356,7 +361,7 @@ def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None):
 
 
 def self_check():
-    """One NSR-PreRL update of a random model: computes the wrong response, whose log P(y) falls."""
+    """One NSR-PreRL update of a random model: what a wrong response loses, and to which tokens."""
     from transformers import LlamaConfig
 
     from model import CausalLM
@@ -364,29 +369,31 @@ def self_check():
 
     torch.manual_seed(0)
     sizes = dict(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
-    sizes |= dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
-    model = CausalLM(LlamaConfig(**sizes))
+    model, start = CausalLM(LlamaConfig(**sizes, num_attention_heads=4)), 2
     rollout = generate(model, [[3, 4, 5]], group_size=2, max_new_tokens=12, eos_ids=(1,), seed=0)
     advantages = group_advantages(torch.tensor([[1.0, 0.0]]), scale_std=False).view(-1)
-    scored = (model, rollout.response_ids, rollout.response_mask, 2)  # 2: the start token
-    before = marginal_logprobs(*scored).detach()
-    options = dict(space="marginal", samples="negative", start_token_id=2)
-    metrics = policy_gradient(model, rollout, advantages, **options)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter -= 0.1 * parameter.grad
-    after = marginal_logprobs(*scored).detach()
-    for row, kind in enumerate(("right", "wrong")):
-        print(f"{kind} response: log P(y) {before[row].sum():8.3f} -> {after[row].sum():8.3f} nats")
-    fell = after[1].sum() < before[1].sum()
-    assert metrics["rows_trained"] == 1 and fell, "the wrong response was not pushed down"
+    wrong = rollout.response_ids[1][rollout.response_mask[1]]  # (r,)
+    ids = torch.cat([torch.tensor([start]), wrong[:-1]])[None]  # (1, r)
+    before = model.lm_head(model(ids))[0].log_softmax(-1).detach()  # (r, V) log P(. | s, y_<t)
+    policy_gradient(model, rollout, advantages, samples="negative", start_token_id=start)
+    for parameter in model.parameters():
+        parameter.data -= 0.1 * parameter.grad
+    after = model.lm_head(model(ids))[0].log_softmax(-1).detach()
+    sums = [float(scores.gather(1, wrong[:, None]).sum()) for scores in (before, after)]
+    print(f"log P(y) of the wrong response: {sums[0]:.3f} -> {sums[1]:.3f} nats")
+    for position, token in enumerate(wrong[:4].tolist()):
+        old, new = before[position].exp(), after[position].exp()  # (V,)
+        most = (new - old).topk(3).indices
+        gained = ", ".join(f"{int(other)} by {new[other] - old[other]:.4f}" for other in most)
+        print(f"  y_{position} = {token}: {old[token]:.4f} -> {new[token]:.4f}, gained {gained}")
+    assert sums[1] < sums[0], "the wrong response was not pushed down"
 
 
 def main(argv=None):
     about = "Gradient alignment of log P(y) and log P(y | x); without --model a self-check."
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--model", help="tiny, a folder, a short name or a hub id")
-    parser.add_argument("--data", help="problems; default: those of the tiny world")
+    parser.add_argument("--data", default="tiny", help="problems (default: the tiny world's)")
     parser.add_argument("--prompts", type=int, default=16, help="prompts, 4 responses each")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="tokens")
     parser.add_argument("--plot", default="alignment.png", help="file of the plot")
@@ -411,7 +418,7 @@ def measure_alignment(args):
     from rollout import generate
 
     model, tokenizer = load_model(args.model, **best_device())
-    problems = load_problems(args.data or "tiny", limit=args.prompts)
+    problems = load_problems(args.data, limit=args.prompts)
     prompts = [encode_prompt(tokenizer, problem) for problem in problems]
     options = dict(group_size=4, max_new_tokens=args.max_new_tokens, eos_ids=model.eos_ids)
     rollout = generate(model, prompts, progress="sampling", **options)
@@ -425,14 +432,17 @@ def plot_alignment(alignment, path):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
-    labels = ("part of the model", "response tokens")
-    for axis, part, label in zip(axes, ("layers", "positions"), labels, strict=True):
-        axis.plot(list(alignment[part]), list(alignment[part].values()), "o-")
-        axis.axhline(0, color="grey", linewidth=0.5)
-        axis.set(xlabel=label, ylabel="cosine" if part == "layers" else None)
-        axis.tick_params(axis="x", rotation=60)
-    whole_model = f"{alignment['whole_model']:.3f}"
-    figure.suptitle(f"cos(grad log P(y), grad log P(y|x)), whole model {whole_model}")
+    labels = {"layers": "part of the model", "positions": "response tokens in both gradients"}
+    for axis, (part, label) in zip(axes, labels.items(), strict=True):
+        axis.bar(list(alignment[part]), list(alignment[part].values()))
+        whole = f"whole model {alignment['whole_model']:.3f}"
+        axis.axhline(alignment["whole_model"], color="C1", linestyle="--", label=whole)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xlabel(label)
+        axis.tick_params(axis="x", rotation=90 if len(alignment[part]) > 8 else 0)
+    axes[0].set_ylabel("cosine")
+    axes[0].legend()
+    figure.suptitle("Do both spaces pull the same way?  cos(grad log P(y), grad log P(y|x))")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     print(f"wrote {path}")
