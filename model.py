@@ -395,26 +395,24 @@ def token_logprobs_reference(hidden, weight, targets, temperature=1.0):
 
 @cache
 def triton_kernels():
-    """The two kernels, compiled on first use. They differ from `log_softmax` in what they read.
+    """The two kernels, compiled on first use: `score` (online log-softmax) and `gradient`.
 
-    Textbook log-softmax walks a row of V logits three times: for the maximum m, without which
-    exp overflows; for s = sum e^(z-m); for log p = z - m - log s; and writes (N, V). A GPU waits
-    for memory meanwhile, not for arithmetic, so `score` reads each logit once and writes 3 numbers
-    a row. It reads the row in blocks, and whenever a block moves the maximum from m to m' it
-    corrects the sums so far, as if m' had been subtracted from the start:
+    The textbook walks a row of V logits z three times: for the maximum m, without which exp
+    overflows; for s = sum e^(z-m); for log p = z - m - log s, of which it writes all V. Memory is
+    what a GPU waits for here, not arithmetic. So `score` reads each logit once, in blocks, keeping
+    m, s and, for the entropy, w = sum (z-m) e^(z-m) of the blocks so far. When a block moves the
+    maximum from m to m', the sums are corrected as if m' had been subtracted from the start:
 
-        s' = s e^(m-m') + sum over the block of e^(z-m')                  (online softmax)
+        s' = s e^(m-m') + sum over the block of e^(z-m')
         w' = (w + (m-m') s) e^(m-m') + sum over the block of (z-m') e^(z-m')
 
     In the end log P(target) = z_target - m - log s, logsumexp = m + log s, and, as p = e^(z-m) / s,
-    the entropy -sum p log p = log s - w / s.
+    the entropy -sum p log p = log s - w / s: three numbers are written for a row, not V.
+    `gradient` uses d log P(target) / d z = onehot - p, with p = e^(z - logsumexp), and writes it
+    over the logits, which nothing needs any more.
 
-    `gradient` uses d log P(target) / d z = onehot - p, with p = e^(z - logsumexp): each logit is
-    read once and overwritten, as nothing needs it any more.
-
-    A program is one row; programs share nothing. Products of matrices stay with cuBLAS. There is no
-    tl.dot, atomic or autotuning here, so Triton's interpreter, the tests' stand-in for a GPU, runs
-    it all.
+    One program works on one row, and programs share nothing. Matrix products stay with cuBLAS. No
+    tl.dot, atomics or autotuning: Triton's interpreter, the tests' stand-in for a GPU, runs it all.
     """
     global triton, tl  # late, as only CUDA needs them; global, as Triton looks names up there
     import triton
@@ -470,15 +468,14 @@ def launch(kernel, logits, *tensors):
     kernel[(n,)](logits, logits.stride(0), *tensors, V, BLOCK=block, num_warps=8)
 
 
-def triton_score_logits(logits, targets):
-    scores = torch.empty(3, len(logits), dtype=torch.float32, device=logits.device).unbind()
-    launch(triton_kernels()[0], logits, targets, *scores)
-    return scores
+def runs_triton(logits):
+    return logits.is_cuda
 
 
-def triton_logits_gradient_(logits, targets, logsumexp, coefficients):
-    launch(triton_kernels()[1], logits, targets, logsumexp, coefficients)
-    return logits
+def rows_in_cache(logits, *columns):
+    """CPU: the same tensors in blocks of rows that stay in the cache while they are worked on."""
+    rows = max(1, LOGITS_IN_CACHE // logits.shape[1])
+    return zip(*(tensor.split(rows) for tensor in (logits, *columns)), strict=True)
 
 
 def score_logits(logits, targets):
@@ -486,11 +483,11 @@ def score_logits(logits, targets):
 
     A row of -inf gives -inf, -inf, 0; a row with NaN or +inf gives NaN, for the trainer to see.
     """
-    if logits.is_cuda:
-        return triton_score_logits(logits, targets)
-    rows = max(1, LOGITS_IN_CACHE // logits.shape[1])
-    blocks = zip(logits.split(rows), targets.split(rows), strict=True)
-    scores = [score_rows(*block) for block in blocks]
+    if runs_triton(logits):
+        scores = torch.empty(3, len(logits), device=logits.device).unbind()
+        launch(triton_kernels()[0], logits, targets, *scores)
+        return scores
+    scores = [score_rows(*block) for block in rows_in_cache(logits, targets)]
     return [torch.cat(parts) for parts in zip(*scores, strict=True)]
 
 
@@ -512,12 +509,12 @@ def logits_gradient_(logits, targets, logsumexp, coefficients):
 
     coefficients (n,) float32. A row of -inf has gradient 0.
     """
-    if logits.is_cuda:
-        return triton_logits_gradient_(logits, targets, logsumexp, coefficients)
+    if runs_triton(logits):
+        launch(triton_kernels()[1], logits, targets, logsumexp, coefficients)
+        return logits
     dead = logsumexp == -torch.inf
-    inputs = logits, targets, logsumexp.masked_fill(dead, 0.0), coefficients.masked_fill(dead, 0.0)
-    rows = max(1, LOGITS_IN_CACHE // logits.shape[1])
-    for z, target, lse, c in zip(*(tensor.split(rows) for tensor in inputs), strict=True):
+    columns = targets, logsumexp.masked_fill(dead, 0.0), coefficients.masked_fill(dead, 0.0)
+    for z, target, lse, c in rows_in_cache(logits, *columns):
         gradient = (z.float() - lse[:, None]).exp_().mul_(-c[:, None])
         z.copy_(gradient.scatter_add_(1, target[:, None], c[:, None]))
     return logits
@@ -680,21 +677,21 @@ def load_config(folder):
     file = folder / "config.json"
     kind = read_json(file).get("model_type")
     if kind not in FAMILIES:
-        supported = ", ".join(FAMILIES)
-        raise ValueError(f"this model is not supported: model_type {kind!r} (of {supported})")
+        known = ", ".join(FAMILIES)
+        raise ValueError(f"this model is not supported: model_type {kind!r} (supported: {known})")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (KeyError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
     rope = config.rope_parameters["rope_type"]
-    windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kind == "mistral" and (config.sliding_window or torch.inf) < config.max_position_embeddings:
-        windows.add("sliding_attention")
+        others.add("sliding_attention")
     unsupported = {
         "quantised weights": getattr(config, "quantization_config", None) is not None,
-        f"layers with {', '.join(sorted(windows))} (of full_attention)": windows,
-        f"activation {config.hidden_act!r} (of silu)": config.hidden_act != "silu",
-        f"rope type {rope!r} (of {', '.join(ROPE_TYPES)})": rope not in ROPE_TYPES,
+        f"layers with {', '.join(sorted(others))} (supported: full_attention)": others,
+        f"activation {config.hidden_act!r} (supported: silu)": config.hidden_act != "silu",
+        f"rope type {rope!r} (supported: {', '.join(ROPE_TYPES)})": rope not in ROPE_TYPES,
     }
     for feature, found in unsupported.items():
         if found:

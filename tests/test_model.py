@@ -455,8 +455,10 @@ def test_real_checkpoint(tmp_path):
         continued = oracle.generate(ids, eos_token_id=None, **options)[0, ids.shape[1] :]
     assert greedy(model, ids[0], 64) == continued.tolist()
     M.save_model(model, tokenizer, tmp_path)
-    for name, saved in M.load_model(tmp_path)[0].named_parameters():
-        assert torch.equal(saved, model.get_parameter(name)), name
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, parameter in oracle.named_parameters():
+        assert torch.equal(saved.get_parameter(name), parameter), name
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
 
 
 # --------------------------------------------------------------------------------------------------
@@ -468,8 +470,7 @@ def backend(request, monkeypatch):
     """The last layer runs as torch code on the CPU, or as kernels. Returns the device."""
     if request.param == "torch":
         return "cpu"
-    monkeypatch.setattr(M, "score_logits", M.triton_score_logits)
-    monkeypatch.setattr(M, "logits_gradient_", M.triton_logits_gradient_)
+    monkeypatch.setattr(M, "runs_triton", lambda logits: True)
     return DEVICE
 
 
@@ -552,33 +553,34 @@ def test_log_probs_and_gradients_equal_float64(shape, temperature, backend, monk
     torch.testing.assert_close(reference.double(), expected[0], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_logits(dtype, backend):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_precision_of_each_type(dtype, backend):
     """Bug: sums, differences or exponentials in half precision: errors of 1e-2.
 
     Given the same logits the log-prob is good to fp32; the gradient is rounded once, when stored
     (bf16 to nearest: within 2^-8; the interpreter truncates: 2^-7).
     """
     torch.manual_seed(0)
-    logits = (torch.randn(9, 5003, device=backend) * 4).to(dtype)
+    logits = (torch.randn(9, 5003, device=backend) * 3).to(dtype)
     targets = torch.randint(5003, (9,), device=backend)
     coefficients = torch.randn(9, device=backend)
     log_p = logits.double().log_softmax(-1)
     logprobs, logsumexp, entropy = M.score_logits(logits, targets)
     exact = log_p.gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(logprobs.double(), exact, rtol=0, atol=5e-6)
-    torch.testing.assert_close(entropy.double(), -(log_p.exp() * log_p).sum(-1), rtol=0, atol=5e-6)
+    torch.testing.assert_close(logprobs.double(), exact, rtol=0, atol=2e-6)
+    torch.testing.assert_close(entropy.double(), -(log_p.exp() * log_p).sum(-1), rtol=0, atol=2e-6)
     onehot = torch.nn.functional.one_hot(targets, 5003)
     exact = coefficients[:, None].double() * (onehot - log_p.exp())
     found = M.logits_gradient_(logits, targets, logsumexp, coefficients).double()
-    torch.testing.assert_close(found, exact, rtol=2 ** (-6.9 if INTERPRETING else -7.9), atol=1e-7)
+    rounding = 2 ** (-6.9 if INTERPRETING else -7.9) if dtype != torch.float32 else 1e-5
+    torch.testing.assert_close(found, exact, rtol=rounding, atol=1e-7)
 
     hidden, weight, targets, coefficients = head_inputs(40, 32, 300, backend, dtype)
     expected = float64_oracle(hidden, weight.to(dtype), targets, coefficients, 1.0)
     found = fused(hidden, weight, targets, coefficients)
     for ours, theirs in zip(found[2:], expected[2:], strict=True):
         cosine = torch.cosine_similarity(ours.double().flatten(), theirs.flatten(), dim=0)
-        assert cosine > 0.9999, cosine
+        assert cosine > (0.99999 if dtype == torch.float32 else 0.9999), cosine
 
 
 def test_hostile_rows(backend):
