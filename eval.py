@@ -105,15 +105,14 @@ def read_rows(path):
     if path.suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text)))
     try:
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-        else:
-            rows = json.loads(text)
+        lines = [text] if path.suffix == ".json" else filter(str.strip, text.split("\n"))
+        rows = [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid {path.suffix[1:]}: {error}") from None
-    if isinstance(rows, dict):  # BIG-Bench Hard keeps its list beside a canary
-        rows = next((part for part in rows.values() if isinstance(part, list)), [rows])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if path.suffix == ".json":  # BIG-Bench Hard keeps its list in a dict, beside a canary
+        parts = rows[0].values() if isinstance(rows[0], dict) else rows
+        rows = next((part for part in parts if isinstance(part, list)), rows)
+    if not all(isinstance(row, dict) for row in rows):
         raise ValueError(f'{path}: each row must be an object: {{"problem": ..., "answer": ...}}')
     return rows
 
@@ -136,10 +135,8 @@ def hub_files(name, task, split):
             archive.extractall(partial)
             partial.rename(folder)
     except OSError as error:  # all errors of both clients are: no network, no such set, gated
-        remedy = f"give your own copy: --data {name}=FILE"
-        if "gated" in task.licence:
-            terms = f"accept the terms at huggingface.co/datasets/{task.hub} and set HF_TOKEN"
-            remedy = f"{terms}, or {remedy}"
+        terms = f"accept the terms at huggingface.co/datasets/{task.hub} and set HF_TOKEN, or "
+        remedy = f"{terms if 'gated' in task.licence else ''}give a copy: --data {name}=FILE"
         reason = str(error).splitlines()[0]
         raise ValueError(f"cannot load {name} from {task.hub} ({reason}); {remedy}") from None
     files = sorted(Path(folder).glob(pattern))
@@ -232,12 +229,10 @@ def load_problems(name_or_path, split=None, limit=None, task=None):
     """The problems of a benchmark, hub data set or local file; prints what it drops.
 
     name_or_path  a key of TASKS, "bbh/navigate", a file, a folder, or a hub OWNER/NAME[:CONFIG]
-    split         str   "train", "test", ...; None is the benchmark's own test split
-    limit         int   the first so many; None is all
-    task          str   the benchmark that a file is a copy of; None: as the file's name begins
-    Returns       list of dicts: `problem`, `answer`, `kind`, `index`; by kind `options`, `error`,
-                  `group` and `shots` (its worked examples)
-    Raises        ValueError  for an unknown name, a bad file, unknown columns, no network
+    split, limit  str, default the benchmark's own test split; int, the first so many
+    task          str, the benchmark that a file is a copy of; default: as the file's name begins
+    Returns       dicts of `problem`, `answer`, `kind`, `index`; by kind `options`, `error`, `group`
+                  and `shots` (its worked examples); ValueError if there is nothing to be read
     """
     files, benchmark = find_files(name_or_path, split, task)
     problems, seen, shots, dropped = [], set(), {}, {"without a gold": 0, "repeated": 0}
@@ -438,17 +433,15 @@ def is_right(problem, predicted, loose=True, strict=False):
         return equal(predicted, answer, strict=strict)
     value, gold = as_number(predicted), as_number(answer, unit=False)
     tolerance = 0.01 * abs(gold or 0) if kind == "minerva" else problem.get("error", 0)
-    if value is None or gold is None or not (loose or tolerance):
+    if value is None or gold is None or not (tolerance or loose and abs(gold) < 2**53):
         return False
     return abs(value - gold) <= tolerance * (1 + 1e-9)  # 4.3 - 4.2 > 0.1
 
 
 def grade(problem, response, loose=True, strict=False):
-    """1.0 if the response's final answer is right, else 0.0.
+    """1.0 if the response's final answer is right, else 0.0; `loose` as in `answer_in`.
 
-    loose   see `answer_in`
-    strict  compares mathematics as text by the rules of the method's authors, for figures to set
-            beside theirs
+    strict compares mathematics as text, by the rules of the method's authors.
     """
     answer = answer_in(problem, response, loose)
     return float(answer is not None and is_right(problem, answer, loose, strict))
@@ -463,9 +456,8 @@ def grade_all(problems, responses, loose=True, strict=False, counts=None):
     grades = []
     for problem, response in zip(problems, responses, strict=True):
         grades.append(grade(problem, response, loose, strict))
-        reason = "right" if grades[-1] else "wrong"
-        if not grades[-1] and answer_in(problem, response, loose) is None:
-            reason = "no answer"
+        answered = answer_in(problem, response, loose) is not None
+        reason = "right" if grades[-1] else "wrong" if answered else "no answer"
         counts[reason] = counts.get(reason, 0) + 1
     return grades
 
@@ -596,10 +588,7 @@ def evaluate(
     texts = rollout.response_texts(tokenizer)
     of_row = [problem for problem in problems for _ in range(k)]
     loose = not strict and grade_with is None
-    if grade_with is None:
-        grades = grade_all(of_row, texts, loose, strict)
-    else:
-        grades = grade_with(of_row, texts)
+    grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, loose, strict)
     tokens, finished = rollout.response_mask.sum(1).tolist(), rollout.finished.tolist()
     rows = [
         {
@@ -751,31 +740,29 @@ def open_results(path, args):
             made = f"was made with {key} {old}, not {value}"
             raise ValueError(f"{path.parent} {made}: give another --out")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    results["versions"] = {"python": sys.version.split()[0], **versions}
-    return results
+    return results | {"versions": {"python": sys.version.split()[0], **versions}}
 
 
 def run(args):
     """Evaluate the tasks one by one; results.json is whole after each."""
     for key in ("k", "limit", "max_new_tokens"):
-        value = getattr(args, key)
-        if value is not None and value < 1:
+        if (value := getattr(args, key)) is not None and value < 1:
             raise ValueError(f"--{key.replace('_', '-')} {value}: must be at least 1")
     tasks, data = args.tasks.split(","), dict(item.partition("=")[::2] for item in args.data)
     for name, file in data.items():
         if not file or name not in tasks:
             raise ValueError(f"--data {name}: must read TASK=FILE, TASK of --tasks {args.tasks}")
-    folder, problems = Path(args.out), {}
+    folder = Path(args.out)
     results = open_results(folder / "results.json", args)
-    for name in tasks:
-        copy = {"task": name} if name in data else {}
-        problems[name] = load_problems(data.get(name, name), limit=args.limit, **copy)
+    problems = [
+        load_problems(data.get(name, name), limit=args.limit, task=name if name in data else None)
+        for name in tasks
+    ]
     print("settings:", json.dumps(results["settings"] | results["versions"]))
     model, tokenizer = load_model(args.model, **best_device())
     folder.mkdir(parents=True, exist_ok=True)
-    for name in tasks:
-        path = folder / "responses.jsonl"
-        summary = run_task(model, tokenizer, name, problems[name], args, path)
+    for name, part in zip(tasks, problems, strict=True):
+        summary = run_task(model, tokenizer, name, part, args, folder / "responses.jsonl")
         results["tasks"][name] = results["tasks"].get(name, {}) | summary
         (folder / "results.json").write_text(json.dumps(results, indent=2))
         report(name, results["tasks"][name])
