@@ -55,8 +55,12 @@ class Unreadable(ValueError):
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
-CUE = re.compile(r"(?:answer|correct (?:option|choice))(?:\s+is\b|[\s*]*:|(?=\s*\\\[))[\s:*]*"
-                 r"(?:the (?:final )?answer is:?\s*)?|final answer(?=\s\$?-?\d)", re.I)
+CUE = re.compile(
+    r"(?:answer|correct (?:option|choice))(?:(?: (?:to|of|for) [^.\n]{1,60})? is\b|[\s*]*:|"
+    r"(?=\s*\\\[))[\s:*]*(?:the (?:final )?answer is:?\s*)?(?:(?:therefore|approximately|about) )?|"
+    r"final answer(?:(?=\s\$?-?\d)|\**\n)", re.I)
+STOP = re.compile(r"\.(?=\s|$)|\n| \(?(?:because|since)\b|, (?=[a-z])")  # ends a stated answer
+NEXT_SPAN = re.compile(r"(?:,| or| and|, or|, and) (?=\$|\\\()")
 MATH_SPAN = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*", re.S)
 
 
@@ -92,7 +96,7 @@ def find_answer(response, loose):
     answer, rule = last_box(text)
     if not loose or rule != "no answer":
         return answer, rule
-    text = text.partition("<|im_")[0]  # a made-up next turn is no answer
+    text = re.split(r"<\|(?:im_|end|eot)|</s>", text)[0]  # a made-up next turn is no answer
     if "<answer>" in text:
         answer, closed, _ = text.rpartition("<answer>")[2].partition("</answer>")
         return (answer, "<answer>") if closed else (None, "truncated")
@@ -100,10 +104,15 @@ def find_answer(response, loose):
         return text.rpartition("####")[2].strip().partition("\n")[0], "####"
     if not (cues := list(CUE.finditer(text))):
         return None, "no answer"
-    rest = text[cues[-1].end() :].lstrip()[:MAX_ANSWER]
-    if not MATH_SPAN.match(rest):  # the sentence, and what its "is" says
-        rest = re.split(r"\.(?=\s|$)|\n| because |, (?=[a-z])", rest)[0]
-        rest = re.split(r" (?:is|equals) ", rest)[-1]
+    rest, spans = text[cues[-1].end() :].lstrip()[:MAX_ANSWER], []
+    while span := MATH_SPAN.match(rest):  # $2$ or $3$
+        spans += filter(None, span.groups())
+        rest = rest[span.end() :]
+        if not (joint := NEXT_SPAN.match(rest)):
+            return ", ".join(spans).strip(" *:`"), "answer is"
+        rest = rest[joint.end() :]
+    # The sentence, and what its "is" says
+    rest = re.split(r" (?:is|equals) ", STOP.split(rest)[0])[-1].lstrip()
     span = MATH_SPAN.match(rest)
     return (next(filter(None, span.groups())) if span else rest).strip(" *:`"), "answer is"
 
@@ -417,7 +426,7 @@ def raw_script(tokens):
 
 
 def parse_function(name, tokens, depth):
-    r"""sin x, sin^2 x, sin^{-1} x, log_2 8, \sqrt[3]{x}, \frac12, max(1, 2)."""
+    r"""sin x, sin^2 x, sin^{-1} x, log_2 8, \sqrt[3]{x}, \frac12."""
     if name in ("frac", "binom"):
         top, bottom = parse_digit(tokens, depth), parse_digit(tokens, depth)
         return ("call", (top, bottom), name) if name == "binom" else combine("/", top, bottom)
@@ -975,6 +984,14 @@ TRICKY = [  # predicted, ground truth, right?
     ("__import__('os')", "1", False), ("((((", "((((((", False)]
 
 
+def show(node):
+    """A tree as text: multiply(2, x)."""
+    if not isinstance(node[1], tuple):
+        return f"{node[1]} in base {node[2]}" if node[0] == "based" else str(node[1])
+    name = " ".join((node[0], *map("".join, node[2:]))) if node[0] != "call" else node[2]
+    return f"{name}({', '.join(map(show, node[1]))})"
+
+
 def explain(text, ground_truth, loose, strict):
     """Print what was extracted, how both sides read, and which rule decided."""
     answer, rule = find_answer(text, loose)
@@ -985,7 +1002,8 @@ def explain(text, ground_truth, loose, strict):
         return print(f"verdict       not right ({rule})")
     for label, side in (("predicted", answer), ("ground truth", ground_truth)):
         try:
-            print(f"{label:13} {normalise(side)!r} reads as {readings(normalise(side))}")
+            trees = " or ".join(map(show, readings(normalise(side))))
+            print(f"{label:13} {normalise(side)!r} reads as {trees}")
         except Unreadable as error:
             print(f"{label:13} {normalise(side)!r} cannot be read: {error}")
     right, rule = judge(answer, ground_truth, strict)

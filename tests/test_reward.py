@@ -241,6 +241,8 @@ EXTRACTIONS = [  # response, strict extraction, loose extraction if that differs
     ("The answer is 12.", None, "12"), ("Answer: 3.5. Bye", None, "3.5"),
     ("**Final Answer**: $4$", None, "4"), ("The answer is 12 apples.", None, "12 apples"),
     ("The answer is $x=2$, because 3.", None, "x=2"), ("The answer is \\(7\\) or", None, "7"),
+    ("So the answer is $2$ or $3$.", None, "2, 3"), ("The answer is therefore 42</s>", None, "42"),
+    ("**Final Answer**\n\n42", None, "42"), ("the answer to part b is about 7", None, "7"),
     ("the answer is B because (A) is wrong", None, "B"), ("\\boxed {5}. The answer is 4", "5"),
     ("Answer: 5<|im_end|>\n<|im_start|>user\nAnswer: 6", None, "5"),
 ]  # fmt: skip
@@ -259,7 +261,8 @@ def test_extract(response, strict, loose):
 CODE = r"""__import__('os').system('touch PWNED')   open('PWNED','w')   exec('1')   eval('42')
     `42`   42 if True else 0   (lambda: 42)()   [42 for _ in [1]][0]
     ().__class__.__bases__   $(echo 42)   sympy.Integer(42)   S(42)   f'{42}'   int('42')   42#
-    42;import os   a=42;a   float('nan')   globals()   x.__init__   print(42)   \input{/etc/passwd}   \write18{touch PWNED}   True   None
+    42;import os   a=42;a   float('nan')
+    globals()   x.__init__   print(42)   \input{/etc/passwd}   \write18{touch PWNED}   True   None
     \def\a{42}\a   \newcommand{\x}{42}\x   42.__class__   os.environ   <script>42</script>"""
 BOMBS = r"""9**9**9**9   9^{9^{9^9}}   2^{10^{10}}   10^{10^{100}}   (10^{99})!   1000000!   99999!!
     ((9!)!)!   \binom{10^9}{5\cdot 10^8}   1e999999999   1e-999999999   e^{e^{e^{e^{9}}}}
