@@ -393,7 +393,9 @@ POWER = re.compile(r"(?:(\d)\s*(?:\\times|\\cdot|[*×])\s*|(?<![\d.]))10\s*\^\s*
 UNIT_MARKUP = re.compile(  # kg \cdot m^{2}, \mathrm{~erg} / \mathrm{s}, ^\circ C, foot-pounds
     r"\^?\{?\\(?:circ|degree|%|AA|mu|Omega)|\\(?:text|mathrm|rm|cdot)|[{}$°%¢~/.·()]"
     r"|(?<=[A-Za-z}])\^\{?-?\d+\}?|(?<=[a-z])-(?=[a-z])")  # fmt: skip
-NO_UNITS = set("or and to not mod base half dozen hundred thousand million billion".split())
+NOT_BESIDE_A_NUMBER = set(
+    "or and to not mod base half twice dozen hundred thousand million billion negative minus times "
+    "less more than least most over under between".split())  # fmt: skip
 
 
 def same_text(predicted, answer):
@@ -404,8 +406,14 @@ def same_text(predicted, answer):
 
 
 def as_number(text, unit=True):
-    r"""The float that an answer is, or None: 6 \times 10^{-4} \text{ m}; `unit` may follow it."""
-    text = re.sub(r"^(?:\s|~|\\?\$|USD|€|£|about\b|approximately\b)*", "", text)
+    r"""The float that an answer is, or None; `unit`: words may stand around it.
+
+    6 \times 10^{-4} \text{ m} is 6e-4, "a total of $540 a week" is 540.
+    """
+    head = re.match(r"[A-Za-z', ]*", text)[0]
+    if unit and head.endswith(" ") and are_harmless(head.replace(",", " ")):
+        text = text[len(head) :]
+    text = re.sub(r"^(?:\s|~|\\?\$|€|£)*", "", text)
     text = re.sub(r"\\[,;! ]|(?<=\d),(?=\d{3})", "", text)
     text = re.sub(r"\\[dt]?frac\{(-?[\d.]+)\}\{([\d.]+)\}", r"\1/\2", text)
     text = POWER.sub(lambda match: f"{match[1] or 1}e{match[2]}", text)
@@ -414,14 +422,16 @@ def as_number(text, unit=True):
         return None
     words = UNIT_MARKUP.sub(" ", match[3])
     glued = re.match(r"[A-Za-z]\b", words)  # 2x is no 2
-    if glued or not all(is_unit(word) for word in words.split()):
+    if glued or not are_harmless(words):
         return None
     return float(match[1]) / float(match[2] or 1)
 
 
-def is_unit(word):
-    known = len(word) > 1 or word in "mgsLhNJWVKCFTAHa"  # "a": meters a week
-    return word.isalpha() and known and word.lower() not in NO_UNITS
+def are_harmless(text):
+    """Only words, units or not, that leave a number beside them as it is?"""
+    words, banned = text.split(), NOT_BESIDE_A_NUMBER & set(text.lower().split())
+    letters = all(len(word) > 1 or word in "mgsLhNJWVKCFTa" for word in words)  # a: 5 m a day
+    return letters and not banned and all(map(str.isalpha, words))
 
 
 def is_right(problem, predicted, loose=True, strict=False):

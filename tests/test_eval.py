@@ -316,6 +316,9 @@ def test_bbh_answers(answer, response, right):
     ("20", "The answer is 0.2.", 0), ("10", "The answer is 10 or 12.", 0), ("5", "#### 5 dozen", 0),
     ("6", "#### 6 feet 3 inches", 0), ("10", "#### 10-12", 0), ("10", "The answer is 10:30.", 0),
     ("2", "The answer is 2x.", 0), ("25", "The answer is 24. No: the answer is 25.", 1),
+    ("25", "The answer is that Bo has 25 apples.", 1), ("25", "The answer is not 25.", 0),
+    ("540", "The answer is a total of 540 meters.", 1), ("3", "The answer is at least 3.", 0),
+    ("2", "The answer is n 2.", 0), ("3", "The answer is negative 3.", 0),
     ("27", "\\boxed{27.0}", 1), ("18", "\\boxed{18", 0), ("18", "\\boxed{18.1}", 0),
 ])  # fmt: skip
 def test_gsm8k_answers(answer, response, right):
