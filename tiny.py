@@ -482,11 +482,26 @@ def study_variants(run_jobs, folder, seeds, steps):
     text = table(title, ["", *columns], rows)
     text += f"\n\nEqual tokens: {budgets['tokens']:,.0f} fed to the model in training; "
     text += f"equal wall time: {budgets['seconds']:.0f} s: the most that every run reached."
-    return text + claims(runs, steps), runs
+    return text + claims(runs, steps, alignment(base, seeds)), runs
 
 
-def claims(runs, steps):
-    """The paper's claims 2 to 5 as differences with intervals, and a verdict on each."""
+def alignment(base, seeds):
+    """cos(grad log P(y), grad log P(y | x)) of the base, on 16 test problems x 8 for each seed."""
+    from eval import encode_prompt, load_problems
+    from prerl import gradient_alignment, start_token_of
+    from rollout import generate
+
+    model, tokenizer = load_model(base)
+    problems = load_problems(f"{base}/test.jsonl", limit=16)
+    prompts = [encode_prompt(tokenizer, problem) for problem in problems]
+    start_token = start_token_of(tokenizer, model.config.vocab_size)
+    sampling = dict(group_size=8, max_new_tokens=128, eos_ids=model.eos_ids)
+    rollouts = (generate(model, prompts, seed=seed, **sampling) for seed in range(seeds))
+    return [gradient_alignment(model, rollout, start_token)["whole_model"] for rollout in rollouts]
+
+
+def claims(runs, steps, cosines):
+    """The paper's claims as differences with intervals, and a verdict on each."""
     early = min(WARM_UP, steps)
     value = {key: lambda run, key=key: run["curve"][early][key] - run["curve"][0][key]
              for key in ("avg_at_k", "reflection", "transition")}  # fmt: skip
@@ -494,6 +509,7 @@ def claims(runs, steps):
     gain = lambda name, key: [value[key](run) for run in runs[name]]  # noqa: E731
     against = lambda name, other, of: difference(runs, name, other, of)  # noqa: E731
     stated = [  # claim, the sign that the paper reports, differences by seed
+        ("1  the cosine of both gradients is above 0", 1, cosines),
         (f"2  NSR-PreRL raises Avg@8 in {early} updates", 1, gain("NSR-PreRL", "avg_at_k")),
         (f"2  PSR-PreRL lowers it in {early} updates", -1, gain("PSR-PreRL", "avg_at_k")),
         (f"3  NSR-PreRL raises reflection in {early} updates", 1, gain("NSR-PreRL", "reflection")),
