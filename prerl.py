@@ -26,6 +26,7 @@ Shapes: P prompts, G group size, B = P*G rows, R response, N packed tokens, V vo
 import argparse
 import sys
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 import torch.distributed as dist
@@ -300,18 +301,18 @@ def all_sum(tensor):
 # Claim 1 of the paper: both spaces pull the weights the same way
 
 
-def mean_logprob_gradient(model, rollout, space, start_token_id, token_mask, micro_batch_tokens):
+def logprob_gradient(model, rollout, space, start_token_id, token_mask, micro_batch_tokens):
     """Gradient of the mean log-prob over token_mask, {parameter name: tensor}; .grad stays."""
-    before = {name: parameter.grad for name, parameter in model.named_parameters()}
-    for parameter in model.parameters():
+    parameters = dict(model.named_parameters())
+    before = {name: parameter.grad for name, parameter in parameters.items()}
+    for parameter in parameters.values():
         parameter.grad = None
     ones = torch.ones(len(rollout.response_ids), device=rollout.response_ids.device)
     options = dict(space=space, start_token_id=start_token_id, token_mask=token_mask)
     options |= dict(samples="all", coef=-1.0, micro_batch_tokens=micro_batch_tokens)
     policy_gradient(model, rollout, ones, **options)
-    named = dict(model.named_parameters())
-    gradient = {name: named[name].grad for name in named if named[name].grad is not None}
-    for name, parameter in model.named_parameters():
+    gradient = {name: parameter.grad for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
         parameter.grad = before[name]
     return gradient
 
@@ -324,36 +325,51 @@ def cosine(first, second, names):
 
 
 def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None, by_position=True):
-    """cos(grad log P(y), grad log P(y | x)) of one rollout (claim 1 of arXiv 2604.14142).
+    """cos(grad log P(y), grad log P(y | x)) of each response, averaged (claim 1 of 2604.14142).
 
+    Response by response, as the mean of grad log P(y | x) over many sampled responses tends to 0
+    (the score identity) and has no direction.
     Returns {"whole_model": float, "layers": {name: float}, "positions": {"4-15": float, ...}}: over
     all weights, per layer (embedding, head and last norm by name), and with only the response
     tokens of one range of positions in both gradients; `by_position=False` leaves that out, and
-    with it most of the cost: two forwards and backwards remain, and two gradients in memory.
+    with it most of the cost: two forwards and backwards of each row remain.
     """
-
-    def both_gradients(token_mask):
-        options = (start_token_id, token_mask, micro_batch_tokens)
-        spaces = ("marginal", "conditional")
-        return [mean_logprob_gradient(model, rollout, space, *options) for space in spaces]
-
-    gradients, groups = both_gradients(None), {}
-    for name in gradients[0]:
+    groups = {"whole_model": [name for name, _ in model.named_parameters()]}
+    for name in groups["whole_model"]:
         part, index = name.removeprefix("model.").split(".")[:2]
         groups.setdefault(f"layer {index}" if part == "layers" else part, []).append(name)
-    layers = {group: cosine(*gradients, names) for group, names in groups.items()}
-    result = {"whole_model": cosine(*gradients, list(gradients[0])), "layers": layers}
-    width, result["positions"] = rollout.response_mask.shape[1], {}
-    bins = zip(POSITION_BINS, (*POSITION_BINS[1:], width), strict=True)
-    for first, end in bins if by_position else ():
-        mask = rollout.response_mask.clone()
-        mask[:, :first] = False
-        mask[:, end:] = False
-        if mask.any():
-            pair, last = both_gradients(mask), min(end, width) - 1
+    ranges = position_ranges(rollout.response_mask) if by_position else {}
+
+    def cosines(token_mask, names_of):
+        options = (start_token_id, token_mask, micro_batch_tokens)
+        spaces = ("marginal", "conditional")
+        pair = [logprob_gradient(model, rollout, space, *options) for space in spaces]
+        return {group: cosine(*pair, names) for group, names in names_of.items()}
+
+    found = {"layers": {}, "positions": {}}
+    for row in range(len(rollout.response_ids)):
+        own = torch.zeros_like(rollout.response_mask)
+        own[row] = rollout.response_mask[row]
+        for group, value in cosines(own, groups).items():
+            found["layers"].setdefault(group, []).append(value)
+        for name, columns in ranges.items():
+            if (own & columns).any():
+                value = cosines(own & columns, {name: groups["whole_model"]})[name]
+                found["positions"].setdefault(name, []).append(value)
+    means = {part: {name: mean(v) for name, v in found[part].items()} for part in found}
+    return {"whole_model": means["layers"].pop("whole_model"), **means}
+
+
+def position_ranges(response_mask):
+    """{"4-15": (R,) bool, ...}: the columns of each bin of POSITION_BINS."""
+    width = response_mask.shape[1]
+    columns, ranges = torch.arange(width, device=response_mask.device), {}
+    for first, end in zip(POSITION_BINS, (*POSITION_BINS[1:], width), strict=True):
+        last = min(end, width) - 1
+        if first <= last:
             name = str(first) if first == last else f"{first}-{last}"
-            result["positions"][name] = cosine(*pair, list(pair[0]))
-    return result
+            ranges[name] = (columns >= first) & (columns <= last)
+    return ranges
 
 
 # --------------------------------------------------------------------------------------------------
@@ -431,17 +447,18 @@ def plot_alignment(alignment, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
-    labels = {"layers": "part of the model", "positions": "response tokens in both gradients"}
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, width_ratios=(2, 1))
+    labels = {"layers": "layer", "positions": "response tokens in both gradients"}
     for axis, (part, label) in zip(axes, labels.items(), strict=True):
-        axis.bar(list(alignment[part]), list(alignment[part].values()))
+        names = [name.removeprefix("layer ").removesuffix("_tokens") for name in alignment[part]]
+        axis.bar(names, list(alignment[part].values()))
         whole = f"whole model {alignment['whole_model']:.3f}"
         axis.axhline(alignment["whole_model"], color="C1", linestyle="--", label=whole)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xlabel(label)
-        axis.tick_params(axis="x", rotation=90 if len(alignment[part]) > 8 else 0)
+    axes[0].tick_params(axis="x", rotation=90)
     axes[0].set_ylabel("cosine")
-    axes[0].legend()
+    axes[1].legend(loc="upper left")
     figure.suptitle("Do both spaces pull the same way?  cos(grad log P(y), grad log P(y|x))")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
