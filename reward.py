@@ -211,7 +211,7 @@ OPERATORS = {
     "leqslant": "<=", "leq": "<=", "le": "<=", "geqslant": ">=", "geq": ">=", "ge": ">=", "lt": "<",
     "gt": ">", "neq": "!=", "ne": "!=", "approx": "~=", "times": "*", "cdot": "*", "div": "/",
     "pm": "+-", "mp": "-+", "backslash": "setminus", "colon": ":", "varnothing": "emptyset",
-    "lor": "or", "land": "and", "==": "=", ":=": "=", "**": "^",
+    "lor": "or", "vee": "or", "land": "and", "==": "=", ":=": "=", "**": "^",
     "+/-": "+-", "percent": "%", "pct": "%"} | {word: word for word in """in cup cap setminus lfloor
     rfloor lceil rceil mathbb circ emptyset""".split()}
 KNOWN = ({name: ("name", "oo" if name[:3] == "inf" else name) for name in NAMES}
@@ -234,6 +234,9 @@ TOKEN = re.compile(r"""(?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d+(?![\w.])
     | \\text\s?\{(?P<text>[^{}]*)\} | \\mathrm\s?\{(?P<roman>[^{}]*)\} | \\(?P<command>[a-zA-Z]+)
     | (?P<letters>[a-zA-Z]+) | \\?(?P<percent>%) | (?P<space>\s+)
     | (?P<op><=|>=|!=|==|:=|\*\*|\+/-|\+-|[-+*/^_=<>()\[\]{}|!,;:']|\\[{}])""", re.X)
+CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "lfloor": ("rfloor",),
+           "lceil": ("rceil",), "lbar": ("rbar",)}
+ENDS = {*"!%'", "circ", *(end for ends in CLOSING.values() for end in ends)}
 
 
 def tokenize(text):
@@ -256,6 +259,11 @@ def tokenize(text):
             is_unit = kind == "text" or after_unit or kind == "roman" and after_value
             for part in re.split(r"(,|\bor\b|\band\b)", value.replace("~", " ")):
                 tokens += word_tokens(part.strip(), is_unit, kind == "roman")
+        elif value == "|":  # 2|x|, |x||y| and ||x| - 1|
+            bars = [token[1] for token in tokens if token[1] in ("lbar", "rbar")]
+            is_left = not tokens or tokens[-1][0] == "op" and tokens[-1][1] not in ENDS
+            is_left = is_left or bars.count("lbar") == bars.count("rbar")
+            tokens.append(("op", "lbar" if is_left else "rbar"))
         elif kind != "space":
             tokens.append(("number" if kind == "number" else "op", OPERATORS.get(value, value)))
     return tokens
@@ -282,8 +290,7 @@ LEVELS = ({op: 1 for op in (",", ";", "or", "and")} | dict.fromkeys(RELATIONS, 2
           | dict.fromkeys(("cup", "cap", "setminus"), 4)
           | {"+": 5, "-": 5, "*": 6, "/": 6})
 ARGUMENT, FACTOR = 6.5, 7  # sin 2x cos x: an argument ends at the next function
-CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "lfloor": ("rfloor",),
-           "lceil": ("rceil",)}
+CALLED = {"lfloor": "floor", "lceil": "ceil", "lbar": "abs"}
 ONE, TWO, MINUS_ONE = (("number", Fraction(n), False) for n in (1, 2, -1))
 
 
@@ -395,10 +402,6 @@ def parse_atom(tokens, depth):
         return "name", value
     if kind == "function":
         return parse_function(value, tokens, depth + 1)
-    if value == "|":
-        node = parse(tokens, depth, LEVELS["cup"])
-        take(tokens, "|")
-        return "call", (node,), "abs"
     if value in CLOSING:
         return parse_bracket(value, tokens, depth + 1)
     if value in ("emptyset", "mathbb"):
@@ -456,12 +459,12 @@ def parse_digit(tokens, depth):
 
 
 def parse_bracket(opening, tokens, depth):
-    """A group, set, tuple or interval, or a rounding."""
+    """A group, set, tuple or interval, an absolute value or a rounding."""
     is_empty = "{" in opening and peek(tokens) in CLOSING[opening]
     node = ("list", ()) if is_empty else parse(tokens, depth)
     brackets = opening + take(tokens, *CLOSING[opening])
-    if opening in ("lfloor", "lceil"):
-        return "call", (node,), opening[1:]
+    if opening in CALLED:
+        return "call", (node,), CALLED[opening]
     if opening == "\\{" and node[0] not in ("list", "relation"):
         return "set", (node,)
     if node[0] != "list":
@@ -836,6 +839,8 @@ CHOICE_TEXT = re.compile(  # C. the third one; but no second letter: C. or D
     r"\s*(?:\(([A-Ja-j])\)|([A-J])[.:)])\s*"
     r"(?!(?:or|and|not)\b|.*\b(?:[B-J]|A(?! [a-z]))\b)\S.*", re.S)
 LAYOUT = re.compile(r"\\(?:text|mathrm|rm|bf)(?![a-zA-Z])|[{}$\s~*]|\\[,;! ]")
+NO_WORDS = re.compile(  # signs that make a formula: a-b is not ab, north-east is northeast
+    r"[+*/^_=<>()|%',;[\]]|(?<![a-zA-Z]{4})!|-(?![a-z]{4})|:(?!\d)|\\(?!text)|\d \d")
 UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*[CFK]$")
 STRICT_REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"\n|\\!", ""), (r"\\\\", r"\\"), (r"[td]frac", "frac"), (r"\\text\{ .*", ""), (r"\\?%", ""),
@@ -877,8 +882,7 @@ def judge(predicted, ground_truth, strict=False):
         return letter == gold_letter, "multiple choice"
     marks = r"\\text|[^a-zA-Z0-9.:,-]|[.:,-](?!\d)"  # 1.5 and -5 are no words
     words, gold_words = (re.sub(marks, "", side).lower() for side in (a, b))
-    is_math = re.search(r"[+*/^_=<>()]|\\(?!text)|\d \d", a + b)
-    if words == gold_words and re.search("[a-z]{2}", words) and not is_math:
+    if words == gold_words and re.search("[a-z]{2}", words) and not NO_WORDS.search(a + b):
         return True, "same words"
     if not re.search("[a-zA-Z]", b):
         a = UNIT.sub("", a)  # "5 m" where the gold has no names

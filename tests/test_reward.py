@@ -207,7 +207,9 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \infty != -\infty   A) or B) != A   A. or b != A   C. A circle == C   (B) 2 or 3 == B
         1.5 dollars != 15 dollars   5 plus eleven != 5   x-axis == x axis
         \pm1\pm i == 1+i,1-i,-1+i,-1-i   (\pm1,2) == (1,2),(-1,2)
-        (\pm1,\pm2) != (1,2),(-1,2),(1,-2),(-1,-2)""",
+        (\pm1,\pm2) != (1,2),(-1,2),(1,-2),(-1,-2)   |x||y| == |xy|   |x|y == y|x|
+        \frac{|x|}{2} == 0.5|x|   || != 0   |x != x   |a|b|c| != |a||b||c|   ab! != ab   a:b != ab
+        mn' != mn   A, B, E != ABE   x-axis == \text{x-axis}   p.m. == pm""",
 }
 ROWS = [
     (*re.split(" (?:==|!=) ", pair), " == " in pair)
