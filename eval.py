@@ -137,7 +137,7 @@ def hub_files(name, task, split):
     except OSError as error:  # all errors of both clients are: no network, no such set, gated
         terms = f"accept the terms at huggingface.co/datasets/{task.hub} and set HF_TOKEN, or "
         remedy = f"{terms if 'gated' in task.licence else ''}give a copy: --data {name}=FILE"
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise ValueError(f"cannot load {name} from {task.hub} ({reason}); {remedy}") from None
     files = sorted(Path(folder).glob(pattern))
     if not files:
@@ -249,6 +249,8 @@ def load_problems(name_or_path, split=None, limit=None, task=None):
                 problems.append({**problem, "index": len(problems)})
         if problems and problems[0].get("group"):
             shots |= worked_examples(file, problems[0]["kind"])
+    if not problems:
+        raise ValueError(f"{name_or_path} holds no problem with an answer")
     for problem in problems if shots else ():
         problem["shots"] = shots.get(problem["group"], "")
     for reason, count in dropped.items():
@@ -308,8 +310,8 @@ def encode_prompt(tokenizer, problem, template="chat"):
 # Extraction: response -> answer
 
 NEXT_QUESTIONS = ("\nQ:", "\nQuestion:")  # where a base model begins a problem of its own
-RESPONSE_END = re.compile(r"\n[ \t]*(?:Q|Question|Problem):|</s>|<eos>|<\|\w+\|>")
-GSM8K_LAST_LINE = re.compile(r"####\s*-?\$?\d[\d,]*(?:\.\d*)?[ \t]*\n")
+RESPONSE_END = re.compile(r"\n[ \t]*(?:Q|Question|Problem|User|Human):|</s>|<eos>|<\|\w+\|>")
+GSM8K_LAST_LINE = re.compile(r"####\s*-?\$?\d[\d,]*(?:\.\d*)?[ a-z]*\n")
 MARKUP = re.compile(r"\\(?:boxed|text(?:bf)?|math(?:bf|rm))\{([^{}]*)\}|\*\*|\$|`|\\[()\[\]]")
 CHOICE_CUE = re.compile(
     r"\b(?i:answer|option|choice)(?i:\W{0,4}is|\W{0,3}:)\W{0,8}(?i:option )?([A-J])\b")

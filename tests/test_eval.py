@@ -160,6 +160,7 @@ def test_bbh_and_mmlu_pro_bring_their_worked_examples(tmp_path):
     ("a.jsonl", [{"apple": 1, "pear": 2}], "columns apple, pear .* expected problem, answer"),
     ("gsm8k.jsonl", [{"question": 1, "pear": 2}], "columns question, pear .* question, answer"),
     ("a.txt", [], "legal: .jsonl"), ("a.json", [1, 2], "must be an object"),
+    ("a.json", [{"problem": "p", "answer": ""}], "a.json holds no problem with an answer"),
 ])  # fmt: skip
 def test_what_cannot_be_loaded_says_why(tmp_path, name, rows, message):
     """Catches: a traceback, or a message without the value and the remedy."""
@@ -307,6 +308,7 @@ def test_bbh_answers(answer, response, right):
     ("5", "The answer is 3.\n\nQ: next?\nA: The answer is 5.", 0),
     ("18", "#### 18\n\nQuestion: next\nAnswer: \\boxed{5}", 1),
     ("3", "#### 3\n\nTom has 5 apples. How many?\n#### 5", 1),
+    ("3", "#### 3 bolts\n\nTom has 5 apples. How many?\n#### 5", 1),
     ("25", "#### 25<|endoftext|>", 1), ("25", "#### 25</s>", 1),
     ("25", "#### Conclusion\nThe answer is 25.", 1), ("25", "#### x=25", 1),
     ("540", "The answer is 540 meters a week.", 1), ("104", "#### 104 pounds of food", 1),
