@@ -4,7 +4,7 @@ The same work for all: hidden (N, D) and weight (V, D) in; log-probs, d hidden a
 coefficients c are known beforehand. Engines run in turn, round by round (A B C A B C), after one
 warm-up; a ratio is that of medians, its range that of the rounds, "tie" where the range spans 1.
 CPU: one thread, fp32, seconds of CPU time. CUDA: wall time, bf16 hidden states, fp32 weights.
-Peak memory is what one run adds to its inputs, gradients included, in a process of its own.
+Peak memory is what one run adds to its inputs, gradients included. Linux only.
 Peers that are not installed are skipped with a line: trl==1.16.0, liger-kernel, cut-cross-entropy.
 
 Shapes: N tokens, D width, V vocabulary. The last line printed is the report as JSON.
@@ -14,7 +14,6 @@ Shapes: N tokens, D width, V vocabulary. The last line printed is the report as 
 """
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import os
@@ -40,7 +39,6 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PACKAGES = ("torch", "triton", "transformers", "trl", "liger_kernel", "cut-cross-entropy")
 
 
-# --------------------------------------------------------------------------------------------------
 # Engines: (hidden, weight, targets, coefficients) -> log-probs (N,), gradients in .grad
 
 
@@ -64,70 +62,62 @@ def ours_two_passes(hidden, weight, targets, coefficients):
     return back(model.token_logprobs(hidden, weight, targets), coefficients)
 
 
-def log_softmax(hidden, weight, targets, coefficients):
+def full_log_softmax(hidden, weight, targets, coefficients):
     logits = hidden @ weight.to(hidden.dtype).T
     accurate = torch.promote_types(logits.dtype, torch.float32)  # float64 stays as it is
     log_p = logits.log_softmax(-1, dtype=accurate)
     return back(log_p.gather(1, targets[:, None])[:, 0], coefficients)
 
 
-def gather_logsumexp(hidden, weight, targets, coefficients):
+def full_gather_logsumexp(hidden, weight, targets, coefficients):
     logits = (hidden @ weight.to(hidden.dtype).T).float()
     return back(logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1), coefficients)
 
 
-def torch_chunked(hidden, weight, targets, coefficients):
+def torch_linear_cross_entropy(hidden, weight, targets, coefficients):
     options = dict(reduction="none", options=torch.nn.LinearCrossEntropyOptions())
     head = weight.to(hidden.dtype)
     return back(-F.linear_cross_entropy(hidden, head, targets, **options), coefficients)
 
 
-def trl(hidden, weight, targets, coefficients):
-    kernels = importlib.import_module("trl.kernels")
+def trl_chunked(hidden, weight, targets, coefficients):
+    from trl.kernels import ChunkedLogProbFunction
+
     options = (None, targets, 1.0, 32768, None, 1.0, ("entropy",))  # vocabulary tile: TRL's default
-    return back(kernels.ChunkedLogProbFunction.apply(hidden, weight, *options)[0], coefficients)
+    return back(ChunkedLogProbFunction.apply(hidden, weight, *options)[0], coefficients)
 
 
-def liger(hidden, weight, targets, coefficients):
-    ppo = importlib.import_module("liger_kernel.chunked_loss.fused_linear_ppo")
-    tile = ppo._SELECTIVE_LOGPROB_VOCAB_CHUNK_SIZE
+def liger_chunked(hidden, weight, targets, coefficients):
+    from liger_kernel.chunked_loss import fused_linear_ppo as ppo
+
+    options = (None, 1.0, ppo._SELECTIVE_LOGPROB_VOCAB_CHUNK_SIZE)
     function = ppo._ChunkedSelectiveLogProbFunction
-    return back(function.apply(hidden, weight, targets, None, 1.0, tile), coefficients)
+    return back(function.apply(hidden, weight, targets, *options), coefficients)
 
 
 def cut_cross_entropy(hidden, weight, targets, coefficients):
-    package = importlib.import_module("cut_cross_entropy")
+    from cut_cross_entropy import linear_cross_entropy
+
     options = dict(reduction="none", filter_eps=None)  # its filter would drop small gradients
     head = weight.to(hidden.dtype)
-    return back(-package.linear_cross_entropy(hidden, head, targets, **options), coefficients)
+    return back(-linear_cross_entropy(hidden, head, targets, **options), coefficients)
 
 
-ENGINES = {  # name: function, module it needs. The first is what the others are compared with
-    "ours": (ours, "torch"),
-    "ours, medium precision": (ours_medium, "torch"),
-    "ours, two passes": (ours_two_passes, "torch"),
-    "full log_softmax": (log_softmax, "torch"),
-    "full gather - logsumexp": (gather_logsumexp, "torch"),
-    "torch linear_cross_entropy": (torch_chunked, "torch"),
-    "trl chunked": (trl, "trl.kernels"),
-    "liger chunked": (liger, "liger_kernel.chunked_loss.fused_linear_ppo"),
-    "cut-cross-entropy": (cut_cross_entropy, "cut_cross_entropy"),
-}
+ENGINES = (ours, ours_medium, ours_two_passes, full_log_softmax, full_gather_logsumexp)
+ENGINES += (torch_linear_cross_entropy, trl_chunked, liger_chunked, cut_cross_entropy)
+ENGINES = {engine.__name__: engine for engine in ENGINES}  # the others are compared with the first
 
 
 def reason_to_skip(name):
-    if name == "torch linear_cross_entropy" and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
-        return f"torch {torch.__version__} has no chunked form"
-    if name == "cut-cross-entropy" and DEVICE == "cpu":
+    if name == "cut_cross_entropy" and DEVICE == "cpu":
         return "its kernels need CUDA"
     try:
-        importlib.import_module(ENGINES[name][1])
-    except ImportError as error:
+        run(ENGINES[name], inputs_of(4, 8, 16))
+    except (ImportError, AttributeError) as error:  # older torch lacks the chunked form
         return f"not installed ({error})"
     return None
 
 
-# --------------------------------------------------------------------------------------------------
 # Measuring
 
 
@@ -157,23 +147,19 @@ def seconds(engine, inputs):
     return clock() - start
 
 
-def errors(engine, inputs, exact):
-    """Largest error of a log-prob (nats), relative errors of the gradients, against float64."""
-    found = run(engine, inputs), inputs[0].grad, inputs[1].grad
+def outputs(engine, inputs):
+    return run(engine, inputs), inputs[0].grad, inputs[1].grad
+
+
+def errors(found, exact):
+    """Largest error of a log-prob (nats), relative errors of the gradients."""
     gaps = [ours.double() - theirs for ours, theirs in zip(found, exact, strict=True)]
     relative = [float(gap.norm() / theirs.norm()) for gap, theirs in zip(gaps, exact, strict=True)]
     return {"logprob": float(gaps[0].abs().max()), "d_hidden": relative[1], "d_weight": relative[2]}
 
 
-def float64(inputs):
-    hidden, weight = (tensor.detach().double().requires_grad_() for tensor in inputs[:2])
-    return log_softmax(hidden, weight, *inputs[2:]), hidden.grad, weight.grad
-
-
 def peak_bytes(name, shape):
-    """Peak memory of one run above its inputs; None where it does not fit or cannot be had."""
-    if DEVICE == "cpu" and not Path("/proc/self/clear_refs").exists():
-        return None
+    """Peak memory of one run above its inputs; None where it does not fit."""
     try:
         if DEVICE == "cuda":
             return peak_of_this_process(name, shape)
@@ -184,17 +170,16 @@ def peak_bytes(name, shape):
 
 
 def peak_of_this_process(name, shape):
-    engine = ENGINES[name][0]
-    run(engine, inputs_of(4, 8, 16))  # imports and libraries' own buffers are not counted
+    run(ENGINES[name], inputs_of(4, 8, 16))  # the libraries' own buffers are not counted
     inputs = inputs_of(*shape)
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run(engine, inputs)
+        run(ENGINES[name], inputs)
         return torch.cuda.max_memory_allocated() - before
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before = resident_peak()
-    run(engine, inputs)
+    run(ENGINES[name], inputs)
     return resident_peak() - before
 
 
@@ -202,81 +187,69 @@ def resident_peak():
     return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-def gemm_rate(N, D, V):
-    """FLOP/s of the layer's three products alone: the ceiling of every engine in this run."""
-    hidden, weight, _, _ = inputs_of(N, D, V)
-    logits = torch.randn(N, V, device=DEVICE, dtype=hidden.dtype)
-    head = weight.detach().to(hidden.dtype)
-
-    def products(hidden, weight, *_):
-        with torch.no_grad():
-            return hidden @ head.T, logits @ head, logits.T @ hidden
-
-    return 6 * N * D * V / min(seconds(products, (hidden, weight)) for _ in range(3))
+@torch.no_grad()
+def three_products(hidden, weight, *_):
+    """The layer's matrix products alone, the floor of every engine's time."""
+    head = weight.to(hidden.dtype)
+    logits = hidden @ head.T
+    return logits @ head, logits.T @ hidden
 
 
 def measure(names, shape, rounds):
-    """{engine: {peak_bytes, error, seconds, ratio, ratio_range}}, all but the first if rounds."""
+    """{engine: {peak_bytes, error, seconds, ratio, ratio_range, of_gemm}}; no rounds, no times."""
     results = {name: {"peak_bytes": peak_bytes(name, shape)} for name in names}
     if not rounds:
         return results
     inputs = inputs_of(*shape)
-    exact = float64(inputs)
+    float64 = [tensor.detach().double().requires_grad_() for tensor in inputs[:2]]
+    exact = outputs(full_log_softmax, [*float64, *inputs[2:]])
     for name in names:  # also the warm-up
-        results[name]["error"] = errors(ENGINES[name][0], inputs, exact)
-    del exact
-    rows = [[seconds(ENGINES[name][0], inputs) for name in names] for _ in range(rounds)]
-    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-    for i, (name, median) in enumerate(zip(names, medians, strict=True)):
-        ratios = [row[i] / row[0] for row in rows]
+        results[name]["error"] = errors(outputs(ENGINES[name], inputs), exact)
+    del float64, exact
+    engines = [three_products, *(ENGINES[name] for name in names)]
+    rows = [[seconds(engine, inputs) for engine in engines] for _ in range(rounds)]
+    floor, *medians = [statistics.median(column) for column in zip(*rows, strict=True)]
+    for column, (name, median) in enumerate(zip(names, medians, strict=True), start=1):
+        ratios = [row[column] / row[1] for row in rows]
         results[name] |= {"seconds": median, "ratio": median / medians[0]}
-        results[name]["ratio_range"] = [min(ratios), max(ratios)]
+        results[name] |= {"ratio_range": [min(ratios), max(ratios)], "of_gemm": floor / median}
     return results
 
 
-# --------------------------------------------------------------------------------------------------
 # Reporting
 
 
 def about_this_machine():
-    name, info = platform.processor(), Path("/proc/cpuinfo")
+    name = re.search(r"model name\s*: (.*)|$", Path("/proc/cpuinfo").read_text())[1]
     if DEVICE == "cuda":
         name = torch.cuda.get_device_name()
-    elif info.exists():
-        name = re.search(r"model name\s*: (.*)", info.read_text())[1]
     versions = {found.name: found.version for found in distributions() if found.name in PACKAGES}
     hardware = f"{name}, 1 thread of {os.cpu_count()} cores"
     return {"hardware": hardware, "versions": versions, "load": os.getloadavg()[0]}
 
 
 def print_table(report):
-    N, D, V = (report[letter] for letter in "NDV")
-    print(f"N = {N} tokens, D = {D}, V = {V}; {report['hardware']}; load {report['load']:.1f}")
+    print("N = {N} tokens, D = {D}, V = {V}; {hardware}; load {load:.1f}".format(**report))
     columns = ("peak MB", "seconds", "of GEMM", "x first", "range", "logprob", "d hid.", "d weight")
     print(" ".join([f"{'engine':26}", *(f"{column:>9}" for column in columns)]))
     for name, result in report["engines"].items():
-        memory = result["peak_bytes"]
-        cells = ["-" if memory is None else f"{memory / 1e6:.0f}"]
+        cells = [f"{(result['peak_bytes'] or 0) / 1e6:.0f}"]  # 0: it did not fit
         if "seconds" in result:
-            share = 6 * N * D * V / report["gemm_flops"] / result["seconds"]
             low, high = result["ratio_range"]
-            tie = low <= 1 <= high and low < high
-            cells += [f"{result['seconds']:.3f}", f"{share:.0%}", f"{result['ratio']:.2f}"]
-            cells += ["tie" if tie else f"{low:.2f}-{high:.2f}"]
+            cells += [f"{result['seconds']:.3f}", f"{result['of_gemm']:.0%}"]
+            cells += [f"{result['ratio']:.2f}", f"{low:.2f}-{high:.2f}"]
             cells += [f"{value:.0e}" for value in result["error"].values()]
-        print(" ".join([f"{name:26}", *(f"{cell:>9}" for cell in cells)]))
+        tie = " tie" if "seconds" in result and low < 1 < high else ""
+        print(" ".join([f"{name:26}", *(f"{cell:>9}" for cell in cells)]) + tie)
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description="Log-prob and gradient of the last layer, side by side with peers.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="N 128, D 64, V 8192, 3 rounds")
-    parser.add_argument("--tokens", type=int, default=512, help="N")
-    parser.add_argument("--width", type=int, default=576, help="D")
-    parser.add_argument("--vocab", type=int, default=49152, help="V")
-    parser.add_argument("--rounds", type=int, default=5, help="0 measures memory only")
+    parser.add_argument("--tokens", type=int, default=512, help="N, default 512")
+    parser.add_argument("--width", type=int, default=576, help="D, default 576")
+    parser.add_argument("--vocab", type=int, default=49152, help="V, default 49152")
+    parser.add_argument("--rounds", type=int, default=5, help="default 5; 0 measures memory only")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="E")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -290,7 +263,6 @@ def main():
     report |= about_this_machine()
     names = [name for name, reason in reasons.items() if not reason]
     report["engines"] = measure(names, shape, rounds)
-    report["gemm_flops"] = gemm_rate(*shape) if rounds else None
     print_table(report)
     print(json.dumps(report))
 
