@@ -840,7 +840,8 @@ CHOICE_TEXT = re.compile(  # C. the third one; but no second letter: C. or D
     r"(?!(?:or|and|not)\b|.*\b(?:[B-J]|A(?! [a-z]))\b)\S.*", re.S)
 LAYOUT = re.compile(r"\\(?:text|mathrm|rm|bf)(?![a-zA-Z])|[{}$\s~*]|\\[,;! ]")
 NO_WORDS = re.compile(  # signs that make a formula: a-b is not ab, north-east is northeast
-    r"[+*/^_=<>()|%',;[\]]|(?<![a-zA-Z]{4})!|-(?![a-z]{4})|:(?!\d)|\\(?!text)|\d \d")
+    r"[+*/^_=<>()|%',;[\]]|(?<![a-zA-Z]{4})!|(?<![a-zA-Z}])(?<!\\text\{)-|-(?![a-z]{4})|"
+    r":(?!\d)|\\(?!text)|\d \d")
 UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*[CFK]$")
 STRICT_REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"\n|\\!", ""), (r"\\\\", r"\\"), (r"[td]frac", "frac"), (r"\\text\{ .*", ""), (r"\\?%", ""),
@@ -882,7 +883,7 @@ def judge(predicted, ground_truth, strict=False):
         return letter == gold_letter, "multiple choice"
     marks = r"\\text|[^a-zA-Z0-9.:,-]|[.:,-](?!\d)"  # 1.5 and -5 are no words
     words, gold_words = (re.sub(marks, "", side).lower() for side in (a, b))
-    if words == gold_words and re.search("[a-z]{2}", words) and not NO_WORDS.search(a + b):
+    if words == gold_words and re.search("[a-z]{2}", words) and not NO_WORDS.search(f"{a}\n{b}"):
         return True, "same words"
     if not re.search("[a-zA-Z]", b):
         a = UNIT.sub("", a)  # "5 m" where the gold has no names

@@ -209,7 +209,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \pm1\pm i == 1+i,1-i,-1+i,-1-i   (\pm1,2) == (1,2),(-1,2)
         (\pm1,\pm2) != (1,2),(-1,2),(1,-2),(-1,-2)   |x||y| == |xy|   |x|y == y|x|
         \frac{|x|}{2} == 0.5|x|   || != 0   |x != x   |a|b|c| != |a||b||c|   ab! != ab   a:b != ab
-        x - yz != xyz   non-empty == nonempty   no, yes != noyes""",
+        x - yz != xyz   non-empty == nonempty   no, yes != noyes   -xy != xy   ab != -ab""",
 }
 ROWS = [
     (*re.split(" (?:==|!=) ", pair), " == " in pair)
