@@ -11,50 +11,43 @@
 
 Differences from the authors' code: `prerl_steps = N` is exactly N updates; only the active
 objective is computed; one token denominator for the whole update; the old log-probs of an on-policy
-update are its own. The README lists them all.
+update are its own. The README lists them all. What is not the method (flags, records, checkpoints,
+several processes) is in run.py.
 Letters: P prompts per step, G group size, B = P*G rows, R response tokens.
 
     python dsrl.py                          # tiny world: builds its base model, minutes on a laptop
     python dsrl.py --model Qwen2.5-1.5B     # MATH from the hub, one GPU
     python dsrl.py --model DIR --data FILE  # your checkpoint, your problems (.jsonl)
     python dsrl.py --variant grpo           # or nsr-rl psr-rl prerl nsr-prerl psr-prerl joint
+    torchrun --standalone --nproc-per-node 4 dsrl.py ...    # several GPUs
 """
 
-import importlib.util
-import json
 import math
 import os
-import platform
 import sys
-import time
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
+
+# Idle threads sleep: two that spin for each other on a busy machine run 20 to 70 times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
 
 import torch
-import transformers
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 import run
-from eval import count_thoughts, encode_prompt, evaluate, grade_all, load_problems
-from model import load_model
-from prerl import (
-    OBJECTIVES,
-    check_start_token,
-    conditional_logprobs,
-    group_advantages,
-    loss_mask,
-    marginal_logprobs,
-    policy_gradient,
-    start_token_of,
-)
+from eval import NEXT_QUESTIONS, count_thoughts, evaluate, summarize
+from model import fetch_folder, load_model
+from prerl import OBJECTIVES, PACK_TOKENS, check_start_token, conditional_logprobs
+from prerl import gradient_alignment, group_advantages, loss_mask, marginal_logprobs
+from prerl import policy_gradient, start_token_of
 from rollout import generate
-from run import VARIANTS, Config, parse_args
+from run import EVAL_K, VARIANTS, parse_args
 
 MAX_GRAD_NORM = 1.0
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}  # as the authors; constant lr
 DIAGNOSED_ROWS = 8  # rows of each update that are scored in both spaces, for the log
-# small matrices gain nothing from a second thread and lose much on a busy machine
-ONE_THREAD_BELOW = 50e6  # parameters
+PROBE_SECONDS, PROBE_TOKENS = 10, 8  # of --dry-run
 
 
 def phase(step, prerl_steps):
@@ -71,17 +64,110 @@ def active_objectives(config, step):
 
 def prompts_of(step, problems, config):
     """The P problems of one update, reshuffled each pass: a pure function of (seed, step)."""
-    chosen = []
+    chosen, orders = [], {}
     for position in range(step * config.prompts_per_step, (step + 1) * config.prompts_per_step):
         epoch, index = divmod(position, len(problems))
-        generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-        chosen.append((epoch, index, generator))
-    orders = {epoch: torch.randperm(len(problems), generator=draw) for epoch, _, draw in chosen}
-    return [problems[int(orders[epoch][index])] for epoch, index, _ in chosen]
+        if epoch not in orders:
+            generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+            orders[epoch] = torch.randperm(len(problems), generator=generator).tolist()
+        chosen.append(problems[orders[epoch][index]])
+    return chosen
+
+
+# --------------------------------------------------------------------------------------------------
+# The loop
+
+
+def train(config, state, model, tokenizer, optimizer, problems, held_out, grade):
+    """Both phases. The body of the loop is the algorithm of the header."""
+    tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
+    tqdm.write(run.console_heading())
+    for step in trange(state.done, config.steps, desc="updates", disable=run.rank() > 0):
+        if step % config.eval_every == 0 or step == config.prerl_steps:
+            measure(config, step, model, tokenizer, held_out, grade, state)
+        clock = [perf_counter()]
+        batch = run.share(prompts_of(step, problems, config))  # P problems, over all processes
+        rollout = sample(model, tokenizer, batch, config, step)
+        clock.append(perf_counter())
+        texts = rollout.response_texts(tokenizer)
+        rewards, reasons = grade_groups(grade, batch, texts, rollout)  # (P, G), {reason: share}
+        clock.append(perf_counter())
+        metrics = {"step": step, "phase": phase(step, config.prerl_steps)}
+        metrics |= run.average(describe(rollout, texts, rewards) | reasons)
+        metrics |= diagnose(model, rollout, config, step)
+        metrics |= update(model, optimizer, rollout, rewards, config, step, state)
+        clock.append(perf_counter())
+        state.done = step + 1
+        run.log_update(state, config, metrics, texts, clock)
+        run.save_when_due(config, state, model, tokenizer, optimizer)
+        if state.stop:
+            return
+    measure(config, config.steps, model, tokenizer, held_out, grade, state)
+
+
+def sample(model, tokenizer, batch, config, step):
+    """G responses to each problem of this process's share; each draw is the same in any share."""
+    return generate(
+        model, [problem["prompt_ids"] for problem in batch], group_size=config.group_size,
+        max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
+        eos_ids=model.eos_ids, stop_strings=() if tokenizer.chat_template else NEXT_QUESTIONS,
+        tokenizer=tokenizer, seed=config.seed * 1_000_003 + step,
+        first_prompt=run.first_of_share(config.prompts_per_step),
+        progress=None if run.rank() else f"sampling for update {step}",
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------
 # One update
+
+
+def update(model, optimizer, rollout, rewards, config, step, state):
+    """Push the active objectives, clip, step. Returns metrics; "skipped": why it was not applied.
+
+    "row", where an update is not finite: the one of the rollout that stands out.
+    """
+    objectives = active_objectives(config, step)
+    old = {objective.space: None for objective in objectives}
+    if config.updates_per_rollout > 1:  # off-policy from the second on: the ratio needs these
+        old = {space: scores(model, rollout, space, config) for space in old}
+    longest = int((rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)).max())
+    for _ in range(config.updates_per_rollout):
+        metrics = run.fit_memory(
+            lambda budget: push(model, rollout, rewards, objectives, old, config, budget),
+            state, longest,
+        )  # fmt: skip
+        run.sum_gradients(model)
+        gradients = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(gradients, MAX_GRAD_NORM))
+        losses = [value for name, value in metrics.items() if name.endswith("loss")]
+        metrics |= {"grad_norm": grad_norm, "skipped": None}
+        if not all(map(math.isfinite, (grad_norm, *losses))):
+            metrics["skipped"] = "the loss or the gradient is not finite"
+            metrics["row"] = offending_row(model, rollout, objectives[0].space, config)
+        elif not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
+            metrics["skipped"] = "no group has both right and wrong responses"
+        else:
+            run.adam_step(optimizer, model, config.offload)
+    optimizer.zero_grad(set_to_none=True)  # the next sampling has their memory
+    return metrics
+
+
+def push(model, rollout, rewards, objectives, old, config, micro_batch_tokens):
+    """Leave the objectives' gradient in .grad, and nothing else there; returns its metrics."""
+    model.zero_grad(set_to_none=True)
+    metrics = {}
+    for objective in objectives:
+        own_coef = config.prerl_coef is None or objective.space != "marginal"
+        pushed = policy_gradient(
+            model, rollout, advantages_for(objective, rewards, config.advantage),
+            space=objective.space, samples=objective.samples, start_token_id=config.start_token,
+            coef=objective.coef if own_coef else config.prerl_coef,
+            micro_batch_tokens=micro_batch_tokens, old_logprobs=old[objective.space],
+            token_mask=loss_mask(rollout, config.mask_eos, config.skip_first),
+        )  # fmt: skip
+        prefix = "" if len(objectives) == 1 else f"{objective.space}_"
+        metrics |= {prefix + name: value for name, value in pushed.items()}
+    return metrics
 
 
 def advantages_for(objective, rewards, how):
@@ -96,68 +182,35 @@ def advantages_for(objective, rewards, how):
     return group_advantages(rewards, scale_std).reshape(-1)
 
 
-def update(model, optimizer, rollout, rewards, objectives, config, start_token):
-    """Push the active objectives, clip, step. Returns metrics; "skipped": why it was not."""
-    metrics = diagnose(model, rollout, config, start_token)
-    old = {objective.space: None for objective in objectives}
-    if config.updates_per_rollout > 1:  # off-policy from the second on: the ratio needs these
-        old = {space: old_logprobs(model, rollout, space, config, start_token) for space in old}
-    for _ in range(config.updates_per_rollout):
-        optimizer.zero_grad(set_to_none=True)
-        for objective in objectives:
-            own_coef = config.prerl_coef is None or objective.space != "marginal"
-            pushed = policy_gradient(
-                model, rollout, advantages_for(objective, rewards, config.advantage),
-                space=objective.space, samples=objective.samples, start_token_id=start_token,
-                coef=objective.coef if own_coef else config.prerl_coef,
-                micro_batch_tokens=config.micro_batch_tokens, temperature=config.temperature,
-                old_logprobs=old[objective.space],
-                clip_low=config.clip_low, clip_high=config.clip_high,
-                token_mask=loss_mask(rollout, config.mask_eos, config.skip_first),
-            )  # fmt: skip
-            by_space = {f"{objective.space}_{key}": pushed[key] for key in pushed}
-            metrics |= pushed if len(objectives) == 1 else by_space
-        gradients = [parameter for parameter in model.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(gradients, MAX_GRAD_NORM) if gradients else 0.0
-        grad_norm = float(norm)
-        metrics |= {"grad_norm": grad_norm, "skipped": None}
-        if not gradients:
-            metrics["skipped"] = "no group has both right and wrong responses"
-        elif not math.isfinite(grad_norm):
-            metrics["skipped"] = "the gradient is not finite"
-        else:
-            optimizer.step()
-    return metrics
-
-
-def old_logprobs(model, rollout, space, config, start_token):
-    """(B, R) log-probs of the weights that sampled: the sampler's own, or for P(y) scored here."""
-    if space == "conditional":
-        return rollout.logprobs
-    options = dict(temperature=config.temperature, micro_batch_tokens=config.micro_batch_tokens)
-    with torch.no_grad():
-        ids, mask = rollout.response_ids, rollout.response_mask
-        return marginal_logprobs(model, ids, mask, start_token, **options)
-
-
 @torch.no_grad()
-def diagnose(model, rollout, config, start_token):
-    """Mean log-prob of a few rows in each space (nats per token); how far the sampler's are off."""
-    few = slice(0, DIAGNOSED_ROWS)
-    tensors = {name: value[few] for name, value in vars(rollout).items() if name != "stats"}
-    part = type(rollout)(**tensors)
-    ids, mask = part.response_ids, part.response_mask
-    conditional = conditional_logprobs(model, part, temperature=config.temperature)
-    marginal = marginal_logprobs(model, ids, mask, start_token, temperature=config.temperature)
-    return {
-        "logprob_conditional": float(conditional[mask].mean()),
-        "logprob_marginal": float(marginal[mask].mean()),
-        "sampler_gap": float((conditional - part.logprobs)[mask].abs().mean()),
-    }
+def scores(model, rollout, space, config):
+    """(B, R) log-probs of the current weights in one space, without gradient."""
+    if space == "conditional":
+        return conditional_logprobs(model, rollout, micro_batch_tokens=config.micro_batch_tokens)
+    return marginal_logprobs(
+        model, rollout.response_ids, rollout.response_mask, config.start_token,
+        micro_batch_tokens=config.micro_batch_tokens,
+    )  # fmt: skip
+
+
+def offending_row(model, rollout, space, config):
+    """The first row whose log-probs are not finite, else the least likely: it pulls hardest."""
+    logprobs = scores(model, rollout, space, config).sum(1)  # (B,)
+    broken = ~logprobs.isfinite()
+    return int(broken.int().argmax() if broken.any() else logprobs.argmin())
+
+
+def grade_groups(grade, batch, texts, rollout):
+    """(P, G) rewards in [0, 1] of a rollout's texts, and the shares of the grader's reasons."""
+    group_size, counts = len(texts) // len(batch), {}
+    rewards = grade([problem for problem in batch for _ in range(group_size)], texts, counts=counts)
+    rewards = torch.tensor(rewards, device=rollout.response_ids.device).view(-1, group_size)
+    shares = {f"share_{name.replace(' ', '_')}": counts[name] / len(texts) for name in counts}
+    return rewards, shares
 
 
 def describe(rollout, texts, rewards):
-    """What the update saw: reward, share of groups with a signal, tokens, thoughts per response."""
+    """What the update sees: reward, share of groups with a signal, tokens, thoughts a response."""
     thoughts = [count_thoughts(text) for text in texts]
     return {
         "reward": float(rewards.mean()),
@@ -169,205 +222,126 @@ def describe(rollout, texts, rewards):
     }
 
 
+def diagnose(model, rollout, config, step):
+    """Log-probs of a few rows in each space (nats per token); how far the sampler's are off.
+
+    Every --alignment-every updates also the cosine of the two spaces' gradients.
+    """
+    tensors = {name: value for name, value in vars(rollout).items() if name != "stats"}
+    part = replace(rollout, **{name: rows[:DIAGNOSED_ROWS] for name, rows in tensors.items()})
+    mask = part.response_mask
+    conditional = scores(model, part, "conditional", config)
+    marginal = scores(model, part, "marginal", config)
+    metrics = {
+        "logprob_conditional": float(conditional[mask].mean()),
+        "logprob_marginal": float(marginal[mask].mean()),
+        "sampler_gap": float((conditional - part.logprobs)[mask].abs().mean()),
+    }
+    if config.alignment_every and step % config.alignment_every == 0:
+        options = (config.start_token, config.micro_batch_tokens)
+        alignment = gradient_alignment(model, part, *options, by_position=False)
+        metrics["alignment"] = alignment["whole_model"]
+    return metrics
+
+
 # --------------------------------------------------------------------------------------------------
-# The loop
+# Evaluation
 
 
-def train(config: Config, model, tokenizer, problems, eval_problems, grade, folder, device):
-    """Both phases. The body of the loop is the algorithm of the header."""
-    start_token, vocab_size = config.start_token, model.config.vocab_size
-    start_token = start_token_of(tokenizer, vocab_size) if start_token is None else start_token
-    check_start_token(start_token, vocab_size)
-    print(f"start token of P(y): {start_token} {tokenizer.convert_ids_to_tokens(start_token)!r}")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **ADAM)
-    first = run.resume(config, folder, model, optimizer) if config.resume else 0
-    asked, failures, evaluations = run.catch_signals(), 0, {}
-    measured = (model, tokenizer, eval_problems, grade, folder)
-    bar = tqdm(total=config.steps, initial=first, desc="updates", unit="update")
-    tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
-    tqdm.write(run.console_heading())
-    for step in range(first, config.steps):
-        if step % config.eval_every == 0 or step == config.prerl_steps:
-            evaluations[step] = measure(config, step, *measured)
-        clock = [time.perf_counter()]
-        batch = prompts_of(step, problems, config)
-        prompt_ids = [problem["prompt_ids"] for problem in batch]
-        rollout = generate(
-            model, prompt_ids, group_size=config.group_size, temperature=config.temperature,
-            max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
-            eos_ids=model.eos_ids, tokenizer=tokenizer, seed=config.seed * 1_000_003 + step,
-            progress=f"sampling for update {step}",
-        )  # fmt: skip
-        clock.append(time.perf_counter())
-        texts = rollout.response_texts(tokenizer)
-        rewards = grade([problem for problem in batch for _ in range(config.group_size)], texts)
-        rewards = torch.tensor(rewards, device=device).view(len(batch), config.group_size)  # (P, G)
-        clock.append(time.perf_counter())
-        metrics = {"step": step, "phase": phase(step, config.prerl_steps)}
-        metrics |= describe(rollout, texts, rewards)
-        objectives = active_objectives(config, step)
-        metrics |= update(model, optimizer, rollout, rewards, objectives, config, start_token)
-        clock.append(time.perf_counter())
-        log_update(folder, metrics, rollout, clock, bar)
-        failures = failures + 1 if metrics["skipped"] == "the gradient is not finite" else 0
-        stopping = asked["stop"] or failures == 3 or step + 1 == config.steps
-        if stopping or (step + 1) % config.save_every == 0:
-            saved = run.save_checkpoint(
-                folder, step + 1, model, tokenizer, optimizer, asdict(config), config.keep
-            )
-        if failures == 3:
-            advice = "lower --lr, look at samples.jsonl"
-            raise ValueError(
-                f"three updates in a row had no finite gradient; saved {saved}: {advice}"
-            )
-        if asked["stop"]:
-            command = f"python dsrl.py --out {config.out} --resume"
-            tqdm.write(f"saved {saved}; go on with: {command} and the same flags")
-            return None
-    bar.close()
-    evaluations[config.steps] = measure(config, config.steps, *measured)
-    return evaluations
-
-
-def log_update(folder, metrics, rollout, clock, bar):
-    seconds = [later - earlier for earlier, later in zip(clock, clock[1:], strict=False)]
-    names = ("seconds_sample", "seconds_grade", "seconds_update")
-    metrics |= dict(zip(names, seconds, strict=True))
-    metrics["tokens_per_second"] = rollout.stats["response_tokens"] / seconds[0]
-    run.append_line(folder / "metrics.jsonl", metrics)
-    skipped = f"  skipped: {metrics['skipped']}" if metrics["skipped"] else ""
-    tqdm.write(run.console_line(metrics) + skipped)
-    bar.update()
-
-
-def measure(config, step, model, tokenizer, problems, grade, folder):
-    """Evaluate, record, redraw the curves; print a few responses. Returns (summary, rows)."""
-    summary, rows = evaluate(
-        model, tokenizer, problems, k=config.eval_k, max_new_tokens=config.max_response_tokens,
-        temperature=config.temperature, seed=config.seed, grade_with=grade,
-        progress=f"evaluation at {step}",
+def measure(config, step, model, tokenizer, problems, grade, state):
+    """Evaluate, each process its share; record, redraw the curves, print a few responses."""
+    _, rows = evaluate(
+        model, tokenizer, run.share(problems), k=EVAL_K, seed=config.seed,
+        max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
+        first_prompt=run.first_of_share(len(problems)),
+        grade_with=grade,
+        progress=None if run.rank() else f"evaluation at {step}",
     )  # fmt: skip
-    flat = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
-    record = {"step": step, **flat, "pass_at_k": summary["pass_at_k"][config.eval_k]}
-    record |= per_response(summary)
-    run.append_line(folder / "metrics.jsonl", record)
-    for row in rows[: config.eval_k * 4]:
-        run.append_line(folder / "samples.jsonl", {"step": step, **row})
-    run.draw_curves(folder)
-    tqdm.write(f"evaluation at {step}: {result_line(record, config.eval_k)}")
-    return record, rows
-
-
-def per_response(summary):
-    """Thoughts per response of an evaluation, flat for the log."""
-    thoughts = summary["thoughts"]
-    return {name: thoughts[name]["per_response"] for name in ("reflection", "transition")}
-
-
-def result_line(record, k):
-    return (
-        f"Avg@{k} {record['avg_at_k']:.3f} +- {record['avg_at_k_se']:.3f}, "
-        f"pass@{k} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f} and "
-        f"transition {record['transition']:.3f} per response, {record['length']:.1f} tokens"
-    )
+    rows = run.gather(rows)
+    summary = summarize(problems, rows, EVAL_K)
+    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+    thoughts = {name: rates["per_response"] for name, rates in summary["thoughts"].items()}
+    record = {"step": step, **numbers, "pass_at_k": summary["pass_at_k"][EVAL_K], **thoughts}
+    run.log_record(state, record)
+    for row in rows[: EVAL_K * 4]:
+        run.append_line(state.folder / "samples.jsonl", {"step": step, **row})
+    if run.rank() == 0:
+        run.draw_curves(state.folder)
+    run.show_evaluation(f"evaluation at {step}", record, rows)
 
 
 # --------------------------------------------------------------------------------------------------
-# Start and end
+# Start
 
 
-def load_data(config, tokenizer, max_positions):
-    """(training problems with "prompt_ids", evaluation problems); says what is left, held out."""
-    splits = config.data in ("tiny", "math")  # those that come with a training and a test set
-    problems = load_problems(config.data, split="train" if splits else None)
-    if config.eval_data or splits:
-        standard = {"tiny": "tiny", "math": "math500"}
-        held_out = load_problems(config.eval_data or standard[config.data])
-    else:
-        held_out, problems = problems[-config.eval_problems :], problems[: -config.eval_problems]
-        last = f"the last {len(held_out)} problems of {config.data}"
-        print(f"{last} are held out for evaluation (--eval-data gives others)")
-    held_out = held_out[: config.eval_problems]
-    problems = [problem | {"prompt_ids": encode_prompt(tokenizer, problem)} for problem in problems]
-    limit, total = config.max_prompt_tokens, len(problems)
-    short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
-    if dropped := total - len(short):
-        print(f"{dropped} of {total} prompts are longer than --max-prompt-tokens {limit}: left out")
-    if not short or not held_out:
-        left = f"{len(short)} problems to train on and {len(held_out)} to evaluate on"
-        raise ValueError(f"{config.data} leaves {left}: give more data")
-    longest = max(len(problem["prompt_ids"]) for problem in short) + config.max_response_tokens
-    if longest > max_positions:
-        lengths = f"may reach {longest} tokens, the model has {max_positions} positions"
-        raise ValueError(f"prompt and response {lengths}: lower --max-response-tokens")
-    return short, held_out
+def probe(config, model, tokenizer, optimizer, problems, state):
+    """Print the seconds of an update, from smaller ones that grow to about PROBE_SECONDS."""
+    prompts, tokens, seconds = 1, PROBE_TOKENS, (0.0, 0.0)
+    while sum(seconds) < PROBE_SECONDS / 4:  # the next one takes about twice as long
+        smaller = replace(config, max_response_tokens=min(tokens, config.max_response_tokens))
+        began = perf_counter()
+        rollout = sample(model, tokenizer, problems[:prompts], smaller, 0)
+        sampled = perf_counter()
+        rewards = torch.arange(len(rollout.finished), device=rollout.finished.device) % 2
+        rewards = rewards.float().view(-1, config.group_size)  # 0, 1, 0, 1: every row is trained
+        update(model, optimizer, rollout, rewards, smaller, config.steps, state)
+        seconds = sampled - began, perf_counter() - sampled
+        missing = config.prompts_per_step / prompts, config.max_response_tokens / tokens
+        if max(missing) <= 1:
+            break
+        prompts, tokens = (2 * prompts, tokens) if missing[0] > 1 else (prompts, 2 * tokens)
+    factor = max(1, missing[0]) * max(1, missing[1])
+    sampling, training = (factor * part for part in seconds)
+    how = f"a probe, times {factor:.0f}: at most" if factor > 1 else "a probe of its size"
+    print(f"time per update: sampling {sampling:.1f} s, training {training:.1f} s ({how})")
 
 
-def load_grader(spec):
-    """grade(problems, responses) -> floats in [0, 1]: standard, or a user's file.py:function."""
-    if spec is None:
-        return lambda problems, responses: grade_all(problems, responses, loose=False)
-    path, _, name = spec.rpartition(":")
-    if not Path(path).is_file():
-        raise ValueError(f"--reward {spec!r}: no such file; give file.py:function")
-    module_spec = importlib.util.spec_from_file_location("user_reward", path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise ValueError(f"--reward {spec!r}: {path} has no function {name}")
-    function = getattr(module, name)
-    return lambda problems, responses: [
-        float(function(problem, text)) for problem, text in zip(problems, responses, strict=True)
-    ]
+def load(config, device):
+    """(config with its start token, model, tokenizer, optimizer, problems, evaluation problems)."""
+    model, tokenizer = load_model(config.model, device=device)  # fp32 master weights, always
+    model.compute_dtype = run.compute_dtype(device)
+    model.checkpoint_activations = config.checkpoint_activations or run.too_large(config, device)
+    run.choose_threads(model)
+    problems, held_out = run.load_data(config, tokenizer, model.max_positions)
+    token, vocab_size = config.start_token, model.config.vocab_size
+    token = start_token_of(tokenizer, vocab_size) if token is None else token
+    check_start_token(token, vocab_size)
+    print(f"start token of P(y): {token} {tokenizer.convert_ids_to_tokens(token)!r}")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **ADAM)
+    return replace(config, start_token=token), model, tokenizer, optimizer, problems, held_out
 
 
-def choose_threads(model, asked):
-    small = sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW
-    threads = asked or (1 if small else os.cpu_count())
-    torch.set_num_threads(threads)
-    return threads
-
-
-def summarize(config, evaluations):
-    """Before, at the switch, after: figures, and one problem's responses before and after."""
-    moments = {"before": 0, "at the switch": config.prerl_steps, "after": config.steps}
-    updates = f"{config.steps} updates ({config.prerl_steps} PreRL)"
-    print(f"\n{config.variant} on {config.data}, {updates}:")
-    for name, step in moments.items():
-        if step in evaluations:
-            print(f"  {name:>13}: {result_line(evaluations[step][0], config.eval_k)}")
-    for name, step in (("before", 0), ("after", config.steps)):
-        for row in evaluations.get(step, (None, []))[1][:2]:
-            print(f"\n--- {name}, {'right' if row['correct'] else 'wrong'} ---\n{row['response']}")
-    print(f"\n{config.out}/: curves.png, metrics.jsonl, samples.jsonl, checkpoint-{config.steps}/")
+def start(config):
+    """A run from its flags to its summary; with --dry-run, what it would be."""
+    device = run.join_processes(config.device, config.prompts_per_step)
+    budget = config.micro_batch_tokens or PACK_TOKENS[device.type]
+    if config.dry_run:
+        run.print_plan(config, device)
+        if any(fetch_folder(config.model).glob("model*.safetensors")):
+            config, *parts, _ = load(config, device)
+            probe(config, *parts, run.State(Path(config.out), None, budget))
+        return
+    with run.open_folder(config.out, config.resume) as folder:
+        grade = run.load_grader(config.reward)
+        config, model, tokenizer, optimizer, *data = load(config, device)
+        state = run.State(folder, run.open_tracker(config.report_to, config), budget)
+        parts = (config, state, model, tokenizer, optimizer)
+        if config.resume:
+            run.resume(config, state, model, optimizer)
+        run.start_records(folder, config, model, device)
+        run.catch_signals(state)
+        try:
+            train(*parts, *data, grade)
+        except OSError as error:  # disk full, folder gone
+            raise ValueError(run.rescue(error, *parts)) from error
+        if state.tracker:
+            state.tracker.finish()
+    if not state.stop:
+        run.summarize_run(config, folder)
 
 
 def main(argv=None):
-    try:
-        config = parse_args(argv)
-        folder, lock = run.open_folder(config.out, config.resume)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, tokenizer = load_model(config.model, device=device)  # fp32 master weights, always
-        model.compute_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        model.checkpoint_activations = config.checkpoint_activations
-        problems, held_out = load_data(config, tokenizer, model.max_positions)
-        resolved = asdict(config) | {
-            "python": platform.python_version(), "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "device": str(device), "compute_dtype": str(model.compute_dtype),
-            "threads": choose_threads(model, config.threads),
-        }  # fmt: skip
-        run.write_json(folder / "config.json", resolved)
-        print(json.dumps(resolved))
-        with lock:
-            grade = load_grader(config.reward)
-            evaluations = train(config, model, tokenizer, problems, held_out, grade, folder, device)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if evaluations:
-        summarize(config, evaluations)
-    return 0
+    return run.report_errors(lambda: start(parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run's settings, what it keeps on disk, and how it goes on after it was stopped.
+"""What a run needs beside the method: flags, records, checkpoints, several processes, a plan.
 
     out/config.json      every flag as resolved, versions, device
     out/metrics.jsonl    one line per update, one per evaluation
@@ -13,42 +13,65 @@
    before it taken.
 2. No random state is saved: prompts, samples and evaluations are pure functions of (seed, step).
 3. Nothing is pickled; tensors are safetensors, the rest JSON: a downloaded checkpoint runs no code.
+4. Processes of torchrun hold the same weights and a share of the prompts each; gradients are summed.
+   The first process alone writes.
 
-Used by dsrl.py; `python dsrl.py --resume --out out` continues a run.
+Used by dsrl.py; `python dsrl.py --out out --resume` continues a run with the flags it had.
 """
 
 import argparse
 import fcntl
 import hashlib
+import importlib.util
 import json
+import math
 import os
+import platform
 import re
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import types
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
+import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from model import fill_parameters, save_model
-from prerl import OBJECTIVES
+from eval import encode_prompt, grade_all, load_problems
+from model import LOGITS_PER_CHUNK, CausalLM, KVCache, fetch_folder, fill_parameters, load_config
+from model import save_model
+from prerl import OBJECTIVES, PACK_TOKENS
 
 PRESETS = {  # defaults by name; every value can be overridden by its flag
-    "tiny": {"lr": 2e-4, "steps": 80, "prerl_steps": 10, "prompts_per_step": 32,
+    "tiny": {"model": "tiny", "lr": 2e-4, "steps": 80, "prerl_steps": 10, "prompts_per_step": 32,
              "max_response_tokens": 128, "eval_every": 20},
-    "paper": {"lr": 1e-6, "steps": 348, "prerl_steps": 20, "prompts_per_step": 128,
-              "max_response_tokens": 8192},
-    "small": {"lr": 1e-6, "steps": 348, "prerl_steps": 20, "prompts_per_step": 64,
-              "max_response_tokens": 2048},
+    "qwen2.5-1.5b-24gb": {"model": "Qwen2.5-1.5B", "prompts_per_step": 32, "kv_cache_gb": 6,
+                          "max_response_tokens": 1024, "micro_batch_tokens": 4096,
+                          "checkpoint_activations": True, "offload": True},
+    "qwen2.5-1.5b-80gb": {"model": "Qwen2.5-1.5B", "micro_batch_tokens": 8192},
+    "paper-qwen3-4b": {"model": "Qwen3-4B", "prompts_per_step": 128, "max_response_tokens": 8192,
+                       "checkpoint_activations": True},
 }  # fmt: skip
 VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
     "dsrl": (("nsr-prerl",), ("grpo",)),
     "joint": (("grpo", "nsr-prerl"),) * 2,
     **{name: ((name,),) * 2 for name in OBJECTIVES},
 }
+FIXED = ("model", "data", "prompts_per_step", "seed")  # flags that --resume cannot change
+FREE = (  # flags that change nothing of the result
+    "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_problems", "preset",
+    "kv_cache_gb", "device", "dry_run", "report_to", "alignment_every", "offload",
+)  # fmt: skip
 COLUMNS = (  # of the console: metric, heading, format
     ("step", "step", "5d"), ("phase", "phase", "5"), ("reward", "reward", "6.3f"),
     ("mixed", "mixed", "5.2f"), ("length", "length", "6.1f"), ("cut", "cut", "5.2f"),
@@ -58,6 +81,12 @@ COLUMNS = (  # of the console: metric, heading, format
     ("seconds_grade", "grade", "5.2f"), ("seconds_update", "update", "6.2f"),
     ("tokens_per_second", "tok/s", "7.0f"),
 )  # fmt: skip
+EVAL_K = 8  # responses per problem of an evaluation
+SHOWN = 300  # characters of a sample on the console
+TOO_MANY_CUT = 0.2  # share of responses
+FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
+# small matrices gain nothing from a second thread and lose much on a busy machine
+ONE_THREAD_BELOW = 50e6  # parameters
 
 
 # --------------------------------------------------------------------------------------------------
@@ -74,99 +103,53 @@ class Config:
     """Every flag of the command line, in one place; checked on creation, written to config.json."""
 
     model: str = flag("tiny", "tiny, a folder, a short name (Qwen2.5-1.5B) or a hub id")
-    preset: str | None = flag(
-        None, "defaults by name (default: tiny for the tiny model, else small)", choices=PRESETS
-    )
-    data: str | None = flag(
-        None, "problems: a benchmark's name or a file (default: the tiny world's own, else math)"
-    )
-    eval_data: str | None = flag(
-        None, "problems to evaluate on "
-        "(default: the world's test set, math500, or held out of --data)"
-    )  # fmt: skip
-    reward: str | None = flag(
-        None, "your own verifier, file.py:function, (problem, response) -> float in [0, 1]"
-    )
+    preset: str | None = flag(None, "defaults by name; other flags override", choices=PRESETS)
+    data: str | None = flag(None, "a file or a benchmark's name (default: the tiny world's, math)")
+    eval_data: str | None = flag(None, "default: the test set of --data, or held out of it")
+    reward: str | None = flag(None, "file.py:function, (problem, response) -> float in [0, 1]")
+    device: str = flag("auto", "auto is CUDA where there is one", choices=("auto", "cpu", "cuda"))
 
     variant: str = flag("dsrl", "which objectives, see the table in the README", choices=VARIANTS)
     prerl_steps: int = flag(20, "updates of phase 1; 0 is plain GRPO", 0)
-    advantage: str | None = flag(
-        None, "override the normalisation of the objective", choices=("mean", "zscore", "sign")
-    )
     prerl_coef: float | None = flag(None, "coefficient of a P(y) loss (default: 0.01)")
-    start_token: int | None = flag(
-        None, "id of the token that stands in for the prompt (default: looked up)"
+    advantage: str | None = flag(
+        None, "override the objective's normalisation", choices=("mean", "zscore", "sign")
     )
+    start_token: int | None = flag(None, "id that stands in for the prompt (default: looked up)")
     mask_eos: bool = flag(False, "leave EOS out of the loss")
     skip_first: int = flag(0, "response tokens left out of the loss at its start", 0)
-    clip_low: float = flag(0.2, "the ratio is clipped at 1 - this", 0)
-    clip_high: float = flag(0.2, "the ratio is clipped at 1 + this", 0)
     updates_per_rollout: int = flag(1, "optimizer steps on one rollout; 1 is strictly on-policy", 1)
 
     prompts_per_step: int = flag(64, "P, prompts per update", 1)
     group_size: int = flag(8, "G, responses per prompt", 2)
     max_prompt_tokens: int = flag(1024, "problems with a longer prompt are left out", 1)
     max_response_tokens: int = flag(2048, "tokens; a longer response is cut", 1)
-    temperature: float = flag(1.0, "of sampling and of scoring, above 0", 1e-3)
     kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: half of what is free)")
 
     steps: int = flag(348, "updates in all, both phases", 1)
     lr: float = flag(1e-6, "learning rate of AdamW, constant", 0)
     micro_batch_tokens: int | None = flag(
-        None, "tokens of one forward and backward (default: 4096 on CPU, 16384 on CUDA)", 1
+        None, "tokens of a forward and backward (default: 4096 on CPU, 16384 on CUDA)", 1
     )
-    checkpoint_activations: bool = flag(
-        False, "recompute layers in backward: less memory, a third more work"
-    )
+    checkpoint_activations: bool = flag(False, "compute layers again in backward: less memory")
+    offload: bool = flag(False, "AdamW's moments in host memory: 8 bytes a parameter less on a GPU")
 
     eval_every: int = flag(25, "updates between evaluations", 1)
-    eval_problems: int = flag(128, "problems of an evaluation", 1)
-    eval_k: int = flag(8, "responses per problem of an evaluation", 1)
+    eval_problems: int = flag(128, "problems of an evaluation, 8 responses each", 1)
+    alignment_every: int | None = flag(None, "updates between two cosines of the spaces", 1)
     save_every: int = flag(20, "updates between checkpoints", 1)
     keep: int = flag(2, "checkpoints kept", 1)
+    report_to: str | None = flag(None, "log there too", choices=("wandb", "trackio"))
     seed: int = flag(0, "of data order, sampling and evaluation", 0)
-    threads: int | None = flag(
-        None, "CPU threads (default: 1 for a small model, else all cores)", 1
-    )
     out: str = flag("out", "folder of the run")
-    resume: bool = flag(False, "go on from the newest checkpoint in --out")
+    resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
+    dry_run: bool = flag(False, "print settings, memory and time per update, then stop")
 
     def __post_init__(self):
         for item in fields(self):
             value, least = getattr(self, item.name), item.metadata["least"]
             if value is not None and least is not None and not value >= least:  # NaN fails too
-                name = item.name.replace("_", "-")
-                raise ValueError(f"--{name} is {value}: it must be at least {least}")
-
-
-def parse_args(argv):
-    """The Config of a command line: its flags over the preset's values over the defaults."""
-    about = "Dual Space RL: NSR-PreRL on P(y), then GRPO on P(y|x)."
-    parser = argparse.ArgumentParser(description=about)
-    group = None
-    for item in fields(Config):
-        group = parser.add_argument_group(GROUPS[item.name]) if item.name in GROUPS else group
-        names = ["--" + name.replace("_", "-") for name in (item.name, *ALIASES.get(item.name, ()))]
-        kind = item.type.__args__[0] if isinstance(item.type, types.UnionType) else item.type
-        typed = {"type": kind, "metavar": kind.__name__.upper()}
-        how = {"action": "store_true"} if kind is bool else typed
-        choices = item.metadata["options"].get("choices")
-        how |= {"choices": tuple(choices), "metavar": None} if choices else {}
-        shown = "" if item.default is None or kind is bool else f" (default: {item.default})"
-        how |= {"help": item.metadata["help"] + shown, "default": argparse.SUPPRESS}
-        group.add_argument(*names, dest=item.name, **how)
-    argv = sys.argv[1:] if argv is None else argv
-    # --group_size is right too
-    hyphens = [re.sub("^--[^=]+", lambda match: match[0].replace("_", "-"), word) for word in argv]
-    given = vars(parser.parse_args(hyphens))
-    tiny = given.get("model", "tiny") == "tiny"
-    preset = given.get("preset") or ("tiny" if tiny else "small")
-    config = {"data": "tiny" if tiny else "math", "preset": preset} | PRESETS[preset] | given
-    objective = OBJECTIVES.get(config.get("variant"))
-    if config.get("variant", "dsrl") != "dsrl":  # only dsrl has two phases, the others have one
-        marginal = objective and objective.space == "marginal"
-        config["prerl_steps"] = config["steps"] if marginal else 0
-    return Config(**config)
+                raise ValueError(f"{flag_of(item.name)} is {value}: it must be at least {least}")
 
 
 GROUPS = {  # the field that opens each group of --help
@@ -177,6 +160,61 @@ ALIASES = {  # spellings people type from habit
     "model": ("model_name_or_path",), "lr": ("learning_rate",), "group_size": ("num_generations",),
     "max_response_tokens": ("max_completion_length",), "out": ("output_dir",),
 }  # fmt: skip
+
+
+def flag_of(name):
+    return "--" + name.replace("_", "-")
+
+
+def make_parser():
+    about = "Dual Space RL: NSR-PreRL on P(y), then GRPO on P(y|x)."
+    usage = "python dsrl.py [--model M] [--data FILE] [flags]"
+    parser = argparse.ArgumentParser(description=about, usage=usage, allow_abbrev=False)
+    group = None
+    for item in fields(Config):
+        group = parser.add_argument_group(GROUPS[item.name]) if item.name in GROUPS else group
+        names = [flag_of(name) for name in (item.name, *ALIASES.get(item.name, ()))]
+        kind = item.type.__args__[0] if isinstance(item.type, types.UnionType) else item.type
+        choices = item.metadata["options"].get("choices")
+        how = {"type": kind, "metavar": kind.__name__.upper()}
+        how = {"choices": tuple(choices)} if choices else how
+        how = {"action": "store_true"} if kind is bool else how
+        shown = "" if item.default is None or kind is bool else f" (default: {item.default})"
+        text = item.metadata["help"] + shown
+        group.add_argument(*names, dest=item.name, help=text, default=argparse.SUPPRESS, **how)
+    return parser
+
+
+def parse_args(argv):
+    """The Config of a command line: its flags over the preset's values over the defaults.
+
+    With --resume: its flags over those that the run in --out had. Raises ValueError.
+    """
+
+    def refuse(message):
+        raise ValueError(f"{message} (python dsrl.py --help lists the flags)")
+
+    parser = make_parser()
+    parser.error = refuse  # one line, as for every other mistake
+    argv = sys.argv[1:] if argv is None else argv
+    # --group_size is right too
+    hyphens = [re.sub("^--[^=]+", lambda match: match[0].replace("_", "-"), word) for word in argv]
+    given = vars(parser.parse_args(hyphens))
+    settings = {item.name: item.default for item in fields(Config)}
+    saved = Path(given.get("out", settings["out"])) / "config.json"
+    if given.get("resume") and saved.is_file():
+        before = json.loads(saved.read_text())
+        settings |= {name: before[name] for name in settings if name in before} | given
+    else:
+        tiny = given.get("model", "tiny") == "tiny" and "preset" not in given
+        settings |= PRESETS["tiny" if tiny else given.get("preset")] if tiny or "preset" in given else {}
+        settings |= given
+    settings["data"] = settings["data"] or ("tiny" if settings["model"] == "tiny" else "math")
+    if settings["variant"] != "dsrl":  # only dsrl has two phases, the others have one
+        objective = OBJECTIVES.get(settings["variant"])
+        marginal = objective and objective.space == "marginal"
+        settings["prerl_steps"] = settings["steps"] if marginal else 0
+    return Config(**settings)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -191,8 +229,12 @@ def write_json(path, value):
 
 
 def append_line(path, record):
+    """One line of JSON, by the first process. What is not finite has no place in JSON: null."""
+    if rank():
+        return
+    broken = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
     with path.open("a") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.write(json.dumps(record | dict.fromkeys(broken), ensure_ascii=False) + "\n")
 
 
 def read_lines(path):
@@ -201,6 +243,124 @@ def read_lines(path):
         return []
     text = path.read_text()
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+@contextmanager
+def open_folder(path, resume):
+    """The output folder, made and locked. Raises ValueError if a run is in it, or running."""
+    folder = Path(path)
+    if rank():  # the first process has it
+        yield folder
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        reason = f"cannot write to {folder} ({error.strerror})"
+        raise ValueError(f"{reason}: give another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            advice = "wait for it, or give another --out"
+            raise ValueError(f"another run is writing to {folder}: {advice}") from error
+        if (folder / "metrics.jsonl").exists() and not resume:
+            advice = "continue it with --resume, give another --out, or remove the folder"
+            raise ValueError(f"{folder} holds a run: {advice}")
+        yield folder
+
+
+def start_records(folder, config, model, device):
+    """Write config.json and print it: every flag as resolved, versions, device."""
+    here = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    git = shutil.which("git") and subprocess.run(["git", "rev-parse", "HEAD"], **here).stdout
+    resolved = asdict(config) | {
+        "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "commit": (git or "").strip() or None,
+        "runs_on": str(device), "compute_dtype": str(model.compute_dtype),
+        "threads": torch.get_num_threads(), "processes": world_size(),
+    }  # fmt: skip
+    if rank() == 0:
+        write_json(folder / "config.json", resolved)
+    print(json.dumps(resolved))
+
+
+@dataclass
+class State:
+    """What changes while a run goes on, beside weights and moments."""
+
+    folder: Path
+    tracker: types.ModuleType | None  # wandb or trackio
+    budget: int  # tokens of a micro-batch; halved when memory runs out
+    done: int = 0  # updates made
+    failures: int = 0  # updates in a row that were not finite
+    unrewarded: int = 0  # updates in a row without a right response
+    told: set = field(default_factory=set)  # warnings given
+    stop: str | None = None  # why the run ends after this update
+
+
+def open_tracker(name, config):
+    """The module wandb or trackio with a run begun in it, or None. Both have init, log, finish."""
+    if name is None or rank():
+        return None
+    try:
+        tracker = importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"--report-to {name}: it is not installed; pip install {name}") from error
+    tracker.init(project="dsrl", name=Path(config.out).name, config=asdict(config))
+    return tracker
+
+
+def log_record(state, record):
+    """To metrics.jsonl, and to the tracker where there is one."""
+    append_line(state.folder / "metrics.jsonl", record)
+    if state.tracker:
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        state.tracker.log(numbers, step=record["step"])
+
+
+def log_update(state, config, metrics, texts, clock):
+    """Record an update, print its line and what a person should know of it; count failures."""
+    seconds = [later - earlier for earlier, later in zip(clock, clock[1:], strict=False)]
+    names = ("seconds_sample", "seconds_grade", "seconds_update")
+    metrics |= dict(zip(names, seconds, strict=True))
+    tokens = config.prompts_per_step * config.group_size * metrics["length"]
+    metrics["tokens_per_second"] = tokens / seconds[0]
+    if "row" in metrics:
+        metrics["text"] = texts[metrics["row"]]
+    log_record(state, metrics)
+    skipped = f"  skipped: {metrics['skipped']}" if metrics["skipped"] else ""
+    tqdm.write(console_line(metrics) + skipped)
+    if "row" in metrics:
+        where = f"update {metrics['step']} ({metrics['phase']})"
+        tqdm.write(f"{where} is not finite and was not applied; the row that stands out:\n{metrics['text']}")
+    state.failures = state.failures + 1 if "row" in metrics else 0
+    state.unrewarded = 0 if metrics["reward"] > 0 else state.unrewarded + 1
+    for kind, warning in warnings_of(metrics, config, state).items():
+        if kind not in state.told:
+            tqdm.write(f"warning: {warning}")
+            state.told.add(kind)
+
+
+def warnings_of(metrics, config, state):
+    """{kind: what looks wrong and what to do} of this update; each kind is told once in a run."""
+    found, limit = {}, f"--max-response-tokens {config.max_response_tokens}"
+    if metrics["cut"] > TOO_MANY_CUT:
+        found["cut"] = f"{metrics['cut']:.0%} of the responses are cut at {limit}: raise it"
+    if metrics["mixed"] == 0 and metrics["reward"] in (0, 1):
+        solved, other = ("solved", "harder") if metrics["reward"] else ("unsolved", "easier")
+        found[solved] = (
+            f"every group is {solved}, which is no signal: take {other} problems, "
+            "or a larger --group-size"
+        )
+    if state.unrewarded >= FAILURES_IN_A_ROW:
+        found["zero"] = (
+            f"no right answer in {state.unrewarded} updates. The usual causes: responses are cut "
+            f"before their answer ({limit}); the model does not write \\boxed{{}} (see "
+            "samples.jsonl); the answers of --data are in a form that the grader does not read "
+            "(give your own --reward)"
+        )
+    return found
 
 
 def console_heading():
@@ -216,28 +376,6 @@ def console_line(metrics):
 
 def width_of(form):
     return int(form.rstrip("dfe").split(".")[0])
-
-
-def open_folder(path, resume):
-    """Make and lock the output folder. Raises ValueError if another run is in it, or running."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to {folder} ({error.strerror}): give another --out"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(
-            f"another run is writing to {folder}: wait for it, or give another --out"
-        ) from error
-    if (folder / "metrics.jsonl").exists() and not resume:
-        advice = "continue it with --resume, give another --out, or remove the folder"
-        raise ValueError(f"{folder} holds a run: {advice}")
-    return folder, lock
 
 
 def draw_curves(folder):
@@ -256,30 +394,108 @@ def draw_curves(folder):
         ("thoughts per response", ("reflection", "transition"), ("reflection", "transition")),
         ("nats per token", ("entropy", "logprob_conditional", "logprob_marginal"), ()),
     )
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True)
+
+    def plot(axis, name, seen, form, **style):
+        points = [(record["step"], record[name]) for record in seen if record.get(name) is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), form, **style)
+
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="tight")
+    switch = next((record["step"] for record in updates if record["phase"] == "rl"), 0)
     for axis, (title, sampled, measured) in zip(axes.flat, panels, strict=True):
         for color, name in enumerate(sampled):
-            seen = [record for record in updates if record.get(name) is not None]
-            points = [(record["step"] + 1, record[name]) for record in seen]
-            style = {"color": f"C{color}", "alpha": 0.6, "label": f"{name} (training)"}
-            axis.plot(*zip(*points, strict=True), **style) if points else None
+            plot(axis, name, updates, "-", color=f"C{color}", alpha=0.6, label=f"{name} (training)")
         for color, name in enumerate(measured):
-            seen = [record for record in evaluations if record.get(name) is not None]
-            points = [(record["step"], record[name]) for record in seen]
-            style = {"color": f"C{color}", "label": f"{name} (evaluation)"}
-            axis.plot(*zip(*points, strict=True), "o--", **style) if points else None
-        switch = next((record["step"] for record in updates if record["phase"] == "rl"), 0)
+            plot(axis, name, evaluations, "o--", color=f"C{color}", label=f"{name} (evaluation)")
         if switch:
             axis.axvline(switch, color="grey", linestyle=":", label="PreRL | RL")
-        axis.set_title(title)
+        axis.set(title=title, xlabel="updates")
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)
-    for axis in axes[1]:
-        axis.set_xlabel("updates")
-    figure.tight_layout()
     figure.savefig(folder / "curves.partial.png", dpi=110)
     plt.close(figure)
     os.replace(folder / "curves.partial.png", folder / "curves.png")
+
+
+def show_evaluation(title, record, rows):
+    """Print the figures of an evaluation and two of its responses."""
+    tqdm.write(
+        f"{title}: Avg@{EVAL_K} {record['avg_at_k']:.3f} +- {record['avg_at_k_se']:.3f}, "
+        f"pass@{EVAL_K} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f} and "
+        f"transition {record['transition']:.3f} per response, {record['length']:.1f} tokens"
+    )
+    for row in rows[:2]:
+        text = " ".join(row["response"].split())
+        text = text if len(text) <= SHOWN else text[:SHOWN] + " ..."
+        tqdm.write(f"    {'right' if row['correct'] else 'wrong'}: {text}")
+
+
+def summarize_run(config, folder):
+    """Before, at the switch and after, as recorded."""
+    print(f"\n{config.variant} on {config.data}, {config.steps} updates:")
+    evaluations = {}
+    for record in read_lines(folder / "metrics.jsonl"):
+        evaluations |= {record["step"]: record} if "avg_at_k" in record else {}
+    samples = read_lines(folder / "samples.jsonl")
+    moments = {"before": 0, "at the switch": config.prerl_steps, "after": config.steps}
+    for name, step in moments.items():
+        if step in evaluations:
+            rows = [row for row in samples if row["step"] == step]
+            show_evaluation(f"{name:>13}", evaluations[step], rows)
+    print(f"{folder}/: curves.png, metrics.jsonl, samples.jsonl, checkpoint-{config.steps}/")
+
+
+# --------------------------------------------------------------------------------------------------
+# Problems and their grader
+
+
+def load_data(config, tokenizer, max_positions):
+    """(training problems with "prompt_ids", evaluation problems); says what is left, held out."""
+    splits = {"tiny": "tiny", "math": "math500"}  # those that come with a training and a test set
+    problems = load_problems(config.data, split="train" if config.data in splits else None)
+    if config.eval_data or config.data in splits:
+        held_out = load_problems(config.eval_data or splits[config.data])
+    else:
+        held_out, problems = problems[-config.eval_problems :], problems[: -config.eval_problems]
+        last = f"the last {len(held_out)} problems of {config.data}"
+        print(f"{last} are held out for evaluation (--eval-data gives others)")
+    if not tokenizer.chat_template:
+        print("the tokenizer has no chat template: prompts are plain text, Question: ... Answer:")
+    held_out = held_out[: config.eval_problems]
+    problems = [problem | {"prompt_ids": encode_prompt(tokenizer, problem)} for problem in problems]
+    limit, total = config.max_prompt_tokens, len(problems)
+    short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
+    if dropped := total - len(short):
+        print(f"{dropped} of {total} prompts are longer than --max-prompt-tokens {limit}: left out")
+    if not short or len(held_out) < world_size():
+        left = f"{len(short)} problems to train on and {len(held_out)} to evaluate on"
+        raise ValueError(f"{config.data} leaves {left}: give more data")
+    longest = max(len(problem["prompt_ids"]) for problem in short) + config.max_response_tokens
+    if longest > max_positions:
+        lengths = f"may reach {longest} tokens, the model has {max_positions} positions"
+        raise ValueError(f"prompt and response {lengths}: lower --max-response-tokens")
+    return short, held_out
+
+
+def load_grader(spec):
+    """grade(problems, responses, counts) -> floats in [0, 1]: standard, or a file.py:function.
+
+    counts  dict | None  the standard one adds up its reasons there: right, wrong, unparsable, ...
+    """
+    if spec is None:
+        return partial(grade_all, loose=False)
+    path, _, name = spec.rpartition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"--reward {spec!r}: no such file; give file.py:function")
+    module_spec = importlib.util.spec_from_file_location("user_reward", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not callable(getattr(module, name, None)):
+        raise ValueError(f"--reward {spec!r}: {path} has no function {name}")
+    function = getattr(module, name)
+    return lambda problems, responses, counts=None: [
+        float(function(problem, text)) for problem, text in zip(problems, responses, strict=True)
+    ]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -293,9 +509,33 @@ def checkpoints(folder):
     return sorted(found, reverse=True)
 
 
-def save_checkpoint(folder, step, model, tokenizer, optimizer, config, keep):
-    """Write checkpoint-<step> (after `step` updates), keep the newest `keep`. Returns its path."""
-    target, temporary = folder / f"checkpoint-{step}", folder / f"checkpoint-{step}.partial"
+def save_when_due(config, state, model, tokenizer, optimizer):
+    """Write a checkpoint if it is time, or the last moment. Raises ValueError after failures."""
+    state.stop = next(filter(None, gather([state.stop])), None)  # a signal may reach one process
+    failed = state.failures == FAILURES_IN_A_ROW
+    last = state.stop or failed or state.done == config.steps
+    if not last and state.done % config.save_every:
+        return
+    path = state.folder / f"checkpoint-{state.done}"
+    if rank() == 0:
+        save_checkpoint(path, state.done, model, tokenizer, optimizer, asdict(config))
+        for _, old in checkpoints(state.folder)[config.keep :]:
+            shutil.rmtree(old)
+    how = f"go on with: {resume_command(config)}"
+    if failed:
+        advice = f"lower --lr, look at the rows in metrics.jsonl; {how}"
+        raise ValueError(f"{state.failures} updates in a row were not finite; saved {path}: {advice}")
+    if state.stop:
+        tqdm.write(f"{state.stop}: saved {path}; {how}")
+
+
+def resume_command(config):
+    return f"python dsrl.py --out {shlex.quote(config.out)} --resume"
+
+
+def save_checkpoint(target, step, model, tokenizer, optimizer, config):
+    """Write the folder `target`, after `step` updates: all of it, or on OSError nothing."""
+    temporary = target.with_name(target.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         save_model(model, tokenizer, temporary)
@@ -308,17 +548,11 @@ def save_checkpoint(folder, step, model, tokenizer, optimizer, config, keep):
         write_json(temporary / "trainer.json", {"step": step, "config": config, "sha256": hashes})
         for path in temporary.iterdir():
             sync(path)
-    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    except (OSError, SafetensorError):
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ValueError(
-            f"checkpoint-{step} could not be written ({error.strerror}); "
-            "the ones before it are whole"
-        ) from error
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
-    for _, path in checkpoints(folder)[keep:]:
-        shutil.rmtree(path)
-    return target
+        raise
 
 
 def sync(path):
@@ -329,6 +563,27 @@ def sync(path):
 def file_hash(path):
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def rescue(error, config, state, model, tokenizer, optimizer):
+    """After a failed write: save the state where it can be, in --out or a temporary folder.
+
+    Returns the message for the person.
+    """
+    reason = f"cannot write to {state.folder} ({error})"
+    if rank():
+        return reason
+    for folder in (state.folder, Path(tempfile.gettempdir()) / f"dsrl-rescue-{os.getpid()}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"checkpoint-{state.done}"
+            save_checkpoint(path, state.done, model, tokenizer, optimizer, asdict(config))
+            write_json(folder / "config.json", asdict(config))
+        except (OSError, SafetensorError):
+            continue
+        how = resume_command(replace(config, out=str(folder)))
+        return f"{reason}; the state after {state.done} updates is in {path}: make room, then {how}"
+    return f"{reason}, nor elsewhere; the checkpoints before are whole: make room, then --resume"
 
 
 def newest_whole(folder):
@@ -354,9 +609,7 @@ def load_checkpoint(path, model, optimizer):
     parameters = dict(model.named_parameters())
     for key, value in load_file(path / "optimizer.safetensors").items():
         kind, name = key.split("|")
-        parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU, the moments beside the weights
-        optimizer.state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
+        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device)
 
 
 def cut_back(folder, step):
@@ -369,49 +622,272 @@ def cut_back(folder, step):
         os.replace(temporary, folder / name)
 
 
-def resume(config, folder, model, optimizer):
-    """Load the newest whole checkpoint into model and optimizer; returns the updates made."""
-    found = newest_whole(folder)
+def resume(config, state, model, optimizer):
+    """Load the newest whole checkpoint into model and optimizer, its number into state.done."""
+    found = newest_whole(state.folder)
     if found is None:
         advice = "start without --resume in another folder"
-        raise ValueError(f"--resume: {folder} has no whole checkpoint: {advice}")
+        raise ValueError(f"--resume: {state.folder} has no whole checkpoint: {advice}")
     step, path, trainer = found
-    now, before = asdict(config), trainer["config"]
-    free = (
-        "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_k", "eval_problems",
-        "kv_cache_gb",
-    )  # fmt: skip
-    changed = {name: (old, now[name]) for name, old in before.items() if now[name] != old}
-    changed.pop("resume", None)
-    fixed = [name for name in changed if name in ("model", "data", "prompts_per_step", "seed")]
-    if fixed:
-        flags = ", ".join("--" + name.replace("_", "-") for name in fixed)
-        raise ValueError(f"--resume: {flags} cannot change within a run: {changed}")
-    for name, (old, new) in changed.items():
-        effect = "" if name in free else " (this changes the result)"
-        tqdm.write(f"--resume: {name} was {old}, is now {new}{effect}")
+    check_changes(trainer["config"], asdict(config), step)
     load_checkpoint(path, model, optimizer)
-    cut_back(folder, step)
+    if rank() == 0:
+        cut_back(state.folder, step)
     tqdm.write(f"going on from {path}: {step} updates done")
-    return step
+    state.done = step
+
+
+def check_changes(before, now, step):
+    """List the flags that changed; raise ValueError for those that cannot within a run."""
+    if now["steps"] < step:
+        raise ValueError(f"--resume: {step} updates are made, --steps is {now['steps']}: raise it")
+    changed = [name for name in before if now.get(name, before[name]) != before[name]]
+    for name in changed:
+        change = f"--resume: {flag_of(name)} was {before[name]}, is now {now[name]}"
+        if name in FIXED:
+            raise ValueError(f"{change}: that cannot change within a run")
+        if name not in FREE:
+            change += " (this changes the result)"
+        if name != "resume":
+            tqdm.write(change)
 
 
 # --------------------------------------------------------------------------------------------------
-# Signals
+# The ways a run can end
 
 
-def catch_signals():
-    """Ctrl-C and SIGTERM ask for a stop after this update: the returned dict's "stop" becomes True.
-
-    A second Ctrl-C interrupts at once.
-    """
-    asked = {"stop": False}
+def catch_signals(state):
+    """Ctrl-C and SIGTERM set state.stop: the run ends after this update. Ctrl-C again leaves."""
 
     def ask(number, frame):
-        asked["stop"] = True
+        state.stop = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
         tqdm.write("stopping after this update (Ctrl-C again leaves at once)")
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
-    return asked
+
+
+def report_errors(function):
+    """Run it; what a person can mend becomes one line. Returns the exit code.
+
+    2: a mistake or a failure explained; 130: a second Ctrl-C; 1: another process is gone.
+    """
+    try:
+        function()
+    except (ValueError, FloatingPointError) as error:
+        tqdm.write(f"error: {error}", file=sys.stderr)  # below the progress bar
+        return 2
+    except KeyboardInterrupt:
+        print("\nleft at once; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        if not (dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))):
+            raise
+        reason = str(error).splitlines()[0]
+        text = f"error: process {rank()} lost the others ({reason}); go on with --resume"
+        print(text, file=sys.stderr)
+        return 1
+    return 0
+
+
+def fit_memory(push, state, longest):
+    """push(micro-batch tokens), with half as many each time memory runs out, down to one row."""
+    while True:
+        try:
+            return push(state.budget)
+        except torch.OutOfMemoryError as error:
+            # Several processes would no longer meet in their sums.
+            if state.budget <= longest or world_size() > 1:
+                advice = (
+                    "lower --micro-batch-tokens or --max-response-tokens, or give "
+                    "--checkpoint-activations or --offload"
+                )
+                raise ValueError(f"out of memory at {state.budget} tokens: {advice}") from error
+            state.budget //= 2
+            torch.cuda.empty_cache()
+            tqdm.write(f"out of memory: going on with micro-batches of {state.budget} tokens")
+
+
+def adam_step(optimizer, model, offload):
+    """One step of AdamW. Offloaded, each parameter's moments visit the device for their turn."""
+    if not offload:
+        return optimizer.step()
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    for parameter in gradients:
+        parameter.grad = None
+    for parameter, parameter.grad in gradients.items():
+        move_moments(optimizer.state[parameter], parameter.device)
+        optimizer.step()  # sees one gradient, and so steps one parameter
+        move_moments(optimizer.state[parameter], "cpu")
+        parameter.grad = None
+
+
+def move_moments(moments, device):
+    for name, value in moments.items():
+        moments[name] = value.to(device)
+
+
+# --------------------------------------------------------------------------------------------------
+# Several processes, started by torchrun: the same weights, a share of the prompts each
+
+
+def join_processes(asked, prompts_per_step):
+    """The device of this process; joins those that torchrun started. Raises ValueError."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no CUDA device here; give --device cpu")
+    cuda = asked != "cpu" and torch.cuda.is_available()
+    local = os.environ.get("LOCAL_RANK", "0")
+    device = torch.device(f"cuda:{local}" if cuda else "cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ and not dist.is_initialized():
+        try:
+            dist.init_process_group("nccl" if cuda else "gloo")
+        except dist.DistNetworkError as error:
+            reason = f"the processes cannot meet ({str(error).splitlines()[0]})"
+            advice = "another run may hold the port: torchrun --standalone, or --master-port N"
+            raise ValueError(f"{reason}; {advice}") from error
+    if prompts_per_step % world_size():
+        shares = f"{prompts_per_step} is not divided by {world_size()} processes"
+        raise ValueError(f"--prompts-per-step {shares}")
+    if rank():
+        sys.stdout = open(os.devnull, "w")  # the first process speaks for all; errors do not go there
+    return device
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size():
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def first_of_share(count):
+    """Where this process's share of `count` items begins."""
+    return rank() * count // world_size()
+
+
+def share(items):
+    return items[first_of_share(len(items)) : (rank() + 1) * len(items) // world_size()]
+
+
+def gather(items):
+    """The lists of all processes as one, in order of rank."""
+    if world_size() == 1:
+        return items
+    parts = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def average(metrics):
+    """The mean over the processes of each metric; all have equally many rows."""
+    parts = gather([metrics])
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0) for part in parts) / len(parts) for name in names}
+
+
+def sum_gradients(model):
+    """Each .grad becomes the sum over the processes: their denominator is global already."""
+    for parameter in model.parameters() if world_size() > 1 else ():
+        if parameter.grad is None:  # no row of this process carried loss
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+
+
+def choose_threads(model):
+    """CPU threads: OMP_NUM_THREADS if set, else one for a small model, else all cores."""
+    small = sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW
+    threads = 1 if small else max(1, os.cpu_count() // world_size())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
+
+
+# --------------------------------------------------------------------------------------------------
+# --dry-run
+
+
+def compute_dtype(device):
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def shapes_of(name, dtype):
+    """The model of a folder or hub id from its config.json alone: on "meta", without storage."""
+    with torch.device("meta"):
+        model = CausalLM(load_config(fetch_folder(name)))
+    model.compute_dtype = dtype
+    return model
+
+
+def bytes_kept(model, tokens):
+    """What autograd keeps of `tokens` tokens for backward; counted on a model on "meta"."""
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept = {}  # address -> storage; held here, so that no other takes its address
+
+    def note(tensor):
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(torch.zeros(1, tokens, dtype=torch.int64, device="meta"))
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+
+
+def memory_plan(config, model, device):
+    """{item: bytes} on the device, of a model on "meta"; each at its largest."""
+    parameters, size = sum(p.numel() for p in model.parameters()), model.compute_dtype.itemsize
+    length = config.max_prompt_tokens + config.max_response_tokens
+    tokens = max(config.micro_batch_tokens or PACK_TOKENS[device.type], length)
+    # From one token and two: at those, attention that keeps T x T weights keeps next to nothing.
+    a_token = bytes_kept(model, 2) - bytes_kept(model, 1)
+    casts = bytes_kept(model, 1) - a_token  # of the weights to bf16
+    layers = model.config.num_hidden_layers
+    if config.checkpoint_activations:  # the input of every layer, and all of one layer
+        a_token = layers * model.config.hidden_size * size + a_token // layers
+        casts = casts // layers
+    rows = config.prompts_per_step * config.group_size // world_size()
+    cache = rows * length * KVCache.bytes_per_token(model.config, model.compute_dtype)
+    logits = min(LOGITS_PER_CHUNK[device.type], tokens * model.config.vocab_size)
+    return {
+        "weights (float32)": 4 * parameters,
+        "gradients (float32)": 4 * parameters,
+        "AdamW moments (float32)": 0 if config.offload else 8 * parameters,
+        f"activations, {tokens:,} tokens": tokens * a_token + casts,
+        "logits chunk": logits * size,
+        f"KV cache, {rows:,} rows": min(cache, 1e9 * (config.kv_cache_gb or math.inf)),
+    }
+
+
+def too_large(config, device):
+    """Whether an update needs more memory than the GPU has, unless layers are computed again."""
+    if device.type != "cuda":
+        return False
+    *update, _ = memory_plan(config, shapes_of(config.model, compute_dtype(device)), device).values()
+    room = torch.cuda.get_device_properties(device).total_memory
+    if sum(update) > room:
+        needed = f"an update needs about {sum(update) / 1e9:.0f} GB of {room / 1e9:.0f}"
+        print(f"{needed}: --checkpoint-activations is on")
+    return sum(update) > room
+
+
+def print_plan(config, device):
+    """What a run would be: settings, dtypes, parameters, memory by item, tokens per update."""
+    model = shapes_of(config.model, compute_dtype(device))
+    items = memory_plan(config, model, device)
+    weights, gradients, moments, activations, logits, cache = items.values()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    rows = config.prompts_per_step * config.group_size
+    compute = str(model.compute_dtype).removeprefix("torch.")
+    print(json.dumps(asdict(config), indent=2))
+    print(f"{config.model}: {parameters:,} parameters on {device}, {world_size()} process(es)")
+    print("dtypes: weights, gradients, moments, log-probs, advantages float32; "
+          f"activations, logits, KV cache {compute}")
+    print("memory, GB (10^9 bytes); what does not fit of the KV cache waits its turn:")
+    totals = {
+        "in an update": weights + gradients + moments + activations + logits,
+        "in sampling": weights + moments + cache,  # gradients are dropped after an update
+    }
+    for name, size in (items | totals).items():
+        print(f"  {name:28} {size / 1e9:9.3f}")
+    print(f"tokens per update: {rows:,} responses, {rows * config.max_response_tokens:,} at most")
