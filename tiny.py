@@ -390,7 +390,7 @@ WORLDS = {  # one property of the world changed at a time
     "no hard facts": {"hard_share": 0.0, "easy_slip": 0.28},
     "few slips": {"hard_share": 0.05, "easy_slip": 0.12},
 }
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # Student's t, 1, 2, ... degrees
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 1, 2, ...
 
 
 def train_and_evaluate(job):

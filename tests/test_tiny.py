@@ -340,7 +340,7 @@ def test_batches_hold_every_document_once_and_keep_to_their_size():
 
 
 def test_intervals_and_verdicts():
-    """Bug: a normal's 1.96 for five seeds, a population's deviation, a sign that is turned around."""
+    """Bug: a normal's 1.96 for five seeds, a population's deviation, a sign turned around."""
     mean, half = tiny.interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert mean == 3.0 and abs(half - 1.9632) < 1e-3  # t(4) = 2.7764, deviation 1.5811
     assert tiny.verdict([0.1, 0.2, 0.15], 1) == "reproduced"
