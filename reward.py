@@ -185,7 +185,7 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
 ]]
 
 
-@lru_cache(4096)
+@lru_cache(256)
 def normalise(text):
     """The text without layout, with one spelling of each sign and style."""
     text = unicodedata.normalize("NFKC", text[:MAX_ANSWER].translate(UNICODE))[:MAX_ANSWER]
@@ -332,6 +332,7 @@ def peek(tokens):
 
 
 def take(tokens, *wanted):
+    """The next token's value, which is then gone; an operator among `wanted`, if there are any."""
     if not tokens or wanted and peek(tokens) not in wanted:
         raise Unreadable(f"expected {' or '.join(wanted) or 'an operand'}")
     return tokens.pop()[1]
@@ -506,7 +507,7 @@ def read(text):
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 
-@lru_cache(4096)
+@lru_cache(256)
 def readings(text):
     """The trees of a normalised answer, at least one: "100,200" is a number and a list."""
     match = THOUSANDS.search(text)
@@ -524,8 +525,9 @@ MARKS = {"circ": Fraction(1), "%": Fraction(1, 100), "log": MP.e}  # what the ma
 # From 1/100 to 6 and of both signs, so that no root, absolute value or small term can hide
 COORDINATES = [Fraction(n, 1000) for n in (
     1237, 2871, 413, 3319, 1709, 523, 5011, 2203, 811, 4157, 1453, 3701)]
-TRIALS = [(0, 1, (1,)), (3, 1, (1,)), (5, Fraction(1, 40), (1,)), (7, 1, (-1,)), (2, 1, (1, -1)),
-          (9, 1, (-1, 1))]  # first coordinate, scale, signs
+TRIALS = [  # first coordinate, scale, signs
+    (0, 1, (1,)), (3, 1, (1,)), (5, Fraction(1, 40), (1,)), (7, 1, (-1,)), (2, 1, (1, -1)),
+    (9, 1, (-1, 1))]
 
 
 def raise_power(base, exponent):
