@@ -9,7 +9,7 @@ Four steps: extract (the last \boxed{}), normalise, parse, compare.  The grammar
     sum      = product {("+" | "-" | "+-") product}              +- stands for both values
     product  = operand {["*" | "/"] operand}                     words after a number are units
     operand  = ["-"] atom {"!" | "%" | degree} ["^" operand]
-    atom     = number | name | function | (answer) | [answer] | {answer} | |sum| | matrix | words
+    atom     = number | name | function | (answer) | [answer] | {answer} | |answer| | words
 
 Expressions are equal if they are so at fixed points of both signs: in exact fractions while they
 last, else with 50 digits.  Nothing is executed and nothing can grow: text, tokens, nesting and the
