@@ -48,7 +48,7 @@ from rollout import generate
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark; the last three are how it is sampled unless flags say otherwise."""
+    """A benchmark; the last two are how it is sampled unless flags say otherwise."""
 
     kind: str  # how it is prompted, extracted and graded: the table above
     hub: str  # data set on the hub, or the address of a zip archive
@@ -57,14 +57,13 @@ class Task:
     licence: str
     split: str = "test"
     k: int = 1
-    temperature: float = 0.0  # 0 is greedy
     max_new_tokens: int = 4096
 
 
 PARQUET = "default/{split}/*.parquet"  # the hub makes config/split/*.parquet of public data sets
 OLYMPIAD = "OE_TO_maths_en_COMP/{split}/*.parquet"
 BBH_ZIP = "https://github.com/suzgunmirac/BIG-Bench-Hard/archive/refs/heads/main.zip"
-AVG_32 = dict(k=32, temperature=1.0, max_new_tokens=8192)  # the paper's; its training's limit
+AVG_32 = dict(k=32, max_new_tokens=8192)  # the paper's; the response limit of its training
 # Read from the data sets' documentation and not tried: check hub ids and columns on the cards.
 TASKS = {
     "gsm8k": Task("math", "openai/gsm8k", "main/{split}/*.parquet", "question, answer", "MIT"),
@@ -85,7 +84,7 @@ TASKS = {
         "Question, Correct Answer, Incorrect Answer 1, ... 2, ... 3", "CC-BY-4.0, gated"),
     "bbh": Task("bbh", BBH_ZIP, "*/bbh/*.json", "input, target", "MIT"),
 }  # fmt: skip
-OTHER = Task("math", "", PARQUET, "problem, answer", "", k=8, temperature=1.0)  # any other source
+OTHER = Task("math", "", PARQUET, "problem, answer", "", k=8)  # any other source
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 LETTERS = "ABCDEFGHIJ"  # of options: three to ten of them
 
@@ -626,12 +625,14 @@ def read_saved(path):
 def run_task(model, tokenizer, name, problems, args, path):
     """Sample what `path` lacks of a task, chunk by chunk; returns the task's summary."""
     how = {key: getattr(args, key) for key in ("top_p", "top_k", "template", "strict")}
-    for key in ("k", "temperature", "max_new_tokens"):
-        asked, task = getattr(args, key), TASKS.get(name.partition("/")[0], OTHER)
-        how[key] = getattr(task, key) if asked is None else asked
+    task = TASKS.get(name.partition("/")[0], OTHER)
+    how["k"], how["temperature"] = args.k or task.k, args.temperature
+    if args.temperature is None:  # k greedy responses would be one
+        how["temperature"] = 1.0 if how["k"] > 1 else 0.0
+    how["max_new_tokens"] = args.max_new_tokens
     if args.max_new_tokens is None:  # no more than the model has room for
         longest = max(len(encode_prompt(tokenizer, one, args.template)) for one in problems)
-        how["max_new_tokens"] = max(1, min(how["max_new_tokens"], model.max_positions - longest))
+        how["max_new_tokens"] = max(1, min(task.max_new_tokens, model.max_positions - longest))
     # The text of the problem is part of the key: rows of other data do not count.
     key_of = itemgetter("task", "problem", "index", "sample")
     done = {key_of(row): row for row in read_saved(path)}
@@ -728,7 +729,7 @@ def parse_args(argv):
     add("--k", type=int, help="responses per problem (default: the task's)")
     add("--limit", type=int, help="problems, the first so many (default: all)")
     add("--max-new-tokens", type=int, help="tokens (default: the task's)")
-    add("--temperature", type=float, help="0 is greedy (default: the task's)")
+    add("--temperature", type=float, help="default 0 (greedy) for one response, else 1")
     add("--top-p", type=float, default=1.0, help="1 (default) is off")
     add("--top-k", type=int, default=0, help="0 (default) is off")
     add("--seed", type=int, default=0, help="default 0")

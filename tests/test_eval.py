@@ -520,6 +520,14 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(stub, tmp_path):
     assert (tmp_path / "killed" / "pass_at_k.png").stat().st_size > 1000
 
 
+def test_several_responses_are_not_greedy(stub):
+    """Catches: k times the same greedy response."""
+    run, calls = stub
+    for flags, temperature in ((["--k", "1"], 0.0), ([], 1.0), (["--temperature", "0"], 0.0)):
+        assert run(*flags, out="-".join(["out", *flags])) == 0
+        assert calls[-1][1]["temperature"] == temperature
+
+
 def test_responses_of_other_data_do_not_count(stub, tmp_path):
     """Catches: a resume that takes the responses to other problems of the same number."""
     run, calls = stub
