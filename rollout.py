@@ -29,6 +29,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -37,6 +38,7 @@ from model import KVCache
 
 PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet saturates a device
 CUDA_CHECK_EVERY = 16  # decode steps between two looks at the stop flags: each waits for the device
+SPLIT_TOKENS = 8  # a character may be split over several tokens, and a first one loses its space
 BAR_DELAY = 2  # seconds: what is done sooner shows no bar
 FREE_MEMORY_SHARE = 0.5  # of what the device has free, for the cache, when no limit is given
 
@@ -52,7 +54,9 @@ class Rollout:
     logprobs: torch.Tensor  # (B, R) float32, nats, under the sampled distribution; 0 where masked
     model_logprobs: torch.Tensor  # (B, R) float32, the same at temperature 1 without truncation
     finished: torch.Tensor  # (B,) bool, ended by EOS or a stop string within its limit
-    stats: dict = field(default_factory=dict)  # prefill_tokens, row_steps, response_tokens, seconds
+    # prefill_tokens, response_tokens, row_steps (live rows summed over steps), seconds,
+    # cache_rows and cache_gb: how many rows the KV cache held at a time, and its size
+    stats: dict = field(default_factory=dict)
 
     def response_texts(self, tokenizer):
         """The B responses as text, special tokens removed."""
@@ -61,15 +65,47 @@ class Rollout:
         return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `generate` was asked for; it explains the fields."""
+
+    prompt_ids: list
+    group_size: int
+    limits: list  # of each of the B rows, in tokens
+    draw_options: tuple  # temperature, top_k, top_p
+    eos_ids: tuple
+    stop_strings: tuple
+    tokenizer: object
+    on_tokens: object
+
+
+@dataclass
+class Rows:
+    """The B rows while they are sampled, on the device; (B,) where no shape is given."""
+
+    limit: torch.Tensor  # int64, tokens
+    uniforms: torch.Tensor  # (B, R+1) float32
+    ids: torch.Tensor  # (B, R+1) int64, the response; what lies past its end is never read
+    logprobs: torch.Tensor  # (B, R+1) float32
+    model_logprobs: torch.Tensor  # (B, R+1) float32
+    last: torch.Tensor  # int64, the last token, to be decoded next
+    count: torch.Tensor  # int64, response tokens so far
+    finished: torch.Tensor  # bool, by EOS or a stop string
+    stopped: torch.Tensor  # bool, finished or at the limit
+    broken: torch.Tensor  # bool, its logits were not finite
+    eos: torch.Tensor  # (any,) int64
+    stats: dict
+
+
 @dataclass
 class Slots:
-    """What the device knows of each cache row, 0..n-1 live: (slots,) int64, the last two bool."""
+    """Who sits in the cache: slots 0..live-1 hold rows, one more behind all keeps a prompt."""
 
-    row: torch.Tensor  # which of the B rows sits here
-    token: torch.Tensor  # its last token, to be decoded next
-    count: torch.Tensor  # response tokens so far
-    stopped: torch.Tensor  # reached EOS or its limit
-    broken: torch.Tensor  # its logits were not finite
+    cache: KVCache
+    row: torch.Tensor  # (slots,) int64, which of the B rows is here
+    waiting: deque  # rows that have no slot yet
+    live: int = 0
+    kept_prompt: int | None = None  # in the last cache row: of a group admitted in parts
 
 
 # --------------------------------------------------------------------------------------------------
@@ -95,24 +131,21 @@ def draw(logits, uniforms, temperature, top_k=0, top_p=1.0):
 
     Returns (n,) tokens, their logprobs as sampled, and their logprobs at temperature 1 untruncated.
     """
-    plain = temperature == 1.0 and top_k == 0 and top_p == 1.0
-    logsumexp = logits.logsumexp(-1)
     if temperature == 0:  # greedy: the sampled distribution puts all its mass on one token
         tokens = logits.argmax(-1)
-        logprobs = torch.where(logsumexp.isfinite(), 0.0, float("nan"))
-        return tokens, logprobs, pick(logits, tokens) - logsumexp
-    scaled, norm = logits, logsumexp
-    if not plain:
-        scaled = truncate(logits / temperature, top_k, top_p)
-        norm = scaled.logsumexp(-1)
-    cumulative = (scaled - norm[:, None]).exp_().cumsum(-1)  # (n, V)
-    total = cumulative[:, -1]
+        model_logprobs = pick(logits.log_softmax(-1), tokens)
+        return tokens, model_logprobs.where(model_logprobs.isnan(), 0.0), model_logprobs
+    plain = temperature == 1.0 and top_k == 0 and top_p == 1.0
+    scaled = logits if plain else truncate(logits / temperature, top_k, top_p)
+    probabilities = scaled.softmax(-1)  # (n, V)
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1]  # 1 up to rounding
     # strictly below the total, so that rounding never selects a token of probability zero
     point = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
     found = torch.searchsorted(cumulative, point[:, None], right=True)[:, 0]
     tokens = found.clamp_(max=logits.shape[-1] - 1)
-    logprobs = pick(scaled, tokens) - norm
-    return tokens, logprobs, logprobs if plain else pick(logits, tokens) - logsumexp
+    logprobs = pick(probabilities, tokens).log()
+    return tokens, logprobs, logprobs if plain else pick(logits.log_softmax(-1), tokens)
 
 
 def pick(values, tokens):
@@ -132,15 +165,9 @@ def uniforms_of(seed, prompt, sample, count):
 
 def choose_slots(model, num_rows, capacity, kv_cache_gb, device):
     """Rows the cache can hold: all, or what memory allows. Raises ValueError if not one fits."""
-    if kv_cache_gb is not None:
-        budget = kv_cache_gb * 1e9
-    elif device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] * FREE_MEMORY_SHARE
-    else:
-        budget = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * FREE_MEMORY_SHARE
+    budget = free_bytes(device) * FREE_MEMORY_SHARE if kv_cache_gb is None else kv_cache_gb * 1e9
     row_bytes = KVCache.bytes_per_token(model.config, model.compute_dtype) * capacity
-    # one more row keeps the prompt of a group not yet fully admitted
-    slots = min(num_rows, int(budget // row_bytes) - 1)
+    slots = min(num_rows, int(budget // row_bytes) - 1)  # one more row keeps a prompt
     if slots < 1:
         raise ValueError(
             f"a KV cache of {budget / 1e9:.2f} GB holds no row of {capacity} tokens "
@@ -149,74 +176,73 @@ def choose_slots(model, num_rows, capacity, kv_cache_gb, device):
     return slots
 
 
-def admit(model, cache, slots, live, waiting, prompts, group_size, spare, stats):
-    """Fill free slots with waiting rows; prefill each prompt once, copy its cache to its samples.
+def free_bytes(device):
+    if device.type == "cuda":  # what PyTorch keeps for reuse is free too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():  # not Linux: all there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    lines = meminfo.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
-    spare  {"prompt": the prompt kept in the last cache row, or None}: for a group admitted in parts
-    Returns the number of live rows. Writes into cache, slots, waiting, spare, stats: the caller's.
-    """
-    spare_row = len(slots.row)
+
+def admit(model, request, rows, slots):
+    """Waiting rows take the free slots; each prompt is prefilled once, copied to its samples."""
+    first, spare = slots.live, len(slots.row)
+    count = min(len(slots.waiting), spare - first)
+    if count == 0:
+        return
+    admitted = [slots.waiting.popleft() for _ in range(count)]
+    slots.live = first + count
+    prompts = [row // request.group_size for row in admitted]
+    lengths = [len(request.prompt_ids[prompt]) - 1 for prompt in prompts]
     members = {}  # prompt -> its new slots
-    while waiting and live < spare_row:
-        row = waiting.popleft()
-        members.setdefault(row // group_size, []).append(live)
-        slots.row[live], slots.token[live] = row, prompts[row // group_size][-1]
-        slots.count[live] = 0
-        slots.stopped[live] = slots.broken[live] = False
-        live += 1
-    fresh = []  # (slot, ids) still to be prefilled
+    for slot, prompt in enumerate(prompts, first):
+        members.setdefault(prompt, []).append(slot)
+    news = {prompt: targets for prompt, targets in members.items() if prompt != slots.kept_prompt}
+    fresh = [(targets[0], request.prompt_ids[prompt][:-1]) for prompt, targets in news.items()]
+    rows.stats["prefill_tokens"] += prefill(model, slots.cache, fresh)
     for prompt, targets in members.items():
-        if prompt == spare["prompt"]:
-            cache.copy_rows([spare_row] * len(targets), targets, len(prompts[prompt]) - 1)
-        else:
-            fresh.append((targets[0], prompts[prompt][:-1]))
-    stats["prefill_tokens"] += prefill(model, cache, fresh)
-    for prompt, targets in members.items():
-        length = len(prompts[prompt]) - 1
-        if prompt != spare["prompt"] and len(targets) > 1:
-            cache.copy_rows([targets[0]] * (len(targets) - 1), targets[1:], length)
-    if members and waiting and waiting[0] // group_size == prompt:
-        cache.copy_rows([targets[0]], [spare_row], length)
-        spare["prompt"] = prompt
-    return live
+        source = targets[0] if prompt in news else spare
+        length = len(request.prompt_ids[prompt]) - 1
+        slots.cache.copy_rows([source], targets, length)
+    if slots.waiting and slots.waiting[0] // request.group_size == prompt:  # more of it to come
+        slots.cache.copy_rows([source], [spare], length)
+        slots.kept_prompt = prompt
+    device = rows.count.device
+    slots.cache.lengths[first : slots.live] = torch.tensor(lengths, device=device)
+    slots.row[first : slots.live] = torch.tensor(admitted, device=device)
+    last = [request.prompt_ids[prompt][-1] for prompt in prompts]
+    rows.last[admitted] = torch.tensor(last, device=device)
+    rows.count[admitted] = 0
 
 
 def prefill(model, cache, fresh):
-    """Run (cache row, ids) pairs through the model, packed end to end; returns how many tokens."""
-    device = cache.lengths.device
-    pack, tokens = [], 0
-    for index, (slot, ids) in enumerate(fresh):
-        if not ids:  # a prompt of one token has nothing to prefill
-            cache.lengths[slot] = 0
-            continue
-        pack.append((slot, ids))
-        tokens += len(ids)
-        last = index == len(fresh) - 1
-        if last or sum(len(ids) for _, ids in pack) + len(fresh[index + 1][1]) > PREFILL_TOKENS:
-            run_prefill(model, cache, pack, device)
-            pack = []
-    if pack:
-        run_prefill(model, cache, pack, device)
-    return tokens
+    """Run (slot, ids) pairs through the model, packed end to end; returns how many tokens."""
+    waiting, device = deque((slot, ids) for slot, ids in fresh if ids), cache.lengths.device
+    while waiting:
+        pack, size = [], 0
+        while waiting and (not pack or size + len(waiting[0][1]) <= PREFILL_TOKENS):
+            pack.append(waiting.popleft())
+            size += len(pack[-1][1])
+        ids = torch.tensor([[token for _, row in pack for token in row]], device=device)  # (1, N)
+        cache_rows = torch.tensor([slot for slot, _ in pack], device=device)
+        row_lengths = [len(row) for _, row in pack]
+        model(ids, row_lengths=row_lengths, kv_cache=cache, cache_rows=cache_rows)
+    return sum(len(ids) for _, ids in fresh)
 
 
-def run_prefill(model, cache, pack, device):
-    ids = torch.tensor([[token for _, row in pack for token in row]], device=device)  # (1, N)
-    rows = torch.tensor([slot for slot, _ in pack], device=device)
-    model(ids, row_lengths=[len(row) for _, row in pack], kv_cache=cache, cache_rows=rows)
-
-
-def compact(cache, slots, live):
-    """Drop the stopped rows: the last live rows fill the holes. Returns the number of live rows."""
-    stopped = slots.stopped[:live].tolist()
-    alive = live - sum(stopped)
+def compact(rows, slots):
+    """Drop the stopped rows: the last live rows fill the holes."""
+    stopped = rows.stopped[slots.row[: slots.live]].tolist()
+    alive = stopped.count(False)
     holes = [slot for slot in range(alive) if stopped[slot]]
-    movers = [slot for slot in range(alive, live) if not stopped[slot]]
+    movers = [slot for slot in range(alive, slots.live) if not stopped[slot]]
     if holes:
-        cache.copy_rows(movers, holes, cache.limit)
-        for values in (slots.row, slots.token, slots.count, slots.stopped, slots.broken):
-            values[holes] = values[movers]
-    return alive
+        slots.cache.copy_rows(movers, holes, slots.cache.limit)
+        slots.row[holes] = slots.row[movers]
+    slots.live = alive
 
 
 # --------------------------------------------------------------------------------------------------
@@ -231,8 +257,9 @@ def generate(
 ) -> Rollout:  # fmt: skip
     """Sample `group_size` responses for each prompt.
 
-    prompt_ids      P lists of token ids        eos_ids  ids that end a response (may be empty)
+    prompt_ids      P lists of token ids
     max_new_tokens  int, or a list of B ints: the limit of each row, in tokens
+    eos_ids         ids that end a response; () samples up to the limit
     temperature     0 is greedy; top_k 0 and top_p 1 are off
     first_prompt    number of prompt_ids[0] in its draws, where this is one share of a larger batch
     stop_strings    end a row whose text contains one of them (needs tokenizer)
@@ -240,169 +267,173 @@ def generate(
     progress        label of a bar, or None;  on_tokens(rows, tokens) is called after each step
     Raises ValueError for bad arguments, FloatingPointError when logits are not finite.
     """
-    limits = check_arguments(
-        model, prompt_ids, group_size, max_new_tokens, temperature, top_p, top_k, eos_ids,
-        stop_strings, tokenizer,
+    num_rows = len(prompt_ids) * group_size
+    limits = max_new_tokens
+    limits = [limits] * num_rows if isinstance(limits, int) else list(limits)
+    request = Request(
+        prompt_ids, group_size, limits, (temperature, top_k, top_p), eos_ids, tuple(stop_strings),
+        tokenizer, on_tokens,
     )  # fmt: skip
+    check(model, request)
     device = next(model.parameters()).device
-    num_rows, longest = len(limits), max(limits)
-    out = {
-        "ids": torch.zeros(num_rows, longest, dtype=torch.int64, device=device),
-        "logprobs": torch.zeros(num_rows, longest, device=device),
-        "model_logprobs": torch.zeros(num_rows, longest, device=device),
-        "count": torch.zeros(num_rows, dtype=torch.int64, device=device),
-        "finished": torch.zeros(num_rows, dtype=torch.bool, device=device),
-    }
-    numbers = [(first_prompt + row // group_size, row % group_size) for row in range(num_rows)]
-    draws = [uniforms_of(seed, prompt, sample, longest) for prompt, sample in numbers]
-    sampling = {
-        "uniforms": torch.stack(draws).to(device),
-        "limits": torch.tensor(limits, device=device),
-        "eos": torch.tensor(sorted(eos_ids), dtype=torch.int64, device=device),
-        "how": (temperature, top_k, top_p),
-    }
-    stats = {"prefill_tokens": 0, "row_steps": 0, "response_tokens": 0}
-    capacity = max(len(ids) for ids in prompt_ids) + longest + CUDA_CHECK_EVERY
+    capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CUDA_CHECK_EVERY
     num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
-    start, waiting = time.perf_counter(), deque(range(num_rows))
-    stop = (stop_strings, tokenizer)
+    rows, start = make_rows(request, seed, first_prompt, device), time.perf_counter()
     bar_options = dict(desc=progress, disable=progress is None, leave=False, delay=BAR_DELAY)
     with tqdm(total=num_rows, unit="row", **bar_options) as bar:
-        while waiting:
+        while not rows.stopped.all():
             try:
-                run_slots(
-                    model, prompt_ids, group_size, num_slots, capacity, waiting, sampling, out,
-                    stop, stats, bar, on_tokens,
-                )  # fmt: skip
+                sample(model, request, rows, num_slots, capacity, bar)
             except torch.OutOfMemoryError:
                 if num_slots == 1:
                     raise
-                num_slots //= 2
                 # Unfinished rows start again and come out the same: their draws are their own.
-                waiting = deque(row for row in range(num_rows) if not done(out, limits, row))
+                num_slots //= 2
                 tqdm.write(f"out of memory: sampling goes on with {num_slots} cache rows at a time")
-    stats |= {"seconds": time.perf_counter() - start, "response_tokens": int(out["count"].sum())}
-    return collect(prompt_ids, group_size, out, stats)
+    rows.stats["seconds"] = time.perf_counter() - start
+    return collect(request, rows)
 
 
-def run_slots(
-    model, prompts, group_size, num_slots, capacity, waiting, sampling, out, stop, stats, bar,
-    on_tokens,
-):  # fmt: skip
-    """Sample until no row waits or lives. Writes the B rows of `out`."""
-    device = sampling["limits"].device
-    cache = KVCache(model.config, num_slots + 1, capacity, model.compute_dtype, device)
-    dtypes = [torch.int64] * 3 + [torch.bool] * 2
-    slots = Slots(*(torch.zeros(num_slots, dtype=dtype, device=device) for dtype in dtypes))
-    unwatched = device.type == "cuda" and not stop[0] and on_tokens is None
-    check_every = CUDA_CHECK_EVERY if unwatched else 1
-    live, spare = 0, {"prompt": None}
-    while waiting or live:
-        live = admit(model, cache, slots, live, waiting, prompts, group_size, spare, stats)
-        cache.limit = min(capacity, int(cache.lengths[:live].max()) + check_every)
-        for _ in range(check_every):
-            step(model, cache, slots, live, sampling, out)
-        stats["row_steps"] += live * check_every
-        if slots.broken[:live].any():
-            raise FloatingPointError(describe_broken(slots, live, out, stop[1]))
-        if stop[0]:
-            stop_at_strings(slots, live, out, *stop)
-        rows = slots.row[:live]
-        out["count"][rows] = slots.count[:live]
-        if on_tokens is not None:
-            on_tokens(rows.tolist(), slots.token[:live].tolist())
-        before, live = live, compact(cache, slots, live)
-        bar.update(before - live)
-        seconds = bar.format_dict["elapsed"]
-        bar.set_postfix_str(f"{stats['row_steps'] / max(seconds, 1e-9):,.0f} tok/s", refresh=False)
-
-
-def step(model, cache, slots, live, sampling, out):
-    """One token for each live row, without a word to the host, as a CUDA graph may record it."""
-    row, count = slots.row[:live], slots.count[:live]
-    hidden = model(slots.token[:live, None], kv_cache=cache)[:, 0]  # (n, D)
-    logits = model.lm_head(hidden).float()  # (n, V)
-    at = count.clamp(max=sampling["uniforms"].shape[1] - 1)
-    tokens, logprobs, model_logprobs = draw(logits, sampling["uniforms"][row, at], *sampling["how"])
-    running = ~slots.stopped[:live]  # a stopped row runs on until the next look, without a trace
-    drawn = {"ids": tokens, "logprobs": logprobs, "model_logprobs": model_logprobs}
-    for name, values in drawn.items():
-        out[name][row, at] = torch.where(running, values, out[name][row, at])
-    ended = torch.isin(tokens, sampling["eos"]) & running
-    slots.broken[:live] |= ~logprobs.isfinite() & running
-    out["finished"][row] |= ended
-    slots.count[:live] += running
-    slots.token[:live] = tokens
-    slots.stopped[:live] |= ended | (slots.count[:live] >= sampling["limits"][row])
-
-
-def stop_at_strings(slots, live, out, stop_strings, tokenizer):
-    rows, counts = slots.row[:live].tolist(), slots.count[:live].tolist()
-    for slot, (row, count) in enumerate(zip(rows, counts, strict=True)):
-        text = tokenizer.decode(out["ids"][row, :count], skip_special_tokens=True)
-        if any(string in text for string in stop_strings):
-            slots.stopped[slot] = out["finished"][row] = True
-
-
-def describe_broken(slots, live, out, tokenizer):
-    slot = int(slots.broken[:live].nonzero()[0])
-    row, count = int(slots.row[slot]), int(slots.count[slot])
-    so_far = out["ids"][row, : max(0, count - 1)].tolist()
-    text = so_far if tokenizer is None else tokenizer.decode(so_far)
-    return f"logits are not finite at token {count - 1} of row {row}; the response so far: {text!r}"
-
-
-def done(out, limits, row):
-    return bool(out["finished"][row]) or int(out["count"][row]) >= limits[row]
-
-
-def collect(prompt_ids, group_size, out, stats):
-    """The Rollout: prompts left-padded, everything past a row's end zeroed and masked."""
-    device, width = out["ids"].device, max(1, int(out["count"].max()))
-    length = max(len(ids) for ids in prompt_ids)
-    padded = [[0] * (length - len(ids)) + list(ids) for ids in prompt_ids]
-    mask = [[False] * (length - len(ids)) + [True] * len(ids) for ids in prompt_ids]
-    response_mask = torch.arange(width, device=device) < out["count"][:, None]  # (B, R)
-    return Rollout(
-        prompt_ids=torch.tensor(padded, device=device).repeat_interleave(group_size, 0),
-        prompt_mask=torch.tensor(mask, device=device).repeat_interleave(group_size, 0),
-        response_ids=out["ids"][:, :width] * response_mask,
-        response_mask=response_mask,
-        logprobs=out["logprobs"][:, :width].masked_fill(~response_mask, 0.0),
-        model_logprobs=out["model_logprobs"][:, :width].masked_fill(~response_mask, 0.0),
-        finished=out["finished"],
-        stats=stats,
+def make_rows(request, seed, first_prompt, device):
+    """The B rows before their first token."""
+    num_rows, width = len(request.limits), max(request.limits) + 1
+    places = [divmod(row, request.group_size) for row in range(num_rows)]
+    draws = [uniforms_of(seed, first_prompt + prompt, at, width) for prompt, at in places]
+    wide, flat = (num_rows, width), (num_rows,)
+    zeros = {
+        "ids": (wide, torch.int64), "logprobs": (wide, torch.float32),
+        "model_logprobs": (wide, torch.float32), "last": (flat, torch.int64),
+        "count": (flat, torch.int64), "finished": (flat, torch.bool),
+        "stopped": (flat, torch.bool), "broken": (flat, torch.bool),
+    }  # fmt: skip
+    return Rows(
+        limit=torch.tensor(request.limits, device=device),
+        uniforms=torch.stack(draws).to(device),
+        eos=torch.tensor(sorted(request.eos_ids), dtype=torch.int64, device=device),
+        stats={"prefill_tokens": 0, "row_steps": 0},
+        **{name: torch.zeros(*how[:1], dtype=how[1], device=device) for name, how in zeros.items()},
     )
 
 
-def check_arguments(
-    model, prompt_ids, group_size, max_new_tokens, temperature, top_p, top_k, eos_ids,
-    stop_strings, tokenizer,
-):  # fmt: skip
-    """Raise ValueError for what cannot be sampled; return the limit of each of the B rows."""
-    if not prompt_ids or not all(len(ids) for ids in prompt_ids):
+def sample(model, request, rows, num_slots, capacity, bar):
+    """Sample until every row has stopped."""
+    device = rows.limit.device
+    slots = Slots(
+        cache=KVCache(model.config, num_slots + 1, capacity, model.compute_dtype, device),
+        row=torch.zeros(num_slots, dtype=torch.int64, device=device),
+        waiting=deque((~rows.stopped).nonzero()[:, 0].tolist()),
+    )
+    rows.stats |= {"cache_rows": num_slots, "cache_gb": slots.cache.num_bytes / 1e9}
+    watched = request.stop_strings or request.on_tokens is not None
+    check_every = CUDA_CHECK_EVERY if device.type == "cuda" and not watched else 1
+    start, tokens = time.perf_counter(), 0
+    while slots.waiting or slots.live:
+        admit(model, request, rows, slots)
+        before = slots.live
+        slots.cache.limit = int(slots.cache.lengths[:before].max()) + check_every
+        for _ in range(check_every):
+            step(model, request, rows, slots)
+        look(request, rows, slots)
+        compact(rows, slots)
+        tokens += before * check_every
+        bar.update(before - slots.live)
+        rate = tokens / (time.perf_counter() - start)
+        bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+    rows.stats["row_steps"] += tokens
+
+
+def step(model, request, rows, slots):
+    """One token for each live row, without a word to the host, as a CUDA graph may record it."""
+    row = slots.row[: slots.live]  # (n,)
+    hidden = model(rows.last[row][:, None], kv_cache=slots.cache)[:, 0]  # (n, D)
+    logits = model.lm_head(hidden).float()  # (n, V)
+    # A row that has stopped runs on until the next look: all it draws goes to the place behind
+    # its end, and its count stays.
+    at, running = rows.count[row], ~rows.stopped[row]
+    tokens, logprobs, model_logprobs = draw(logits, rows.uniforms[row, at], *request.draw_options)
+    rows.ids[row, at] = rows.last[row] = tokens
+    rows.logprobs[row, at] = logprobs
+    rows.model_logprobs[row, at] = model_logprobs
+    count = at + running
+    ended = torch.isin(tokens, rows.eos) & running
+    rows.count[row] = count
+    rows.finished[row] |= ended
+    rows.stopped[row] |= ended | (count >= rows.limit[row])
+    rows.broken[row] |= ~logprobs.isfinite() & running
+
+
+def look(request, rows, slots):
+    """What the host does between steps: stop strings, the caller's callback, broken rows."""
+    if rows.broken.any():
+        raise FloatingPointError(describe_broken(request, rows))
+    live = slots.row[: slots.live]
+    if request.stop_strings:
+        # the newest token ends the string, and a token holds at least one byte of it
+        reach = max(len(string.encode()) for string in request.stop_strings) + SPLIT_TOKENS
+        for row, count in zip(live.tolist(), rows.count[live].tolist(), strict=True):
+            tail = rows.ids[row, max(0, count - reach) : count]
+            text = request.tokenizer.decode(tail, skip_special_tokens=True)
+            if any(string in text for string in request.stop_strings):
+                rows.stopped[row] = rows.finished[row] = True
+    if request.on_tokens is not None:
+        request.on_tokens(live.tolist(), rows.last[live].tolist())
+
+
+def describe_broken(request, rows):
+    row = int(rows.broken.nonzero()[0])
+    token = int((~rows.logprobs[row].isfinite()).nonzero()[0])
+    ids = rows.ids[row, :token].tolist()
+    text = ids if request.tokenizer is None else request.tokenizer.decode(ids)
+    return f"logits are not finite at token {token} of row {row}; the response so far: {text!r}"
+
+
+def collect(request, rows):
+    """The Rollout: prompts left-padded, everything past a row's end zeroed and masked."""
+    device, width = rows.ids.device, int(rows.count.max())
+    length = max(len(ids) for ids in request.prompt_ids)
+    padded = [[0] * (length - len(ids)) + list(ids) for ids in request.prompt_ids]
+    mask = [[False] * (length - len(ids)) + [True] * len(ids) for ids in request.prompt_ids]
+    response_mask = torch.arange(width, device=device) < rows.count[:, None]  # (B, R)
+    rows.stats["response_tokens"] = int(rows.count.sum())
+    return Rollout(
+        prompt_ids=torch.tensor(padded, device=device).repeat_interleave(request.group_size, 0),
+        prompt_mask=torch.tensor(mask, device=device).repeat_interleave(request.group_size, 0),
+        response_ids=rows.ids[:, :width] * response_mask,
+        response_mask=response_mask,
+        logprobs=rows.logprobs[:, :width].masked_fill(~response_mask, 0.0),
+        model_logprobs=rows.model_logprobs[:, :width].masked_fill(~response_mask, 0.0),
+        finished=rows.finished,
+        stats=rows.stats,
+    )
+
+
+def check(model, request):
+    """Raise ValueError for what cannot be sampled."""
+    prompts, limits = request.prompt_ids, request.limits
+    temperature, top_k, top_p = request.draw_options
+    if request.group_size < 1:
+        raise ValueError(f"group_size is {request.group_size}: at least one response per prompt")
+    if not prompts or not all(len(ids) for ids in prompts):
         raise ValueError("no prompts, or a prompt without tokens: each needs at least one token id")
-    if group_size < 1:
-        raise ValueError(f"group_size is {group_size}: at least one response per prompt")
-    num_rows = len(prompt_ids) * group_size
-    same = isinstance(max_new_tokens, int)
-    limits = [max_new_tokens] * num_rows if same else list(max_new_tokens)
+    num_rows, vocab_size = len(prompts) * request.group_size, model.config.vocab_size
+    outside = [id for ids in prompts for id in ids if not 0 <= id < vocab_size]
+    if outside:
+        raise ValueError(f"token id {outside[0]} in a prompt: the model has ids below {vocab_size}")
     if len(limits) != num_rows or min(limits) < 1:
-        legal = f"a number of at least 1, or one for each of {num_rows} rows"
-        raise ValueError(f"max_new_tokens is {max_new_tokens}: {legal}")
+        legal = f"at least 1, or one such number for each of {num_rows} rows"
+        raise ValueError(f"max_new_tokens is {min(limits, default=None)}: {legal}")
     if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or top_k < 0:
         given = f"temperature {temperature} must be >= 0, top_p {top_p} in (0, 1]"
         raise ValueError(f"{given}, top_k {top_k} >= 0 (0: off)")
-    if eos_ids is None:
+    if request.eos_ids is None:
         advice = "give the ids that end a response, or () to sample up to the limit"
         raise ValueError(f"eos_ids is None: {advice}")
-    longest = max(len(prompt_ids[row // group_size]) + n for row, n in enumerate(limits))
+    longest = max(len(prompts[row // request.group_size]) + n for row, n in enumerate(limits))
     if longest > model.max_positions:
         positions = f"the model has {model.max_positions} positions"
         raise ValueError(f"prompt and response may reach {longest} tokens, {positions}")
-    if stop_strings and tokenizer is None:
+    if request.stop_strings and request.tokenizer is None:
         raise ValueError("stop_strings need the tokenizer")
-    return limits
 
 
 # --------------------------------------------------------------------------------------------------
