@@ -253,10 +253,9 @@ def tokenize(text):
             position -= len(value) - known.end()  # \cotx, from data without spaces
             tokens.append(KNOWN[known[0]])
         elif kind in ("text", "roman", "letters"):
-            before = tokens[-2:-1] if tokens and tokens[-1] == ("op", "/") else tokens[-1:]
-            after_unit = before and before[0][0] == "word"
-            after_value = before and (before[0][0] == "number" or before[0][1] == "}")
-            is_unit = kind == "text" or after_unit or kind == "roman" and after_value
+            *_, two_before, before = [("", ""), ("", ""), *tokens]
+            is_unit = (kind == "text" or before == ("op", "/") and two_before[0] == "word"
+                       or kind == "roman" and (before[0] in ("number", "word") or before[1] == "}"))
             for part in re.split(r"(,|\bor\b|\band\b)", value.replace("~", " ")):
                 tokens += word_tokens(part.strip(), is_unit, kind == "roman")
         elif value == "|":  # 2|x|, |x||y| and ||x| - 1|
@@ -682,6 +681,8 @@ def assigned(node):
         if {*variables(sides[0])} & {*variables(*sides[1:])}:
             return None  # x = x + 1
         name = title(sides.pop(0))
+    if sides[0][0] == "text":
+        return None  # yes = no
     for other in sides[1:]:  # equal, or a rounding
         if not same_value(sides[0], other):
             if "~=" not in node[2] or variables(*sides):
@@ -881,7 +882,7 @@ def judge(predicted, ground_truth, strict=False):
     if len({re.sub(r"(?<![\d.]) | (?![\d.])", "", side) for side in (a, b)}) == 1:
         return True, "same text"
     (letter, alone), (gold_letter, gold_alone) = choice_letter(a), choice_letter(b)
-    if letter and gold_letter and (alone or gold_alone):
+    if gold_letter and (gold_alone and gold_letter in b or letter and (alone or gold_alone)):
         return letter == gold_letter, "multiple choice"
     marks = r"\\text|[^a-zA-Z0-9.:,-]|[.:,-](?!\d)"  # 1.5 and -5 are no words
     words, gold_words = (re.sub(marks, "", side).lower() for side in (a, b))

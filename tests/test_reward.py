@@ -209,7 +209,9 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \pm1\pm i == 1+i,1-i,-1+i,-1-i   (\pm1,2) == (1,2),(-1,2)
         (\pm1,\pm2) != (1,2),(-1,2),(1,-2),(-1,-2)   |x||y| == |xy|   |x|y == y|x|
         \frac{|x|}{2} == 0.5|x|   || != 0   |x != x   |a|b|c| != |a||b||c|   ab! != ab   a:b != ab
-        x - yz != xyz   non-empty == nonempty   no, yes != noyes   -xy != xy   ab != -ab""",
+        x - yz != xyz   non-empty == nonempty   no, yes != noyes   -xy != xy   ab != -ab
+        yes = no != yes   east=west != west   B rather than C != B
+        12 \mathrm{~m} \mathrm{~s}^{-1} == 12   \sqrt{-1} == i   x = e == e   answer = 5 == 5""",
 }
 ROWS = [
     (*re.split(" (?:==|!=) ", pair), " == " in pair)
@@ -315,6 +317,24 @@ def test_attacks_are_held_in_time():
         reward.score(rf"\boxed{{{gold}}}", response[:3000], strict=True)
         reward.score(rf"\boxed{{{gold}}}", response[:3000])
     assert reward.score(r"\boxed{42}", "42") == 1.0
+
+
+HEDGED = [("42", "43"), ("B", "C"), ("yes", "no"), ("(1,2)", "(3,4)"), ("x+1", "x+2"), ("x=5", "6"),
+          (r"\frac{1}{2}", r"\frac13"), ("[0,1)", "(2,3)"), ("east", "west")]  # fmt: skip
+JOINTS = r""" or | and |/| / |, |; |:| vs | versus |\quad |\text{ or }|\text{ or maybe }|\text{ (}| \lor
+ \vee | \land | \cup | \to | \Rightarrow | \iff | \approx | \sim | \equiv | \ne | < | > | \le |..|...
+ \ldots | & |\&|\\|%|!|' |^\circ |_| \pm | \mp | to |-|--|~| (|) (|] [| cm | cm, | units or | but not | not
+ rather than | instead of | aka | \mid |\,|\;|\!|\ | \choose |$|$ or $|$$| x | i | is not |"|`|#|@
+{,}|{or}|. |. Or | maybe | perhaps | unless | if | otherwise | else | = | :=
+→|∨|±|÷|·|…|、|，|；|：|／|｜| """
+
+
+@pytest.mark.parametrize("first, second", HEDGED)
+def test_two_answers_are_none(first, second):
+    """A hedge: two answers of which the grader takes the right one."""
+    for joint in re.split(r"[|\n]", JOINTS):
+        assert not reward.equal(first + joint + second, first), joint
+        assert not reward.equal(first + joint + second, second), joint
 
 
 def test_attacks_have_no_side_effect():
