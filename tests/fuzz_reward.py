@@ -33,8 +33,10 @@ def glue(rng: random.Random) -> str:
     """An answer of random pieces, now and then a long run of one."""
     if rng.random() < .05:
         piece = rng.choice((*PIECES, " ", "\\ "))
-        return rng.choice(PIECES) + piece * rng.randrange(1, 2000 // len(piece)) + rng.choice(PIECES)
-    return rng.choice(("", " ")).join(rng.choices(PIECES, k=rng.choice((1, 2, 3, 4, 6, 9, 20, 150))))
+        run = piece * rng.randrange(1, 2000 // len(piece))
+        return rng.choice(PIECES) + run + rng.choice(PIECES)
+    count = rng.choice((1, 2, 3, 4, 6, 9, 20, 150))
+    return rng.choice(("", " ")).join(rng.choices(PIECES, k=count))
 
 
 def edit(rng: random.Random, text: str) -> str:

@@ -321,12 +321,12 @@ def test_attacks_are_held_in_time():
 
 HEDGED = [("42", "43"), ("B", "C"), ("yes", "no"), ("(1,2)", "(3,4)"), ("x+1", "x+2"), ("x=5", "6"),
           (r"\frac{1}{2}", r"\frac13"), ("[0,1)", "(2,3)"), ("east", "west")]  # fmt: skip
-JOINTS = r""" or | and |/| / |, |; |:| vs | versus |\quad |\text{ or }|\text{ or maybe }|\text{ (}| \lor
- \vee | \land | \cup | \to | \Rightarrow | \iff | \approx | \sim | \equiv | \ne | < | > | \le |..|...
- \ldots | & |\&|\\|%|!|' |^\circ |_| \pm | \mp | to |-|--|~| (|) (|] [| cm | cm, | units or | but not | not
- rather than | instead of | aka | \mid |\,|\;|\!|\ | \choose |$|$ or $|$$| x | i | is not |"|`|#|@
-{,}|{or}|. |. Or | maybe | perhaps | unless | if | otherwise | else | = | :=
-→|∨|±|÷|·|…|、|，|；|：|／|｜| """
+JOINTS = r""" or | and |/| / |, |; |:| vs | versus |\quad |\text{ or }|\text{ or maybe }|\text{ (}
+ \lor| \vee | \land | \cup | \to | \Rightarrow | \iff | \approx | \sim | \equiv | \ne | < | > 
+ \le |..|...| \ldots | & |\&|\\|%|!|' |^\circ |_| \pm | \mp | to |-|--|~| (|) (|] [| cm | cm, 
+ units or | but not | not| rather than | instead of | aka | \mid |\,|\;|\!|\ | \choose |$|$ or $
+$$| x | i | is not |"|`|#|@|{,}|{or}|. |. Or | maybe | perhaps | unless | if | otherwise | else 
+ = | :=|→|∨|±|÷|·|…|、|，|；|：|／|｜| """
 
 
 @pytest.mark.parametrize("first, second", HEDGED)
