@@ -38,7 +38,7 @@ from tqdm import tqdm, trange
 import run
 from eval import NEXT_QUESTIONS, count_thoughts, evaluate, summarize
 from model import fetch_folder, load_model
-from prerl import OBJECTIVES, PACK_TOKENS, check_start_token, conditional_logprobs
+from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, conditional_logprobs
 from prerl import gradient_alignment, group_advantages, loss_mask, marginal_logprobs
 from prerl import policy_gradient, start_token_of
 from rollout import generate
@@ -177,7 +177,7 @@ def advantages_for(objective, rewards, how):
     (NSR as in RLVR-Decomposed, arXiv 2506.01347).
     """
     if how == "sign":
-        return (2 * rewards - 1).reshape(-1)
+        return (2 * check_rewards(rewards) - 1).reshape(-1)
     scale_std = objective.scale_std if how is None else how == "zscore"
     return group_advantages(rewards, scale_std).reshape(-1)
 

@@ -88,6 +88,7 @@ def check_start_token(token, vocab_size):
 def check_rewards(rewards):
     if not bool(((rewards >= 0) & (rewards <= 1)).all()):  # NaN fails both comparisons
         raise ValueError(f"rewards must lie in [0, 1], found {rewards.min()} to {rewards.max()}")
+    return rewards
 
 
 def group_advantages(rewards, scale_std):

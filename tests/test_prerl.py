@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2ForCausalLM
 
+import dsrl
 import prerl
 from conftest import random_model
 from rollout import Rollout
@@ -257,6 +258,16 @@ def test_loss_mask(rollout):
 def test_bad_rewards_are_refused(rewards, message):
     with pytest.raises(ValueError, match=message):
         prerl.group_advantages(torch.tensor(rewards), False)
+    if message == "must lie in":
+        with pytest.raises(ValueError, match=message):
+            dsrl.advantages_for(prerl.OBJECTIVES["nsr-prerl"], torch.tensor(rewards), "sign")
+
+
+def test_sign_takes_every_wrong_answer():
+    """Bug: an all-wrong group left out by --advantage sign (NSR as in RLVR-Decomposed), or right answers of it pushed by NSR."""
+    advantages = dsrl.advantages_for(prerl.OBJECTIVES["nsr-prerl"], torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]), "sign")
+    assert advantages.tolist() == [-1, -1, 1, -1, 1, 1]
+    assert prerl.kept_rows(advantages, "negative").tolist() == [True, True, False, True, False, False]
 
 
 def test_bad_masks_and_tokens_are_refused(model, rollout):
