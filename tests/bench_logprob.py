@@ -139,11 +139,10 @@ def run(engine, inputs):
 
 def seconds(engine, inputs):
     clock = time.process_time if DEVICE == "cpu" else time.perf_counter
-    synchronize = torch.cuda.synchronize if DEVICE == "cuda" else lambda: None
-    synchronize()
     start = clock()
     run(engine, inputs)
-    synchronize()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
     return clock() - start
 
 
@@ -172,18 +171,22 @@ def peak_bytes(name, shape):
 def peak_of_this_process(name, shape):
     run(ENGINES[name], inputs_of(4, 8, 16))  # the libraries' own buffers are not counted
     inputs = inputs_of(*shape)
+    forget_peak()
+    before = peak_so_far()
+    run(ENGINES[name], inputs)
+    return peak_so_far() - before
+
+
+def forget_peak():
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(ENGINES[name], inputs)
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = resident_peak()
-    run(ENGINES[name], inputs)
-    return resident_peak() - before
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
 
 
-def resident_peak():
+def peak_so_far():
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated()
     return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
@@ -244,12 +247,13 @@ def print_table(report):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=defaults)
     parser.add_argument("--quick", action="store_true", help="N 128, D 64, V 8192, 3 rounds")
-    parser.add_argument("--tokens", type=int, default=512, help="N, default 512")
-    parser.add_argument("--width", type=int, default=576, help="D, default 576")
-    parser.add_argument("--vocab", type=int, default=49152, help="V, default 49152")
-    parser.add_argument("--rounds", type=int, default=5, help="default 5; 0 measures memory only")
+    parser.add_argument("--tokens", type=int, default=512, help="N")
+    parser.add_argument("--width", type=int, default=576, help="D")
+    parser.add_argument("--vocab", type=int, default=49152, help="V")
+    parser.add_argument("--rounds", type=int, default=5, help="0 measures memory only")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="E")
     args = parser.parse_args()
     torch.set_num_threads(1)
