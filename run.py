@@ -13,8 +13,8 @@
    before it taken.
 2. No random state is saved: prompts, samples and evaluations are pure functions of (seed, step).
 3. Nothing is pickled; tensors are safetensors, the rest JSON: a downloaded checkpoint runs no code.
-4. Processes of torchrun hold the same weights and a share of the prompts each; gradients are summed.
-   The first process alone writes.
+4. Processes of torchrun hold the same weights and a share of the prompts each; their gradients are
+   summed. The first process alone writes.
 
 Used by dsrl.py; `python dsrl.py --out out --resume` continues a run with the flags it had.
 """
@@ -72,17 +72,23 @@ FREE = (  # flags that change nothing of the result
     "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_problems", "preset",
     "kv_cache_gb", "device", "dry_run", "report_to", "alignment_every", "offload",
 )  # fmt: skip
-COLUMNS = (  # of the console: metric, heading, format
-    ("step", "step", "5d"), ("phase", "phase", "5"), ("reward", "reward", "6.3f"),
-    ("mixed", "mixed", "5.2f"), ("length", "length", "6.1f"), ("cut", "cut", "5.2f"),
-    ("reflection", "reflect", "7.3f"), ("transition", "transit", "7.3f"),
-    ("entropy", "entropy", "7.3f"), ("grad_norm", "gradnorm", "8.1e"),
-    ("sampler_gap", "gap", "7.1e"), ("seconds_sample", "sample", "6.2f"),
-    ("seconds_grade", "grade", "5.2f"), ("seconds_update", "update", "6.2f"),
-    ("tokens_per_second", "tok/s", "7.0f"),
+COLUMNS = (  # of the console: metric, heading, width, format
+    ("step", "step", 5, "d"), ("phase", "phase", 5, ""), ("reward", "reward", 6, ".3f"),
+    ("mixed", "mixed", 5, ".2f"), ("length", "length", 6, ".1f"), ("cut", "cut", 5, ".2f"),
+    ("reflection", "reflect", 7, ".3f"), ("transition", "transit", 7, ".3f"),
+    ("entropy", "entropy", 7, ".3f"), ("grad_norm", "gradnorm", 8, ".1e"),
+    ("sampler_gap", "gap", 7, ".1e"), ("seconds_sample", "sample", 6, ".2f"),
+    ("seconds_grade", "grade", 5, ".2f"), ("seconds_update", "update", 6, ".2f"),
+    ("tokens_per_second", "tok/s", 7, ".0f"),
 )  # fmt: skip
 EVAL_K = 8  # responses per problem of an evaluation
 SHOWN = 300  # characters of a sample on the console
+PANELS = {  # of curves.png: metrics of updates and of evaluations
+    "share right": ("reward", "avg_at_k", "pass_at_k"),
+    "response tokens": ("length",),
+    "thoughts per response": ("reflection", "transition"),
+    "nats per token": ("entropy", "logprob_conditional", "logprob_marginal"),
+}
 TOO_MANY_CUT = 0.2  # share of responses
 FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
 # small matrices gain nothing from a second thread and lose much on a busy machine
@@ -204,11 +210,11 @@ def parse_args(argv):
     saved = Path(given.get("out", settings["out"])) / "config.json"
     if given.get("resume") and saved.is_file():
         before = json.loads(saved.read_text())
-        settings |= {name: before[name] for name in settings if name in before} | given
+        settings |= {name: before[name] for name in settings if name in before}
     else:
-        tiny = given.get("model", "tiny") == "tiny" and "preset" not in given
-        settings |= PRESETS["tiny" if tiny else given.get("preset")] if tiny or "preset" in given else {}
-        settings |= given
+        preset = "tiny" if given.get("model", "tiny") == "tiny" else None
+        settings |= PRESETS.get(given.get("preset", preset), {})
+    settings |= given
     settings["data"] = settings["data"] or ("tiny" if settings["model"] == "tiny" else "math")
     if settings["variant"] != "dsrl":  # only dsrl has two phases, the others have one
         objective = OBJECTIVES.get(settings["variant"])
@@ -232,9 +238,10 @@ def append_line(path, record):
     """One line of JSON, by the first process. What is not finite has no place in JSON: null."""
     if rank():
         return
-    broken = [name for name, value in record.items() if isinstance(value, float) and not math.isfinite(value)]
+    floats = {name: value for name, value in record.items() if isinstance(value, float)}
+    record = record | {name: None for name, value in floats.items() if not math.isfinite(value)}
     with path.open("a") as file:
-        file.write(json.dumps(record | dict.fromkeys(broken), ensure_ascii=False) + "\n")
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def read_lines(path):
@@ -332,8 +339,8 @@ def log_update(state, config, metrics, texts, clock):
     skipped = f"  skipped: {metrics['skipped']}" if metrics["skipped"] else ""
     tqdm.write(console_line(metrics) + skipped)
     if "row" in metrics:
-        where = f"update {metrics['step']} ({metrics['phase']})"
-        tqdm.write(f"{where} is not finite and was not applied; the row that stands out:\n{metrics['text']}")
+        what = f"update {metrics['step']} ({metrics['phase']}) is not finite and was not applied"
+        tqdm.write(f"{what}; the row that stands out:\n{metrics['text']}")
     state.failures = state.failures + 1 if "row" in metrics else 0
     state.unrewarded = 0 if metrics["reward"] > 0 else state.unrewarded + 1
     for kind, warning in warnings_of(metrics, config, state).items():
@@ -364,22 +371,17 @@ def warnings_of(metrics, config, state):
 
 
 def console_heading():
-    return " ".join(f"{heading:>{width_of(form)}}" for _, heading, form in COLUMNS)
+    return " ".join(f"{heading:>{width}}" for _, heading, width, _ in COLUMNS)
 
 
 def console_line(metrics):
-    cells = [(metrics.get(name), form) for name, _, form in COLUMNS]
-    return " ".join(
-        format(value, form) if value is not None else " " * width_of(form) for value, form in cells
-    )
-
-
-def width_of(form):
-    return int(form.rstrip("dfe").split(".")[0])
+    cells = [(metrics.get(name), width, form) for name, _, width, form in COLUMNS]
+    texts = ["" if value is None else format(value, form) for value, _, form in cells]
+    return " ".join(f"{text:>{width}}" for text, (_, width, _) in zip(texts, cells, strict=True))
 
 
 def draw_curves(folder):
-    """curves.png over updates: reward, accuracy, tokens, thoughts, nats; the switch is marked."""
+    """curves.png over updates, dots where evaluated; the switch of the phases is marked."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -388,29 +390,19 @@ def draw_curves(folder):
     records = read_lines(folder / "metrics.jsonl")
     updates = [record for record in records if "reward" in record]
     evaluations = [record for record in records if "avg_at_k" in record]
-    panels = (
-        ("share right", ("reward",), ("avg_at_k", "pass_at_k")),
-        ("response tokens", ("length",), ("length",)),
-        ("thoughts per response", ("reflection", "transition"), ("reflection", "transition")),
-        ("nats per token", ("entropy", "logprob_conditional", "logprob_marginal"), ()),
-    )
-
-    def plot(axis, name, seen, form, **style):
-        points = [(record["step"], record[name]) for record in seen if record.get(name) is not None]
-        if points:
-            axis.plot(*zip(*points, strict=True), form, **style)
-
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="tight")
     switch = next((record["step"] for record in updates if record["phase"] == "rl"), 0)
-    for axis, (title, sampled, measured) in zip(axes.flat, panels, strict=True):
-        for color, name in enumerate(sampled):
-            plot(axis, name, updates, "-", color=f"C{color}", alpha=0.6, label=f"{name} (training)")
-        for color, name in enumerate(measured):
-            plot(axis, name, evaluations, "o--", color=f"C{color}", label=f"{name} (evaluation)")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="tight")
+    for axis, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
+        for color, name in enumerate(names):
+            for seen, form in ((updates, "-"), (evaluations, "o--")):
+                points = [(x["step"], x[name]) for x in seen if x.get(name) is not None]
+                if points:
+                    label = f"{name} (evaluation)" if seen is evaluations else name
+                    axis.plot(*zip(*points, strict=True), form, color=f"C{color}", label=label)
         if switch:
             axis.axvline(switch, color="grey", linestyle=":", label="PreRL | RL")
         axis.set(title=title, xlabel="updates")
-        if axis.get_legend_handles_labels()[0]:
+        if axis.lines:
             axis.legend(fontsize=7)
     figure.savefig(folder / "curves.partial.png", dpi=110)
     plt.close(figure)
@@ -523,8 +515,8 @@ def save_when_due(config, state, model, tokenizer, optimizer):
             shutil.rmtree(old)
     how = f"go on with: {resume_command(config)}"
     if failed:
-        advice = f"lower --lr, look at the rows in metrics.jsonl; {how}"
-        raise ValueError(f"{state.failures} updates in a row were not finite; saved {path}: {advice}")
+        failed = f"{state.failures} updates in a row were not finite; saved {path}"
+        raise ValueError(f"{failed}: lower --lr, see the rows in metrics.jsonl; {how}")
     if state.stop:
         tqdm.write(f"{state.stop}: saved {path}; {how}")
 
@@ -547,17 +539,13 @@ def save_checkpoint(target, step, model, tokenizer, optimizer, config):
         hashes = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "trainer.json", {"step": step, "config": config, "sha256": hashes})
         for path in temporary.iterdir():
-            sync(path)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
     except (OSError, SafetensorError):
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def sync(path):
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def file_hash(path):
@@ -566,11 +554,8 @@ def file_hash(path):
 
 
 def rescue(error, config, state, model, tokenizer, optimizer):
-    """After a failed write: save the state where it can be, in --out or a temporary folder.
-
-    Returns the message for the person.
-    """
-    reason = f"cannot write to {state.folder} ({error})"
+    """After a failed write: save where one can, --out or a temporary folder; return a message."""
+    reason = f"cannot go on ({error})"
     if rank():
         return reason
     for folder in (state.folder, Path(tempfile.gettempdir()) / f"dsrl-rescue-{os.getpid()}"):
@@ -671,7 +656,7 @@ def catch_signals(state):
 def report_errors(function):
     """Run it; what a person can mend becomes one line. Returns the exit code.
 
-    2: a mistake or a failure explained; 130: a second Ctrl-C; 1: another process is gone.
+    2: a mistake, or a failure explained; 1: another process is gone; 130: a second Ctrl-C.
     """
     try:
         function()
@@ -681,12 +666,15 @@ def report_errors(function):
     except KeyboardInterrupt:
         print("\nleft at once; --resume goes on from the last checkpoint", file=sys.stderr)
         return 130
+    except torch.OutOfMemoryError:
+        advice = "see --dry-run; lower --max-response-tokens or --kv-cache-gb"
+        tqdm.write(f"error: out of memory: {advice}", file=sys.stderr)
+        return 2
     except RuntimeError as error:
-        if not (dist.is_initialized() and (isinstance(error, dist.DistError) or "gloo" in str(error))):
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        reason = str(error).splitlines()[0]
-        text = f"error: process {rank()} lost the others ({reason}); go on with --resume"
-        print(text, file=sys.stderr)
+        lost = f"error: process {rank()} lost the others ({str(error).splitlines()[0]})"
+        tqdm.write(f"{lost}; go on with --resume", file=sys.stderr)
         return 1
     return 0
 
@@ -752,7 +740,7 @@ def join_processes(asked, prompts_per_step):
         shares = f"{prompts_per_step} is not divided by {world_size()} processes"
         raise ValueError(f"--prompts-per-step {shares}")
     if rank():
-        sys.stdout = open(os.devnull, "w")  # the first process speaks for all; errors do not go there
+        sys.stdout = open(os.devnull, "w")  # the first process speaks for all; not of errors
     return device
 
 
@@ -863,7 +851,8 @@ def too_large(config, device):
     """Whether an update needs more memory than the GPU has, unless layers are computed again."""
     if device.type != "cuda":
         return False
-    *update, _ = memory_plan(config, shapes_of(config.model, compute_dtype(device)), device).values()
+    model = shapes_of(config.model, compute_dtype(device))
+    *update, _ = memory_plan(config, model, device).values()
     room = torch.cuda.get_device_properties(device).total_memory
     if sum(update) > room:
         needed = f"an update needs about {sum(update) / 1e9:.0f} GB of {room / 1e9:.0f}"

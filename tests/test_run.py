@@ -21,13 +21,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_dsrl import arguments, copy, finished, same_weights, updates, weights, world  # noqa: F401
+from test_dsrl import arguments, copy, finished, no_curves, world  # noqa: F401
+from test_dsrl import same_weights, updates, weights
 
 import dsrl
 import run
 from conftest import random_model
 from model import load_model
 
+DRAW_CURVES = run.draw_curves
 ROOT = Path(__file__).parent.parent
 QWEN = dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
 QWEN |= dict(num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)
@@ -81,8 +83,9 @@ def test_damaged_checkpoints_are_passed_over(finished, copy, capsys):
     assert updates(finished) == updates(copy)
 
 
-def test_killed_at_any_moment(world, tmp_path):
+def test_killed_at_any_moment(world, tmp_path, monkeypatch):
     """Bug: a state between two files. SIGKILL at random moments, then --resume; to the bit."""
+    monkeypatch.setattr(run, "draw_curves", DRAW_CURVES)
     words = arguments(world, tmp_path / "whole", "--steps", "8", "--keep", "2")
     began = time.monotonic()
     assert dsrl.main(words) == 0
@@ -173,7 +176,8 @@ def test_broken_weights_get_one_line(world, tmp_path, capsys):
     model, tokenizer = load_model(world)
     model.model.norm.weight.data.fill_(float("nan"))
     run.save_model(model, tokenizer, tmp_path / "nan")
-    assert dsrl.main(arguments(tmp_path / "nan", tmp_path / "out", "--data", f"{world}/train.jsonl", "--eval-data", f"{world}/test.jsonl")) == 2
+    words = arguments(world, tmp_path / "out", "--model", f"{tmp_path}/nan")
+    assert dsrl.main(words) == 2
     assert "logits are not finite" in capsys.readouterr().err
 
 
@@ -211,7 +215,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(world, finished, tmp_path, monkey
     assert dsrl.main(arguments(world, out)) == 2
     error = capsys.readouterr().err
     assert "No space left" in error and "dsrl-rescue" in error and "error: " in error
-    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert {path.name for path in out.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
     (rescued,) = tmp_path.glob("dsrl-rescue-*")
     assert same_weights(finished / "checkpoint-3", rescued / "checkpoint-3")
     assert dsrl.main(["--out", str(rescued), "--resume"]) == 0
@@ -228,18 +232,19 @@ def test_out_of_memory_takes_smaller_micro_batches(world, finished, tmp_path, mo
 
     def small(*words, micro_batch_tokens, **how):
         metrics = real(*words, micro_batch_tokens=micro_batch_tokens, **how)
-        if micro_batch_tokens > 100:  # after the gradient was added: the worst moment
+        if micro_batch_tokens > room:  # after the gradient was added: the worst moment
             raise torch.OutOfMemoryError("no memory")
         return metrics
+
+    room = 100  # tokens; a row is about 50
 
     monkeypatch.setattr(dsrl, "policy_gradient", small)
     assert dsrl.main(arguments(world, tmp_path / "a", "--steps", "1")) == 0
     assert "going on with micro-batches of 64 tokens" in capsys.readouterr().out
     first, second = (weights(path / "checkpoint-1") for path in (finished, tmp_path / "a"))
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
-    more = ("--steps", "1", "--max-response-tokens", "200")  # one row is more than 100 tokens
-    monkeypatch.setattr(dsrl, "policy_gradient", lambda *_, **how: small(*_, **how | {"micro_batch_tokens": 101}))
-    assert dsrl.main(arguments(world, tmp_path / "b", *more)) == 2
+    room = 1
+    assert dsrl.main(arguments(world, tmp_path / "b", "--steps", "1")) == 2
     assert "lower --micro-batch-tokens or --max-response-tokens" in capsys.readouterr().err
 
 
@@ -262,16 +267,18 @@ def test_activations_are_counted(model, dtype):
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         model(torch.zeros(1, 96, dtype=torch.int64), row_lengths=[48, 48])
     counted = sum(storage.nbytes() for key, storage in kept.items() if key not in ours)
-    config = dsrl.parse_args("--max-prompt-tokens 48 --max-response-tokens 48 --micro-batch-tokens 96".split())
-    shapes = type(model)
+    limits = "--max-prompt-tokens 48 --max-response-tokens 48 --micro-batch-tokens 96"
+    config = dsrl.parse_args(limits.split())
     with torch.device("meta"):
-        shapes = shapes(model.config)
+        shapes = type(model)(model.config)
     shapes.compute_dtype = dtype
     plan = run.memory_plan(config, shapes, torch.device("cpu"))
     assert plan["activations, 96 tokens"] == pytest.approx(counted, rel=0.15)
 
 
-@pytest.mark.parametrize(("preset", "room"), [("qwen2.5-1.5b-24gb", 24e9), ("qwen2.5-1.5b-80gb", 80e9)])
+@pytest.mark.parametrize(
+    ("preset", "room"), [("qwen2.5-1.5b-24gb", 24e9), ("qwen2.5-1.5b-80gb", 80e9)]
+)
 def test_presets_fit_their_cards(tmp_path, capsys, preset, room):
     """Bug: a preset that cannot run where its name says. From config.json alone."""
     from transformers import Qwen2Config
@@ -359,9 +366,10 @@ def test_a_tracker_gets_every_number(world, tmp_path, monkeypatch, capsys):
     assert "pip install wandb" in capsys.readouterr().err
     seen = []
     fake = types.SimpleNamespace(
-        init=lambda **how: seen.append(how), log=lambda record, step: seen.append(record | {"step": step}),
+        init=lambda **how: seen.append(how),
+        log=lambda record, step: seen.append(record | {"step": step}),
         finish=lambda: seen.append("finished"),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "trackio", fake)
     more = ("--report-to", "trackio", "--steps", "1")
     assert dsrl.main(arguments(world, tmp_path / "b", *more)) == 0
@@ -425,7 +433,8 @@ def test_one_folder_one_run(copy, world, tmp_path, capsys):
     with run.open_folder(copy, resume=True):
         assert dsrl.main(["--out", str(copy), "--resume"]) == 2
     assert "another run is writing" in capsys.readouterr().err
-    for flag, value in (("--seed", "1"), ("--prompts-per-step", "8"), ("--data", "tiny")):
+    other = f"{world}/test.jsonl"
+    for flag, value in (("--seed", "1"), ("--prompts-per-step", "8"), ("--data", other)):
         assert dsrl.main(["--out", str(copy), "--resume", flag, value]) == 2
         error = capsys.readouterr().err
         assert f"{flag} was" in error and "cannot change" in error
