@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, a random model small enough to run in milliseconds, and a hand-made rollout."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,3 +53,43 @@ def rollout(model):
     finished = torch.tensor([row != 5 for row in range(12)])
     zeros = torch.zeros(12, 7)
     return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, zeros, zeros, finished)
+
+
+# --------------------------------------------------------------------------------------------------
+# A small world for the tests of whole runs: its base model knows little, every code path is the same
+
+SHORT = (
+    "--steps 4 --prerl-steps 2 --prompts-per-step 4 --group-size 4 --max-response-tokens 24 "
+    "--eval-problems 2 --save-every 1 --keep 4 --lr 1e-3"
+).split()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Folder of a base that writes the format, so that one answer in five is right."""
+    import tiny
+
+    sizes = dict(modulus=3, steps=(1, 2), long_steps=(3, 3), train_problems=40, test_problems=16)
+    settings = tiny.World(tokens=30_000, **sizes)
+    return tiny.build(cache_dir=tmp_path_factory.mktemp("world"), world=settings, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def finished(world, tmp_path_factory):
+    """Folder of a whole run of four updates."""
+    import dsrl
+
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert dsrl.main(arguments(world, out)) == 0
+    return out
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of that folder, to resume or damage."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def arguments(world, out, *more):
+    data = ["--data", f"{world}/train.jsonl", "--eval-data", f"{world}/test.jsonl"]
+    return ["--model", str(world), *data, *SHORT, "--out", str(out), *more]

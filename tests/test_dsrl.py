@@ -1,58 +1,21 @@
-"""The method in one loop: phases, variants, one seed.    python -m pytest tests/test_dsrl.py
+"""The method in one loop: phases, variants, one seed.    python -m pytest tests/test_dsrl.py"""
 
-A world of a few thousand training tokens stands in for the cached one: its base model knows little,
-and every code path is the same.
-"""
-
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import arguments
 
 import dsrl
 import run
-import tiny
 from model import load_model
 from prerl import OBJECTIVES
-
-SHORT = (
-    "--steps 4 --prerl-steps 2 --prompts-per-step 4 --group-size 4 --max-response-tokens 24 "
-    "--eval-problems 2 --save-every 1 --keep 4 --lr 1e-3"
-).split()
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory):
-    """Folder of a base that writes the format, so that one answer in five is right."""
-    sizes = dict(modulus=3, steps=(1, 2), long_steps=(3, 3), train_problems=40, test_problems=16)
-    settings = tiny.World(tokens=30_000, **sizes)
-    return tiny.build(cache_dir=tmp_path_factory.mktemp("world"), world=settings, quiet=True)
-
-
-@pytest.fixture(scope="session")
-def finished(world, tmp_path_factory):
-    """Folder of a whole run of four updates."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    assert dsrl.main(arguments(world, out)) == 0
-    return out
 
 
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch, finished):
     """They are drawn once, in `finished`: a quarter of a second at each evaluation."""
     monkeypatch.setattr(run, "draw_curves", lambda folder: None)
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    """A copy of that folder, to resume or damage."""
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
-def arguments(world, out, *more):
-    data = ["--data", f"{world}/train.jsonl", "--eval-data", f"{world}/test.jsonl"]
-    return ["--model", str(world), *data, *SHORT, "--out", str(out), *more]
 
 
 def updates(folder):

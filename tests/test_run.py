@@ -21,12 +21,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_dsrl import arguments, copy, finished, no_curves, world  # noqa: F401
-from test_dsrl import same_weights, updates, weights
+from conftest import arguments, random_model
+from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 
 import dsrl
 import run
-from conftest import random_model
 from model import load_model
 
 DRAW_CURVES = run.draw_curves
