@@ -211,7 +211,10 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \frac{|x|}{2} == 0.5|x|   || != 0   |x != x   |a|b|c| != |a||b||c|   ab! != ab   a:b != ab
         x - yz != xyz   non-empty == nonempty   no, yes != noyes   -xy != xy   ab != -ab
         yes = no != yes   east=west != west   B rather than C != B
-        12 \mathrm{~m} \mathrm{~s}^{-1} == 12   \sqrt{-1} == i   x = e == e   answer = 5 == 5""",
+        12 \mathrm{~m} \mathrm{~s}^{-1} == 12   \sqrt{-1} == i   x = e == e   answer = 5 == 5
+        2.19\times10^{6} == 2.19e6   2.2\times 10^6 != 2.19e6   e^{-t/\tau} == e^{-\frac{t}{\tau}}
+        \ln 2 + \frac{i\pi}{3} == \ln 2 + i\pi / 3   b! != b   b' != b   A' != A   (B). == B
+        [B] == B   Option (B) == B""",
 }
 ROWS = [
     (*re.split(" (?:==|!=) ", pair), " == " in pair)
