@@ -137,13 +137,13 @@ def update(model, optimizer, rollout, rewards, config, step, state):
             state, longest,
         )  # fmt: skip
         run.sum_gradients(model)
-        gradients = [parameter for parameter in model.parameters() if parameter.grad is not None]
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(gradients, MAX_GRAD_NORM))
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM))
         losses = [value for name, value in metrics.items() if name.endswith("loss")]
         metrics |= {"grad_norm": grad_norm, "skipped": None}
         if not all(map(math.isfinite, (grad_norm, *losses))):
             metrics["skipped"] = "the loss or the gradient is not finite"
             metrics["row"] = offending_row(model, rollout, objectives[0].space, config)
+            break
         elif not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
             metrics["skipped"] = "no group has both right and wrong responses"
         else:
@@ -313,6 +313,8 @@ def load(config, device):
 
 def start(config):
     """A run from its flags to its summary; with --dry-run, what it would be."""
+    if config.dry_run and config.device == "cuda" and not torch.cuda.is_available():
+        return run.print_plan(config, torch.device("cuda"))  # of a machine elsewhere
     device = run.join_processes(config.device, config.prompts_per_step)
     budget = config.micro_batch_tokens or PACK_TOKENS[device.type]
     if config.dry_run:

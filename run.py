@@ -175,7 +175,9 @@ def flag_of(name):
 def make_parser():
     about = "Dual Space RL: NSR-PreRL on P(y), then GRPO on P(y|x)."
     usage = "python dsrl.py [--model M] [--data FILE] [flags]"
-    parser = argparse.ArgumentParser(description=about, usage=usage, allow_abbrev=False)
+    wide = partial(argparse.HelpFormatter, max_help_position=36, width=100)  # characters
+    how = {"usage": usage, "formatter_class": wide, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(description=about, **how)
     group = None
     for item in fields(Config):
         group = parser.add_argument_group(GROUPS[item.name]) if item.name in GROUPS else group
@@ -588,13 +590,14 @@ def newest_whole(folder):
     return None
 
 
-def load_checkpoint(path, model, optimizer):
+def load_checkpoint(path, model, optimizer, offload):
     """Weights and AdamW's moments, to the bit, into a model and optimizer of the same shapes."""
     fill_parameters(model, path)
     parameters = dict(model.named_parameters())
     for key, value in load_file(path / "optimizer.safetensors").items():
         kind, name = key.split("|")
-        optimizer.state[parameters[name]][kind] = value.to(parameters[name].device)
+        value = value if offload else value.to(parameters[name].device)
+        optimizer.state[parameters[name]][kind] = value
 
 
 def cut_back(folder, step):
@@ -615,7 +618,7 @@ def resume(config, state, model, optimizer):
         raise ValueError(f"--resume: {state.folder} has no whole checkpoint: {advice}")
     step, path, trainer = found
     check_changes(trainer["config"], asdict(config), step)
-    load_checkpoint(path, model, optimizer)
+    load_checkpoint(path, model, optimizer, config.offload)
     if rank() == 0:
         cut_back(state.folder, step)
     tqdm.write(f"going on from {path}: {step} updates done")

@@ -290,7 +290,8 @@ def test_presets_fit_their_cards(tmp_path, capsys, preset, room):
     assert sum(update) < 0.9 * room  # the rest: CUDA itself, fragments
     if config.kv_cache_gb:
         assert update[0] + update[2] + cache < 0.9 * room
-    assert dsrl.main(["--preset", preset, "--model", f"{tmp_path}/model", "--dry-run"]) == 0
+    words = ["--preset", preset, "--model", f"{tmp_path}/model", "--dry-run", "--device", "cuda"]
+    assert dsrl.main(words) == 0
     output = capsys.readouterr().out
     assert "1,543,714,304 parameters" in output and "KV cache" in output
     assert "time per update" not in output
