@@ -37,7 +37,8 @@ from tqdm import tqdm
 from model import KVCache
 
 PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet saturates a device
-CUDA_CHECK_EVERY = 16  # decode steps between two looks at the stop flags: each waits for the device
+# decode steps between two looks at the stop flags: each look waits for the device
+CHECK_EVERY = {"cuda": 16, "cpu": 1}
 SPLIT_TOKENS = 8  # a character may be split over several tokens, and a first one loses its space
 BAR_DELAY = 2  # seconds: what is done sooner shows no bar
 FREE_MEMORY_SHARE = 0.5  # of what the device has free, for the cache, when no limit is given
@@ -139,10 +140,10 @@ def draw(logits, uniforms, temperature, top_k=0, top_p=1.0):
     scaled = logits if plain else truncate(logits / temperature, top_k, top_p)
     probabilities = scaled.softmax(-1)  # (n, V)
     cumulative = probabilities.cumsum(-1)
-    total = cumulative[:, -1]  # 1 up to rounding
-    # strictly below the total, so that rounding never selects a token of probability zero
-    point = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    found = torch.searchsorted(cumulative, point[:, None], right=True)[:, 0]
+    # Below the last entry even when rounded, as a uniform is at most 1 - 2^-24; so the first entry
+    # above is that of a token with some probability. (A row of NaN finds none: clamped, reported.)
+    point = uniforms[:, None] * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, point, right=True)[:, 0]
     tokens = found.clamp_(max=logits.shape[-1] - 1)
     logprobs = pick(probabilities, tokens).log()
     return tokens, logprobs, logprobs if plain else pick(logits.log_softmax(-1), tokens)
@@ -276,7 +277,7 @@ def generate(
     )  # fmt: skip
     check(model, request)
     device = next(model.parameters()).device
-    capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CUDA_CHECK_EVERY
+    capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CHECK_EVERY[device.type]
     num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
     rows, start = make_rows(request, seed, first_prompt, device), time.perf_counter()
     bar_options = dict(desc=progress, disable=progress is None, leave=False, delay=BAR_DELAY)
@@ -299,19 +300,20 @@ def make_rows(request, seed, first_prompt, device):
     num_rows, width = len(request.limits), max(request.limits) + 1
     places = [divmod(row, request.group_size) for row in range(num_rows)]
     draws = [uniforms_of(seed, first_prompt + prompt, at, width) for prompt, at in places]
-    wide, flat = (num_rows, width), (num_rows,)
-    zeros = {
-        "ids": (wide, torch.int64), "logprobs": (wide, torch.float32),
-        "model_logprobs": (wide, torch.float32), "last": (flat, torch.int64),
-        "count": (flat, torch.int64), "finished": (flat, torch.bool),
-        "stopped": (flat, torch.bool), "broken": (flat, torch.bool),
-    }  # fmt: skip
+    wholes = dict(dtype=torch.int64, device=device)
     return Rows(
-        limit=torch.tensor(request.limits, device=device),
+        limit=torch.tensor(request.limits, **wholes),
         uniforms=torch.stack(draws).to(device),
-        eos=torch.tensor(sorted(request.eos_ids), dtype=torch.int64, device=device),
+        ids=torch.zeros(num_rows, width, **wholes),
+        logprobs=torch.zeros(num_rows, width, device=device),
+        model_logprobs=torch.zeros(num_rows, width, device=device),
+        last=torch.zeros(num_rows, **wholes),
+        count=torch.zeros(num_rows, **wholes),
+        finished=torch.zeros(num_rows, dtype=torch.bool, device=device),
+        stopped=torch.zeros(num_rows, dtype=torch.bool, device=device),
+        broken=torch.zeros(num_rows, dtype=torch.bool, device=device),
+        eos=torch.tensor(sorted(request.eos_ids), **wholes),
         stats={"prefill_tokens": 0, "row_steps": 0},
-        **{name: torch.zeros(*how[:1], dtype=how[1], device=device) for name, how in zeros.items()},
     )
 
 
@@ -325,7 +327,7 @@ def sample(model, request, rows, num_slots, capacity, bar):
     )
     rows.stats |= {"cache_rows": num_slots, "cache_gb": slots.cache.num_bytes / 1e9}
     watched = request.stop_strings or request.on_tokens is not None
-    check_every = CUDA_CHECK_EVERY if device.type == "cuda" and not watched else 1
+    check_every = 1 if watched else CHECK_EVERY[device.type]
     start, tokens = time.perf_counter(), 0
     while slots.waiting or slots.live:
         admit(model, request, rows, slots)
@@ -440,19 +442,30 @@ def check(model, request):
 # Use from the shell
 
 
-def print_stream(tokenizer):
-    """A callback for `generate` that prints row 0 as it grows: text that can change no more."""
-    ids, shown = [], ""
+def answer(model, tokenizer, prompt_ids, limit, temperature, seed):
+    """Print one response as it comes, then, dim, how many tokens, how fast, and why it ended."""
+    ids, shown, start = [], "", time.perf_counter()
 
     def show(rows, tokens):
         nonlocal shown
-        ids.append(tokens[0])
+        ids.extend(tokens)
         text = tokenizer.decode(ids, skip_special_tokens=True)
-        if not text.endswith("\ufffd"):  # half of a multi-byte character
+        if not text.endswith("\ufffd"):  # half of a character
             print(text[len(shown) :], end="", flush=True)
             shown = text
 
-    return show
+    try:
+        rollout = generate(
+            model, [prompt_ids], max_new_tokens=limit, temperature=temperature, seed=seed,
+            eos_ids=model.eos_ids, tokenizer=tokenizer, on_tokens=show,
+        )  # fmt: skip
+        reason = "ended by itself" if rollout.finished[0] else f"cut at {limit} tokens"
+    except KeyboardInterrupt:
+        reason = "interrupted"
+    print(tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :])
+    rate = len(ids) / (time.perf_counter() - start)
+    line = f"{len(ids)} tokens, {rate:.1f} tokens/s, {reason}"
+    print(f"\033[2m{line}\033[0m" if sys.stderr.isatty() else line, file=sys.stderr)
 
 
 def self_check():
@@ -474,7 +487,7 @@ def self_check():
         cells = "".join("." if not on else "E" if id in (1, 2) else "#" for id, on in pairs)
         end = "finished" if finished else "cut at the limit"
         print(f"{cells}  {int(mask.sum()):2} tokens, {end}")
-    row_gb = KVCache.bytes_per_token(config) * (3 + 24 + CUDA_CHECK_EVERY) / 1e9
+    row_gb = KVCache.bytes_per_token(config) * (3 + 24 + CHECK_EVERY["cpu"]) / 1e9
     few = generate(model, [[3, 4, 5], [6]], kv_cache_gb=2.5 * row_gb, **options)
     same = torch.equal(few.response_ids, rollout.response_ids)
     assert same, "the number of cache rows changed a response"
@@ -498,17 +511,13 @@ def main(argv=None):
         model, tokenizer = load_model(args.model, **best_device())
         kind = "tiny" if args.model == "tiny" else "math"
         ids = encode_prompt(tokenizer, {"problem": args.prompt, "answer": "", "kind": kind})
-        generate(
-            model, [ids], max_new_tokens=args.max_new_tokens, temperature=args.temperature,
-            eos_ids=model.eos_ids, seed=args.seed, tokenizer=tokenizer,
-            on_tokens=print_stream(tokenizer),
-        )  # fmt: skip
+        limit = max(1, min(args.max_new_tokens, model.max_positions - len(ids)))
+        answer(model, tokenizer, ids, limit, args.temperature, args.seed)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        pass
-    print()
+    except KeyboardInterrupt:  # while the model loads
+        return 130
 
 
 if __name__ == "__main__":
