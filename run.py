@@ -276,6 +276,8 @@ def open_folder(path, resume):
         if (folder / "metrics.jsonl").exists() and not resume:
             advice = "continue it with --resume, give another --out, or remove the folder"
             raise ValueError(f"{folder} holds a run: {advice}")
+        if resume and not checkpoints(folder):  # before a model is loaded for nothing
+            raise ValueError(f"--resume: {folder} has no checkpoint: start without --resume")
         yield folder
 
 
@@ -614,8 +616,7 @@ def resume(config, state, model, optimizer):
     """Load the newest whole checkpoint into model and optimizer, its number into state.done."""
     found = newest_whole(state.folder)
     if found is None:
-        advice = "start without --resume in another folder"
-        raise ValueError(f"--resume: {state.folder} has no whole checkpoint: {advice}")
+        raise ValueError(f"--resume: no checkpoint in {state.folder} is whole: give another --out")
     step, path, trainer = found
     check_changes(trainer["config"], asdict(config), step)
     load_checkpoint(path, model, optimizer, config.offload)

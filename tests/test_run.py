@@ -399,7 +399,7 @@ def test_a_tracker_gets_every_number(world, tmp_path, monkeypatch, capsys):
         (("--out", "/proc/nothing"), "cannot write to /proc/nothing"),
         (("--device", "cuda"), "--device cpu"),
         (("--model", "{tmp}/no_tokenizer"), "no tokenizer"),
-        (("--resume",), "no whole checkpoint"),
+        (("--resume",), "has no checkpoint"),
     ],
 )
 def test_user_mistakes_get_one_line(world, tmp_path, capsys, more, message):
