@@ -317,7 +317,7 @@ def test_bbh_answers(answer, response, right):
     ("18", "The answer is 9*2=$<<9*2=18>>18.", 1), ("20", "The answer is 20%.", 1),
     ("20", "The answer is 0.2.", 0), ("10", "The answer is 10 or 12.", 0), ("5", "#### 5 dozen", 0),
     ("6", "#### 6 feet 3 inches", 0), ("10", "#### 10-12", 0), ("10", "The answer is 10:30.", 0),
-    ("2", "The answer is 2x.", 0), ("25", "The answer is 24. No: the answer is 25.", 1),
+    ("540", "The answer is 540m.", 1), ("2", "The answer is 2x.", 0), ("25", "The answer is 24. No: the answer is 25.", 1),
     ("25", "The answer is that Bo has 25 apples.", 1), ("25", "The answer is not 25.", 0),
     ("540", "The answer is a total of 540 meters.", 1), ("3", "The answer is at least 3.", 0),
     ("2", "The answer is n 2.", 0), ("3", "The answer is negative 3.", 0),
@@ -329,7 +329,7 @@ def test_gsm8k_answers(answer, response, right):
 
 
 @pytest.mark.parametrize("kind, error, answer, response, right", [
-    ("olympiad", 0.1, "4.2", "\\boxed{4.3}", 1), ("olympiad", 0.1, "4.2", "\\boxed{4.31}", 0),
+    ("olympiad", 0.1, "4.2", "\\boxed{4.1}", 1), ("olympiad", 0.1, "4.2", "\\boxed{4.31}", 0),
     ("olympiad", 0, "4.2", "\\boxed{4.21}", 0), ("olympiad", 0, "2, -1", "\\boxed{-1, 2}", 1),
     ("olympiad", 0, "(2,1)", "\\boxed{(1,2)}", 0), ("olympiad", 0, "[1,2)", "\\boxed{(1,2]}", 0),
     ("olympiad", 0, "6", "\\boxed{6 \\text{ square inches}}", 1),
@@ -349,9 +349,11 @@ def test_tolerances_by_kind(kind, error, answer, response, right):
 
 
 def test_training_wants_a_box_and_strict_compares_text():
-    """Catches: training rewarded for "####" or a unit; figures called strict that are symbolic."""
+    """Catches: training rewarded for "####" or words; figures called strict that are symbolic."""
     assert grade(MATH, "#### 18") == 1 and grade(MATH, "#### 18", loose=False) == 0
     assert grade(MATH, "\\boxed{18}", loose=False) == 1
+    assert grade(MATH, "\\boxed{a total of 18}") == 1
+    assert grade(MATH, "\\boxed{a total of 18}", loose=False) == 0
     quarter = {**MATH, "answer": "\\frac{1}{4}"}
     assert grade(quarter, "\\boxed{0.25}") == 1
     assert grade(quarter, "\\boxed{0.25}", strict=True) == 0
@@ -452,7 +454,7 @@ def rows_for(answers, grades):
 
 
 def test_summary_by_hand():
-    """Catches: equal answers that split the vote, a vote for no answer, rates per wrong tokens."""
+    """Catches: pass@k over the wrong k, means over the wrong rows, rates per wrong tokens."""
     problems = [{**MATH, "group": "a"}, {**MATH, "group": "b"}]
     rows = rows_for(["0.5", None, None, "7", "1/2"], [1.0, 0.0, 0.0, 0.0, 1.0])
     rows += rows_for(["7", "7 m", "18", None, None], [0.0, 0.0, 1.0, 0.0, 0.0])
@@ -467,6 +469,15 @@ def test_summary_by_hand():
     # The right rows have 0, 4 and 2 reflections in 10, 50 and 30 tokens.
     assert rates["right"] == {"per_response": 2.0, "per_1000_tokens": pytest.approx(6000 / 90)}
     assert rates["wrong"]["per_response"] == 2.0 and rates["per_response"] == 2.0
+
+
+def test_majority_by_hand():
+    """Catches: equal answers that split the vote, a vote for no answer, a tie for the last."""
+    for answers, grades, expected in (
+        (["7", "1/2", None, None, None, "0.5"], [0, 1, 0, 0, 0, 1], 1), ([None], [0], 0),
+        (["7", "18"], [0, 1], 0), (["18", "7", "7 m"], [1, 0, 0], 0),
+    ):  # fmt: skip
+        assert benchmarks.majority(MATH, rows_for(answers, grades)) == expected
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
