@@ -283,10 +283,11 @@ def make_corpus(world, rng, tokenizer, reserved):
 
 
 def cache_folder(world, seed, cache_dir):
-    """Where this world is kept: a hash of the settings and of this file, so that a
-    changed world is built anew.
+    """Where this world is kept: a hash of the settings and of this file down to the study, so that
+    a changed world is built anew.
     """
-    settings = json.dumps(asdict(world), sort_keys=True) + str(seed) + Path(__file__).read_text()
+    source = Path(__file__).read_text().partition("\n# The study")[0]
+    settings = json.dumps(asdict(world), sort_keys=True) + str(seed) + source
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     root = Path(cache_dir or home / "dsrl")
     return root / f"tiny-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
@@ -394,45 +395,53 @@ T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Stude
 
 
 def train_and_evaluate(job):
-    """One run of dsrl.py and its evaluation outside the training distribution, kept in `out`."""
-    out, base, seed, steps, flags = job
-    done = out / "outside" / "results.json"
-    if not done.is_file():
-        shutil.rmtree(out, ignore_errors=True)  # what a stopped study left half done
-        train = ["dsrl.py", "--preset", "tiny", "--model", base, *flags.split(), "--out", out]
-        train += ["--data", f"{base}/train.jsonl", "--eval-data", f"{base}/test.jsonl"]
-        train += ["--steps", steps, "--seed", seed, "--eval-every", 20, "--save-every", steps]
-        outside = f"{base}/test_long.jsonl,{base}/test_mix.jsonl"
-        test = ["eval.py", "--model", out / f"checkpoint-{steps}", "--tasks", outside, "--k", 8]
-        test += ["--temperature", 1, "--max-new-tokens", 128, "--out", out / "outside"]
-        for command in (train, test):
-            words = [sys.executable, *map(str, command)]
-            how = dict(capture_output=True, text=True, cwd=Path(__file__).parent)
-            ended = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
-            if ended.returncode:
-                raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
-    return read_run(out)
+    """One run of dsrl.py, and its Avg@8 on the files of `outside`; kept as study.json in `out`."""
+    out, base, seed, steps, flags, outside = job
+    if (out / "study.json").is_file():
+        return json.loads((out / "study.json").read_text())
+    shutil.rmtree(out, ignore_errors=True)  # what a stopped study left half done
+    train = ["dsrl.py", "--preset", "tiny", "--model", base, *flags.split(), "--out", out]
+    train += ["--data", f"{base}/train.jsonl", "--eval-data", f"{base}/test.jsonl"]
+    train += ["--steps", steps, "--seed", seed, "--eval-every", 20, "--save-every", steps]
+    tasks = ",".join(f"{base}/{name}.jsonl" for name in outside)
+    test = ["eval.py", "--model", out / f"checkpoint-{steps}", "--tasks", tasks, "--limit", 128]
+    test += ["--k", 8, "--temperature", 1, "--max-new-tokens", 128, "--out", out / "outside"]
+    for command in (train, test) if outside else (train,):
+        words = [sys.executable, *map(str, command)]
+        how = dict(capture_output=True, text=True, cwd=Path(__file__).parent)
+        ended = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
+        if ended.returncode:
+            raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
+    result = read_run(out)
+    (out / "study.json").write_text(json.dumps(result))
+    shutil.rmtree(out / f"checkpoint-{steps}")
+    return result
 
 
 def read_run(out):
-    """What the tables need of one run: its curves over updates, and its figures outside."""
+    """What the tables need of one run: evaluations, what was spent before each, Avg@8 outside."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     updates = [line for line in lines if "reward" in line]
-    tokens = accumulate((line["tokens_forward"] for line in updates), initial=0)
     parts = ("seconds_sample", "seconds_grade", "seconds_update")
-    times = accumulate((sum(line[part] for part in parts) for line in updates), initial=0.0)
-    spent = {"tokens": list(tokens), "seconds": list(times)}
-    curve = {line["step"]: line for line in lines if "avg_at_k" in line}
-    tasks = json.loads((out / "outside" / "results.json").read_text())["tasks"]
+    tokens = list(accumulate((line["tokens_forward"] for line in updates), initial=0))
+    seconds = list(accumulate((sum(line[part] for part in parts) for line in updates), initial=0.0))
+    curve = [{**line, "tokens": tokens[line["step"]], "seconds": seconds[line["step"]]}
+             for line in lines if "avg_at_k" in line]  # fmt: skip
+    results = out / "outside" / "results.json"
+    tasks = json.loads(results.read_text())["tasks"] if results.is_file() else {}
     outside = {Path(task).stem: summary["avg_at_k"] for task, summary in tasks.items()}
-    return {"curve": curve, "spent": spent, **outside}
+    return {"curve": curve, "outside": outside}
+
+
+def at(run, step, key):
+    """A figure of the evaluation after `step` updates."""
+    return next(record[key] for record in run["curve"] if record["step"] == step)
 
 
 def at_budget(run, kind, budget):
     """Avg@8 where the run had spent `budget` tokens or seconds, between its evaluations."""
-    steps = sorted(run["curve"])
-    spent = [run["spent"][kind][step] for step in steps]
-    return float(np.interp(budget, spent, [run["curve"][step]["avg_at_k"] for step in steps]))
+    spent, right = ([record[key] for record in run["curve"]] for key in (kind, "avg_at_k"))
+    return float(np.interp(budget, spent, right))
 
 
 def interval(values):
@@ -453,33 +462,23 @@ def table(title, heading, rows):
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def difference(runs, name, other, value):
-    """value(run of `name`) - value(run of `other`), seed by seed."""
-    pairs = zip(runs[name], runs[other], strict=True)
-    return [value(run) - value(reference) for run, reference in pairs]
-
-
 def study_variants(run_jobs, folder, seeds, steps):
     """All variants from one base. Returns the tables as text and the runs for the figure."""
-    base = build(quiet=True)
+    base, files = build(quiet=True), ("test_long", "test_mix")
     names = [(name, seed) for name in RUNS for seed in range(seeds)]
-    jobs = [(folder / f"{name}-{seed}", base, seed, steps, RUNS[name]) for name, seed in names]
-    done = run_jobs(jobs)
-    runs = {name: [done[i] for i, job in enumerate(names) if job[0] == name] for name in RUNS}
-    budgets = {kind: min(run["spent"][kind][-1] for run in done) for kind in ("tokens", "seconds")}
-    last = {key: lambda run, key=key: run["curve"][steps][key]
-            for key in ("avg_at_k", "pass_at_k", "reflection", "transition", "length")}  # fmt: skip
-    outside = {key: lambda run, key=key: run[key] for key in ("test_long", "test_mix")}
-    equal = {f"at equal {kind}": lambda run, kind=kind: at_budget(run, kind, budgets[kind])
-             for kind in budgets}  # fmt: skip
-    columns = {**last, **outside, **equal}
-    rows = [[name, *(show_interval([of(run) for run in runs[name]]) for of in columns.values())]
-            for name in RUNS]  # fmt: skip
-    first = [run["curve"][0] for run in done[:seeds]]
-    rows.insert(0, ["base", *(show_interval([record[key] for record in first]) for key in last)])
-    rows[0] += [""] * (len(columns) - len(last))
+    done = run_jobs([(folder / f"{name}-{seed}", base, seed, steps, RUNS[name], files)
+                     for name, seed in names])  # fmt: skip
+    runs = {name: done[i * seeds : (i + 1) * seeds] for i, name in enumerate(RUNS)}
+    budgets = {kind: min(run["curve"][-1][kind] for run in done) for kind in ("tokens", "seconds")}
+    keys = ("avg_at_k", "pass_at_k", "reflection", "transition", "length")
+    rows = [["base", *(f"{at(done[0], 0, key):.3f}" for key in keys), *[""] * 4]]
+    for name, group in runs.items():
+        figures = [[at(run, steps, key) for run in group] for key in keys]
+        figures += [[run["outside"][file] for run in group] for file in files]
+        figures += [[at_budget(run, kind, budgets[kind]) for run in group] for kind in budgets]
+        rows.append([name, *map(show_interval, figures)])
     title = f"After {steps} updates, mean and 95 % interval over {seeds} seeds"
-    text = table(title, ["", *columns], rows)
+    text = table(title, ["", *keys, *files, *(f"at equal {kind}" for kind in budgets)], rows)
     text += f"\n\nEqual tokens: {budgets['tokens']:,.0f} fed to the model in training; "
     text += f"equal wall time: {budgets['seconds']:.0f} s: the most that every run reached."
     return text + claims(runs, steps, alignment(base, seeds)), runs
@@ -503,25 +502,32 @@ def alignment(base, seeds):
 def claims(runs, steps, cosines):
     """The paper's claims as differences with intervals, and a verdict on each."""
     early = min(WARM_UP, steps)
-    value = {key: lambda run, key=key: run["curve"][early][key] - run["curve"][0][key]
-             for key in ("avg_at_k", "reflection", "transition")}  # fmt: skip
-    final = lambda run: run["curve"][steps]["avg_at_k"]  # noqa: E731
-    gain = lambda name, key: [value[key](run) for run in runs[name]]  # noqa: E731
-    against = lambda name, other, of: difference(runs, name, other, of)  # noqa: E731
-    stated = [  # claim, the sign that the paper reports, differences by seed
-        ("1  the cosine of both gradients is above 0", 1, cosines),
-        (f"2  NSR-PreRL raises Avg@8 in {early} updates", 1, gain("NSR-PreRL", "avg_at_k")),
-        (f"2  PSR-PreRL lowers it in {early} updates", -1, gain("PSR-PreRL", "avg_at_k")),
-        (f"3  NSR-PreRL raises reflection in {early} updates", 1, gain("NSR-PreRL", "reflection")),
-        (f"3  and transitions in {early} updates", 1, gain("NSR-PreRL", "transition")),
-        ("3  more reflection than GRPO's by then", 1,
-         against("NSR-PreRL", "GRPO", value["reflection"])),
-        ("4  DSRL-10 ends above GRPO", 1, against("DSRL-10", "GRPO", final)),
-        ("4  on longer chains too", 1, against("DSRL-10", "GRPO", lambda run: run["test_long"])),
-        ("4  with other operators too", 1, against("DSRL-10", "GRPO", lambda run: run["test_mix"])),
-        ("5  NSR-PreRL for all updates ends below GRPO", -1, against("NSR-PreRL", "GRPO", final)),
-        ("5  DSRL-20 ends below DSRL-10", -1, against("DSRL-20", "DSRL-10", final)),
-    ]  # fmt: skip
+
+    def gain(name, key):  # since the start, seed by seed
+        return [at(run, early, key) - at(run, 0, key) for run in runs[name]]
+
+    def ahead(name, other, file=None):  # of the other at the end, seed by seed
+        def end(run):
+            return run["outside"][file] if file else at(run, steps, "avg_at_k")
+
+        pairs = zip(runs[name], runs[other], strict=True)
+        return [end(run) - end(reference) for run, reference in pairs]
+
+    reflection = zip(gain("NSR-PreRL", "reflection"), gain("GRPO", "reflection"), strict=True)
+    more = [ours - theirs for ours, theirs in reflection]
+    stated = [  # claim, the sign that the paper reports, values by seed
+        ("1 the cosine of both gradients is above 0", 1, cosines),
+        (f"2 NSR-PreRL raises Avg@8 in {early} updates", 1, gain("NSR-PreRL", "avg_at_k")),
+        (f"2 PSR-PreRL lowers it in {early} updates", -1, gain("PSR-PreRL", "avg_at_k")),
+        (f"3 NSR-PreRL raises reflection in {early} updates", 1, gain("NSR-PreRL", "reflection")),
+        (f"3 and transitions in {early} updates", 1, gain("NSR-PreRL", "transition")),
+        ("3 more reflection than GRPO's by then", 1, more),
+        ("4 DSRL-10 ends above GRPO", 1, ahead("DSRL-10", "GRPO")),
+        ("4 on longer chains too", 1, ahead("DSRL-10", "GRPO", "test_long")),
+        ("4 with other operators too", 1, ahead("DSRL-10", "GRPO", "test_mix")),
+        ("5 NSR-PreRL for all updates ends below GRPO", -1, ahead("NSR-PreRL", "GRPO")),
+        ("5 DSRL-20 ends below DSRL-10", -1, ahead("DSRL-20", "DSRL-10")),
+    ]
     rows = [[claim, show_interval(values, "+.3f"), verdict(values, sign)]
             for claim, sign, values in stated]  # fmt: skip
     return "\n" + table("The claims", ["claim", "difference", "verdict"], rows)
@@ -536,23 +542,16 @@ def verdict(values, sign):
 
 def study_worlds(run_jobs, folder, seeds, steps):
     """What decides? Change of Avg@8 and reflection in short runs, one property at a time."""
-    names = ("NSR-PreRL", "PSR-PreRL", "NSR-RL", "GRPO")
-    bases = {title: build(quiet=True, world=World(**changes)) for title, changes in WORLDS.items()}
-    keys = [(title, name, seed) for title in WORLDS for name in names for seed in range(seeds)]
-    places = {title: f"world{index}" for index, title in enumerate(WORLDS)}
-    outs = [folder / f"{places[title]}-{name}-{seed}" for title, name, seed in keys]
-    done = run_jobs([(out, bases[title], seed, steps, RUNS[name])
-                     for out, (title, name, seed) in zip(outs, keys, strict=True)])  # fmt: skip
-    rows = []
-    for title in WORLDS:
-        runs = {name: [run for run, key in zip(done, keys, strict=True) if key[:2] == (title, name)]
-                for name in names}  # fmt: skip
+    names, rows = ("NSR-PreRL", "NSR-RL", "GRPO"), []
+    for place, (title, changes) in enumerate(WORLDS.items()):
+        base = build(quiet=True, world=World(**changes))
+        done = run_jobs([(folder / f"world{place}-{name}-{seed}", base, seed, steps, RUNS[name], ())
+                         for name in names for seed in range(seeds)])  # fmt: skip
         for key in ("avg_at_k", "reflection"):
-            start = statistics.fmean(run["curve"][0][key] for run in runs["GRPO"])
-            gains = ([run["curve"][steps][key] - run["curve"][0][key] for run in runs[name]]
-                     for name in names)  # fmt: skip
-            shown = [show_interval(gain, "+.3f") for gain in gains]
-            rows.append([title if key == "avg_at_k" else "", key, f"{start:.3f}", *shown])
+            gains = [at(run, steps, key) - at(run, 0, key) for run in done]
+            cells = [gains[i * seeds : (i + 1) * seeds] for i in range(len(names))]
+            shown = [show_interval(cell, "+.3f") for cell in cells]
+            rows.append([title, key, f"{at(done[0], 0, key):.3f}", *shown])
     heading = ["world", "figure", "base", *names]
     return "\n" + table(f"One property at a time: change in {steps} updates", heading, rows)
 
@@ -568,9 +567,9 @@ def draw_study(runs, path):
     panels = (("avg_at_k", "Avg@8"), ("reflection", "reflection per response"),
               ("length", "response tokens"))  # fmt: skip
     for color, (name, group) in enumerate(runs.items()):
-        steps = sorted(set.intersection(*(set(run["curve"]) for run in group)))
+        steps = sorted(set.intersection(*({r["step"] for r in run["curve"]} for run in group)))
         for axis, (key, label) in zip(axes, panels, strict=True):
-            ends = [interval([run["curve"][step][key] for run in group]) for step in steps]
+            ends = [interval([at(run, step, key) for run in group]) for step in steps]
             means, halves = map(np.array, zip(*ends, strict=True))
             axis.plot(steps, means, ".-", color=f"C{color}", label=name)
             axis.fill_between(steps, means - halves, means + halves, color=f"C{color}", alpha=0.12)

@@ -351,7 +351,8 @@ def test_intervals_and_verdicts():
 
 def test_equal_budgets_are_read_between_evaluations():
     """Bug: a budget compared with updates, or with what the run had spent before the update."""
-    run = {"curve": {0: {"avg_at_k": 0.2}, 2: {"avg_at_k": 0.6}},
-           "spent": {"tokens": [0, 10, 40], "seconds": [0.0, 1.0, 2.0]}}  # fmt: skip
+    run = {"curve": [{"step": 0, "avg_at_k": 0.2, "tokens": 0, "seconds": 0.0},
+                     {"step": 2, "avg_at_k": 0.6, "tokens": 40, "seconds": 2.0}]}  # fmt: skip
     assert tiny.at_budget(run, "tokens", 20) == pytest.approx(0.4)
     assert tiny.at_budget(run, "seconds", 1.5) == pytest.approx(0.5)
+    assert tiny.at(run, 2, "tokens") == 40
