@@ -939,8 +939,8 @@ def score_batch(responses, ground_truths, counts=None, loose=False, strict=False
     """score of each pair, a list of floats.
 
     counts   dict   gets how often each reason of `verdict` occurred, added to what it holds
-    workers  int    processes; None is up to 4 from 256 answers on, else none: the limits make
-                    grading in this process safe and fast
+    workers  int    processes; None is up to 4 from 2,000 answers on, else none: the
+                    limits make grading here safe, and a process takes 0.2 s to start
     seconds  float  that a worker's answers may take on average (and START_SECONDS to start): one
                     on which it hangs or dies scores 0, "timed out" or "crashed", and no other does
     """
@@ -948,7 +948,7 @@ def score_batch(responses, ground_truths, counts=None, loose=False, strict=False
         raise ValueError(f"{len(responses)} responses but {len(ground_truths)} ground truths: "
                          "give one ground truth for each response")
     if workers is None:
-        workers = min(4, os.cpu_count() or 1) if len(responses) >= 256 else 0
+        workers = min(4, os.cpu_count() or 1) if len(responses) >= 2_000 else 0
     jobs = [(str(response)[-MAX_RESPONSE:], str(gold)[: MAX_ANSWER + 1], loose, strict)
             for response, gold in zip(responses, ground_truths)]
     verdicts = [verdict(*job) for job in jobs] if not workers else [None] * len(jobs)
