@@ -42,7 +42,7 @@ from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, con
 from prerl import gradient_alignment, group_advantages, loss_mask, marginal_logprobs
 from prerl import policy_gradient, start_token_of
 from rollout import generate
-from run import EVAL_K, VARIANTS, parse_args
+from run import EVAL_K, VARIANTS, Config, parse_args
 
 MAX_GRAD_NORM = 1.0
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}  # as the authors; constant lr
@@ -78,7 +78,7 @@ def prompts_of(step, problems, config):
 # The loop
 
 
-def train(config, state, model, tokenizer, optimizer, problems, held_out, grade):
+def train(config: Config, state, model, tokenizer, optimizer, problems, held_out, grade):
     """Both phases. The body of the loop is the algorithm of the header."""
     tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
     tqdm.write(run.console_heading())
@@ -275,9 +275,9 @@ def measure(config, step, model, tokenizer, problems, grade, state):
 
 
 def probe(config, model, tokenizer, optimizer, problems, state):
-    """Print the seconds of an update, from smaller ones that grow to about PROBE_SECONDS."""
-    prompts, tokens, seconds = 1, PROBE_TOKENS, (0.0, 0.0)
-    while sum(seconds) < PROBE_SECONDS / 4:  # the next one takes about twice as long
+    """Print the seconds of an update, from ever larger ones that take about PROBE_SECONDS."""
+    prompts, tokens, started = 1, PROBE_TOKENS, perf_counter()
+    while perf_counter() - started < PROBE_SECONDS / 2:  # the last takes as long as all before it
         smaller = replace(config, max_response_tokens=min(tokens, config.max_response_tokens))
         began = perf_counter()
         rollout = sample(model, tokenizer, problems[:prompts], smaller, 0)
