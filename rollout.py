@@ -507,9 +507,10 @@ def main(argv=None):
     try:
         from eval import encode_prompt  # the same prompt function that training uses
         from model import best_device, load_model
+        from tiny import CHAT_TEMPLATE
 
         model, tokenizer = load_model(args.model, **best_device())
-        kind = "tiny" if args.model == "tiny" else "math"
+        kind = "tiny" if tokenizer.chat_template == CHAT_TEMPLATE else "math"
         ids = encode_prompt(tokenizer, {"problem": args.prompt, "answer": "", "kind": kind})
         limit = max(1, min(args.max_new_tokens, model.max_positions - len(ids)))
         answer(model, tokenizer, ids, limit, args.temperature, args.seed)
