@@ -533,9 +533,10 @@ def score_tokens(hidden, weight, targets, temperature, coefficients_of=None, d_w
     entropy = torch.empty_like(logprobs)
     d_hidden = torch.empty_like(scaled) if coefficients_of else None
     size = max(1, LOGITS_PER_CHUNK[hidden.device.type] // len(weight))
+    one_chunk = scaled.new_empty(min(size, len(hidden)), len(weight))  # all logits there ever are
     for start in range(0, len(hidden), size):
         chunk = slice(start, start + size)
-        logits = scaled[chunk] @ head.T  # (n, V)
+        logits = torch.mm(scaled[chunk], head.T, out=one_chunk[: len(hidden) - start])  # (n, V)
         logprobs[chunk], logsumexp, entropy[chunk] = score_logits(logits, targets[chunk])
         if coefficients_of:
             coefficients = coefficients_of(logprobs[chunk], chunk)

@@ -670,6 +670,18 @@ def test_no_tensor_of_all_logits_and_no_wasted_product(monkeypatch):
     assert (fused_pass.flops, two_passes.flops) == (6 * n * d * v, 8 * n * d * v)
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_one_chunk_of_logits_at_a_time(monkeypatch):
+    """Bug: a chunk's logits still held while the next one's are made."""
+    n, d, v = 256, 4, 2**17
+    monkeypatch.setattr(M, "LOGITS_PER_CHUNK", {"cpu": 60 * v})  # 31 MB; the last has 16 rows
+    inputs = head_inputs(n, d, v, "cpu")
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    fused(*inputs)
+    assert memory("VmHWM") - before < 1.5 * 60 * v * 4
+
+
 def test_bad_arguments_are_named():
     """Bug: an id beyond the vocabulary reads other memory on a GPU; temperature 0 gives NaN."""
     hidden, weight, targets, _ = head_inputs(3, 4, 9, "cpu")
