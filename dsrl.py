@@ -194,10 +194,8 @@ def scores(model, rollout, space, config):
 
 
 def offending_row(model, rollout, space, config):
-    """The first row whose log-probs are not finite, else the least likely: it pulls hardest."""
-    logprobs = scores(model, rollout, space, config).sum(1)  # (B,)
-    broken = ~logprobs.isfinite()
-    return int(broken.int().argmax() if broken.any() else logprobs.argmin())
+    """A row whose log-probs are not finite, else the least likely: it pulls hardest."""
+    return int(scores(model, rollout, space, config).sum(1).argmin())  # NaN is the least to argmin
 
 
 def grade_groups(grade, batch, texts, rollout):
