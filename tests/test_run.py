@@ -27,6 +27,7 @@ from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 import dsrl
 import run
 from model import load_model
+from prerl import marginal_logprobs
 
 DRAW_CURVES = run.draw_curves
 ROOT = Path(__file__).parent.parent
@@ -163,6 +164,9 @@ def test_the_row_that_is_not_finite_is_found(rollout):
     """Bug: the text of some other row under the message."""
     model = random_model()
     config = dataclasses.replace(dsrl.parse_args([]), start_token=2)
+    scored = marginal_logprobs(model, rollout.response_ids, rollout.response_mask, 2)
+    sums = scored.sum(1).tolist()
+    assert sums[dsrl.offending_row(model, rollout, "marginal", config)] == min(sums)
     model.model.embed_tokens.weight.data[40] = float("nan")  # poisons the rows that read token 40
     rollout.response_ids[rollout.response_ids == 40] = 41
     rollout.response_ids[7, 1] = 40
