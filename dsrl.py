@@ -274,8 +274,9 @@ def measure(config, step, model, tokenizer, problems, grade, state):
 
 def probe(config, model, tokenizer, optimizer, problems, state):
     """Print the seconds of an update, from ever larger ones that take about PROBE_SECONDS."""
-    prompts, tokens, started = 1, PROBE_TOKENS, perf_counter()
-    while perf_counter() - started < PROBE_SECONDS / 2:  # the last takes as long as all before it
+    prompts, tokens, timed, started = 1, PROBE_TOKENS, [], perf_counter()
+    # The first also warms up; the last takes about as long as all before it.
+    while len(timed) < 2 or perf_counter() - started < PROBE_SECONDS / 2:
         smaller = replace(config, max_response_tokens=min(tokens, config.max_response_tokens))
         began = perf_counter()
         rollout = sample(model, tokenizer, problems[:prompts], smaller, 0)
@@ -283,13 +284,13 @@ def probe(config, model, tokenizer, optimizer, problems, state):
         rewards = torch.arange(len(rollout.finished), device=rollout.finished.device) % 2
         rewards = rewards.float().view(-1, config.group_size)  # 0, 1, 0, 1: every row is trained
         update(model, optimizer, rollout, rewards, smaller, config.steps, state)
-        seconds = sampled - began, perf_counter() - sampled
+        timed.append((sampled - began, perf_counter() - sampled))
         missing = config.prompts_per_step / prompts, config.max_response_tokens / tokens
         if max(missing) <= 1:
             break
         prompts, tokens = (2 * prompts, tokens) if missing[0] > 1 else (prompts, 2 * tokens)
     factor = max(1, missing[0]) * max(1, missing[1])
-    sampling, training = (factor * part for part in seconds)
+    sampling, training = (factor * part for part in timed[-1])
     how = f"a probe, times {factor:.0f}: at most" if factor > 1 else "a probe of its size"
     print(f"time per update: sampling {sampling:.1f} s, training {training:.1f} s ({how})")
 
