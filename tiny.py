@@ -36,10 +36,9 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -440,8 +439,11 @@ def at(run, step, key):
 
 def at_budget(run, kind, budget):
     """Avg@8 where the run had spent `budget` tokens or seconds, between its evaluations."""
-    spent, right = ([record[key] for record in run["curve"]] for key in (kind, "avg_at_k"))
-    return float(np.interp(budget, spent, right))
+    for before, after in pairwise(run["curve"]):
+        if before[kind] <= budget <= after[kind]:
+            share = (budget - before[kind]) / (after[kind] - before[kind])
+            return before["avg_at_k"] + share * (after["avg_at_k"] - before["avg_at_k"])
+    raise ValueError(f"the run did not spend {budget} {kind}")
 
 
 def interval(values):
@@ -570,9 +572,9 @@ def draw_study(runs, path):
         steps = sorted(set.intersection(*({r["step"] for r in run["curve"]} for run in group)))
         for axis, (key, label) in zip(axes, panels, strict=True):
             ends = [interval([at(run, step, key) for run in group]) for step in steps]
-            means, halves = map(np.array, zip(*ends, strict=True))
-            axis.plot(steps, means, ".-", color=f"C{color}", label=name)
-            axis.fill_between(steps, means - halves, means + halves, color=f"C{color}", alpha=0.12)
+            axis.plot(steps, [mean for mean, _ in ends], ".-", color=f"C{color}", label=name)
+            low, high = zip(*((mean - half, mean + half) for mean, half in ends), strict=True)
+            axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.12)
             axis.set(xlabel="updates", ylabel=label)
     axes[0].legend(fontsize=8)
     figure.tight_layout()
