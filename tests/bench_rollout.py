@@ -15,7 +15,7 @@ and memory, not the count; the load of the machine is reported.
     135M    the checkpoint in DSRL_REAL_MODEL, 32 prompts of 32 tokens, 16 tokens each
 
     python tests/bench_rollout.py --quick
-    python tests/bench_rollout.py --dtype bfloat16
+    python tests/bench_rollout.py --dtype bfloat16 --peer-only
 """
 
 import argparse
