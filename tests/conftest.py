@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, a random model small enough to run in milliseconds, and a hand-made rollout."""
+"""Shared by all tests: one thread, a random model of milliseconds, a hand-made rollout."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ torch.set_num_threads(1)
 
 
 def random_model(seed=0, **overrides):
-    """A Qwen2 of random weights (attention biases, grouped heads, tied head): its vocabulary is the ids 0..63."""
+    """A Qwen2 of random weights: attention biases, grouped heads, a tied head, the ids 0..63."""
     torch.manual_seed(seed)
-    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-    config = Qwen2Config(**{**sizes, "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 128, **overrides})
-    model = CausalLM(config)
-    for parameter in model.parameters():  # PyTorch's defaults leave biases and logits near 0; these make every path matter
+    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    sizes |= dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128)
+    model = CausalLM(Qwen2Config(**{**sizes, "tie_word_embeddings": True, **overrides}))
+    for parameter in model.parameters():  # the defaults leave biases and logits near 0
         parameter.data.normal_(std=0.3)
     return model
 
@@ -36,12 +36,14 @@ def model():
 
 @pytest.fixture
 def rollout(model):
-    """P = 3 prompts of 1, 4 and 2 tokens, G = 4 responses of 1 to 7 tokens; row 5 is cut, the others end with EOS = 1."""
+    """P = 3 prompts of 1, 4 and 2 tokens, G = 4 responses of 1 to 7 tokens, which end with EOS = 1
+    except row 5, which is cut.
+    """
     generator = torch.Generator().manual_seed(7)
     prompts = [[5], [6, 7, 8, 9], [10, 11]]
     lengths = [3, 1, 7, 2, 5, 7, 4, 4, 6, 2, 1, 3]
-    prompt_ids, prompt_mask = torch.zeros(12, 4, dtype=torch.int64), torch.zeros(12, 4, dtype=torch.bool)
-    response_ids, response_mask = torch.zeros(12, 7, dtype=torch.int64), torch.zeros(12, 7, dtype=torch.bool)
+    prompt_ids, response_ids = (torch.zeros(12, n, dtype=torch.int64) for n in (4, 7))
+    prompt_mask, response_mask = (torch.zeros(12, n, dtype=torch.bool) for n in (4, 7))
     for row, length in enumerate(lengths):
         prompt = prompts[row // 4]
         prompt_ids[row, 4 - len(prompt) :] = torch.tensor(prompt)
