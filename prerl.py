@@ -320,9 +320,12 @@ def logprob_gradient(model, rollout, space, start_token_id, token_mask, micro_ba
 
 def cosine(first, second, names):
     """Cosine of the angle between two gradients, over the named parameters together."""
-    products = [(first[n].double() * second[n]).sum() for n in names]
-    norms = [sum(g[n].double().square().sum() for n in names).sqrt() for g in (first, second)]
-    return float(sum(products) / (norms[0] * norms[1]).clamp_min(1e-30))
+
+    def dot(a, b):
+        return sum((a[name] * b[name]).sum(dtype=torch.float64) for name in names)
+
+    lengths = (dot(first, first) * dot(second, second)).sqrt()
+    return float(dot(first, second) / lengths.clamp_min(1e-30))
 
 
 def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None, by_position=True):
