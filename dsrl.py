@@ -98,7 +98,7 @@ def train(config: Config, state, model, tokenizer, optimizer, problems, held_out
         metrics |= update(model, optimizer, rollout, rewards, config, step, state)
         clock.append(perf_counter())
         state.done = step + 1
-        run.log_update(state, config, metrics, texts, clock)
+        run.log_update(state, config, metrics, rollout, texts, clock)
         run.save_when_due(config, state, model, tokenizer, optimizer)
         if state.stop:
             return

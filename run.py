@@ -330,7 +330,7 @@ def log_record(state, record):
         state.tracker.log(numbers, step=record["step"])
 
 
-def log_update(state, config, metrics, texts, clock):
+def log_update(state, config, metrics, rollout, texts, clock):
     """Record an update, print its line and what a person should know of it; count failures."""
     seconds = [later - earlier for earlier, later in zip(clock, clock[1:], strict=False)]
     names = ("seconds_sample", "seconds_grade", "seconds_update")
@@ -342,6 +342,10 @@ def log_update(state, config, metrics, texts, clock):
     log_record(state, metrics)
     skipped = f"  skipped: {metrics['skipped']}" if metrics["skipped"] else ""
     tqdm.write(console_line(metrics) + skipped)
+    if "cache" not in state.told:
+        state.told.add("cache")
+        size = "{cache_rows} rows at a time, {cache_gb:.3f} GB".format(**rollout.stats)
+        tqdm.write(f"KV cache: {size} (--kv-cache-gb limits it)")
     if "row" in metrics:
         what = f"update {metrics['step']} ({metrics['phase']}) is not finite and was not applied"
         tqdm.write(f"{what}; the row that stands out:\n{metrics['text']}")

@@ -7,7 +7,6 @@ import json
 import random
 import re
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
