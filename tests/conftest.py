@@ -58,7 +58,7 @@ def rollout(model):
 
 
 # --------------------------------------------------------------------------------------------------
-# A small world for the tests of whole runs: its base model knows little, every code path is the same
+# A small world for the tests of whole runs: its base knows little, every code path is the same
 
 SHORT = (
     "--steps 4 --prerl-steps 2 --prompts-per-step 4 --group-size 4 --max-response-tokens 24 "

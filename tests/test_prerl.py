@@ -1,4 +1,7 @@
-"""The objectives against transformers' own model and plain autograd.    python -m pytest tests/test_prerl.py"""
+"""The objectives against transformers' own model and plain autograd.
+
+python -m pytest -q tests/test_prerl.py
+"""
 
 import copy
 
@@ -26,34 +29,60 @@ def oracle_of(model):
 
 def oracle_logprobs(oracle, rollout, row, space, temperature=1.0):
     """(r,) log-probs of one response, computed alone, without padding, from full logits."""
-    context = rollout.prompt_ids[row][rollout.prompt_mask[row]] if space == "conditional" else torch.tensor([START])
+    context = (
+        rollout.prompt_ids[row][rollout.prompt_mask[row]]
+        if space == "conditional"
+        else torch.tensor([START])
+    )
     response = rollout.response_ids[row][rollout.response_mask[row]]
-    logits = oracle(torch.cat([context, response])[None]).logits[0, len(context) - 1 : -1].double() / temperature
+    logits = (
+        oracle(torch.cat([context, response])[None]).logits[0, len(context) - 1 : -1].double()
+        / temperature
+    )
     return logits.log_softmax(-1).gather(1, response[:, None])[:, 0]
 
 
-def oracle_gradient(model, rollout, names, rewards=REWARDS, temperature=1.0, old=None, low=0.2, high=0.3, mask=None):
+def oracle_gradient(
+    model, rollout, names, rewards=REWARDS, temperature=1.0, old=None, low=0.2, high=0.3, mask=None
+):
     """The losses of the objectives as their formulas read, one row at a time, with plain autograd.
 
-    The surrogate is written out by sign: A > 0 gains min(ratio, 1 + high) A; A < 0 loses max(ratio, 1 - low) |A|, at most 10 |A|.
+    The surrogate is written out by sign: A > 0 gains min(ratio, 1 + high) A; A < 0 loses
+    max(ratio, 1 - low) |A|, at most 10 |A|.
     """
     oracle, loss = oracle_of(model), 0.0
     mask = rollout.response_mask if mask is None else mask
     for name in names:
         o = prerl.OBJECTIVES[name]
         centred = rewards - rewards.mean(1, keepdim=True)
-        advantages = (centred / (rewards.std(1, keepdim=True) + 1e-6) if o.scale_std else centred).flatten().tolist()
-        keep = {"all": lambda a: True, "negative": lambda a: a < 0, "positive": lambda a: a > 0}[o.samples]
+        advantages = (
+            (centred / (rewards.std(1, keepdim=True) + 1e-6) if o.scale_std else centred)
+            .flatten()
+            .tolist()
+        )
+        keep = {"all": lambda a: True, "negative": lambda a: a < 0, "positive": lambda a: a > 0}[
+            o.samples
+        ]
         rows = [row for row in range(12) if keep(advantages[row])]
         num_tokens = sum(int(mask[row].sum()) for row in rows)
         for row in rows:
             logprobs = oracle_logprobs(oracle, rollout, row, o.space, temperature)
             before = logprobs.detach() if old is None else old[row, : len(logprobs)].double()
             ratio = (logprobs - before).exp()
-            reach = ratio.clamp(max=1 + high) if advantages[row] > 0 else ratio.clamp(min=1 - low).clamp(max=10)
-            loss = loss - o.coef / num_tokens * advantages[row] * reach[mask[row, : len(reach)]].sum()
+            reach = (
+                ratio.clamp(max=1 + high)
+                if advantages[row] > 0
+                else ratio.clamp(min=1 - low).clamp(max=10)
+            )
+            loss = (
+                loss - o.coef / num_tokens * advantages[row] * reach[mask[row, : len(reach)]].sum()
+            )
     loss.backward()
-    return {name: parameter.grad for name, parameter in oracle.named_parameters() if parameter.grad is not None}
+    return {
+        name: parameter.grad
+        for name, parameter in oracle.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 def push(model, rollout, names, rewards=REWARDS, **options):
@@ -62,7 +91,9 @@ def push(model, rollout, names, rewards=REWARDS, **options):
     for name in names:
         o = prerl.OBJECTIVES[name]
         advantages = prerl.group_advantages(rewards, o.scale_std).flatten()
-        same = dict(space=o.space, samples=o.samples, coef=o.coef, start_token_id=START, clip_high=0.3)
+        same = dict(
+            space=o.space, samples=o.samples, coef=o.coef, start_token_id=START, clip_high=0.3
+        )
         metrics = prerl.policy_gradient(model, rollout, advantages, **same, **options)
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}, metrics
 
@@ -70,7 +101,11 @@ def push(model, rollout, names, rewards=REWARDS, **options):
 def gradient(model, rollout, advantages, **options):
     model.zero_grad(set_to_none=True)
     metrics = prerl.policy_gradient(model, rollout, advantages, start_token_id=START, **options)
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}, metrics
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }, metrics
 
 
 def distance(first, second):
@@ -82,20 +117,28 @@ def distance(first, second):
 
 @pytest.mark.parametrize("space", ["conditional", "marginal"])
 def test_logprobs_equal_transformers(model, rollout, space):
-    """Bug: an off-by-one between hidden state and target, padding or a prompt token leaking into a row."""
+    """Bug: an off-by-one between hidden state and target, padding or a prompt token leaking into a
+    row.
+    """
     oracle = oracle_of(model)
     if space == "conditional":
         logprobs = prerl.conditional_logprobs(model, rollout, micro_batch_tokens=11)
     else:
-        logprobs = prerl.marginal_logprobs(model, rollout.response_ids, rollout.response_mask, START, micro_batch_tokens=11)
+        logprobs = prerl.marginal_logprobs(
+            model, rollout.response_ids, rollout.response_mask, START, micro_batch_tokens=11
+        )
     assert bool((logprobs[~rollout.response_mask] == 0).all())
     for row in range(12):
         expected = oracle_logprobs(oracle, rollout, row, space)
-        assert torch.allclose(logprobs[row][rollout.response_mask[row]].double(), expected, atol=1e-4), row
+        assert torch.allclose(
+            logprobs[row][rollout.response_mask[row]].double(), expected, atol=1e-4
+        ), row
 
 
 def test_marginal_ignores_the_prompt_to_the_bit(model, rollout):
-    """Bug: prompt tokens in the P(y) pass, or a position or an order of rows that comes from the prompts' lengths."""
+    """Bug: prompt tokens in the P(y) pass, or a position or an order of rows that comes from the
+    prompts' lengths.
+    """
     advantages = prerl.group_advantages(REWARDS, False).flatten()
     before, _ = gradient(model, rollout, advantages, space="marginal", samples="negative")
     rollout.prompt_ids = rollout.prompt_ids.flip(1) + 3
@@ -106,35 +149,64 @@ def test_marginal_ignores_the_prompt_to_the_bit(model, rollout):
 
 @pytest.mark.parametrize("space", ["conditional", "marginal"])
 def test_positions_start_at_zero_in_each_row(model, rollout, space, monkeypatch):
-    """Bug: positions that run on through a pack or count the missing prompt: rotary embeddings are relative, so log-probs would hide it."""
+    """Bug: positions that run on through a pack or count the missing prompt: rotary embeddings are
+    relative, so log-probs would hide it.
+    """
     seen, tables = [], model.rotary_tables
-    monkeypatch.setattr(model, "rotary_tables", lambda positions: seen.extend(positions[0].tolist()) or tables(positions))
+    monkeypatch.setattr(
+        model,
+        "rotary_tables",
+        lambda positions: seen.extend(positions[0].tolist()) or tables(positions),
+    )
     metrics = gradient(model, rollout, torch.ones(12), space=space, samples="all")[1]
-    context = rollout.prompt_mask.sum(1) if space == "conditional" else torch.ones(12, dtype=torch.int64)
+    context = (
+        rollout.prompt_mask.sum(1) if space == "conditional" else torch.ones(12, dtype=torch.int64)
+    )
     lengths = (context + rollout.response_mask.sum(1) - 1).tolist()
     assert seen == [position for length in sorted(lengths) for position in range(length)]
     assert metrics["tokens_forward"] == sum(lengths)
 
 
 def test_inputs_are_not_written_to(model, rollout):
-    """Bug: a mask or an advantage changed in place, which the next objective of the same update would then see."""
-    advantages, mask = prerl.group_advantages(REWARDS, True).flatten(), prerl.loss_mask(rollout, True, 1)
-    inputs = {**{name: value for name, value in vars(rollout).items() if name != "stats"}, "advantages": advantages, "mask": mask}
+    """Bug: a mask or an advantage changed in place, which the next objective of the same update
+    would then see.
+    """
+    advantages, mask = (
+        prerl.group_advantages(REWARDS, True).flatten(),
+        prerl.loss_mask(rollout, True, 1),
+    )
+    inputs = {
+        **{name: value for name, value in vars(rollout).items() if name != "stats"},
+        "advantages": advantages,
+        "mask": mask,
+    }
     before = copy.deepcopy(inputs)
     weights = copy.deepcopy(model.state_dict())
-    gradient(model, rollout, advantages, space="conditional", samples="all", token_mask=mask, old_logprobs=rollout.logprobs)
+    gradient(
+        model,
+        rollout,
+        advantages,
+        space="conditional",
+        samples="all",
+        token_mask=mask,
+        old_logprobs=rollout.logprobs,
+    )
     prerl.gradient_alignment(model, rollout, START)
     assert all(torch.equal(inputs[name], before[name]) for name in inputs)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-UPDATES = sorted({phase for phases in VARIANTS.values() for phase in phases})  # what one update of any variant pushes
+UPDATES = sorted(
+    {phase for phases in VARIANTS.values() for phase in phases}
+)  # what one update of any variant pushes
 
 
 @pytest.mark.parametrize("names", UPDATES, ids="+".join)
 @pytest.mark.parametrize("budget", [None, 1, 17])
 def test_gradient_equals_plain_autograd(model, rollout, names, budget):
-    """Bug: a denominator per micro-batch, zero-advantage rows dropped from it, a wrong sign, a wrong row selection."""
+    """Bug: a denominator per micro-batch, zero-advantage rows dropped from it, a wrong sign, a
+    wrong row selection.
+    """
     found, _ = push(model, rollout, names, micro_batch_tokens=budget)
     assert distance(found, oracle_gradient(model, rollout, names)) < 1e-4
 
@@ -142,34 +214,56 @@ def test_gradient_equals_plain_autograd(model, rollout, names, budget):
 @pytest.mark.parametrize("names", UPDATES, ids="+".join)
 @pytest.mark.parametrize("mask_eos, skip_first", [(True, 0), (False, 2), (True, 1)])
 def test_gradient_of_the_ablations(model, rollout, names, mask_eos, skip_first):
-    """Bug: tokens without loss in the denominator, or in the loss; a temperature applied to one of log-prob and gradient."""
+    """Bug: tokens without loss in the denominator, or in the loss; a temperature applied to one of
+    log-prob and gradient.
+    """
     mask = prerl.loss_mask(rollout, mask_eos, skip_first)
     found, metrics = push(model, rollout, names, token_mask=mask, temperature=0.7)
-    assert distance(found, oracle_gradient(model, rollout, names, mask=mask, temperature=0.7)) < 1e-4
+    assert (
+        distance(found, oracle_gradient(model, rollout, names, mask=mask, temperature=0.7)) < 1e-4
+    )
     assert metrics["tokens"] < rollout.response_mask.sum()
 
 
 @pytest.mark.parametrize("names", [names for names in UPDATES if len(names) == 1], ids="+".join)
 @pytest.mark.parametrize("budget", [None, 17])
 def test_gradient_off_policy(model, rollout, names, budget):
-    """Bug: ratio upside down, a clip bound swapped or on the wrong sign, no dual clip: each moves tokens of this update."""
+    """Bug: ratio upside down, a clip bound swapped or on the wrong sign, no dual clip: each moves
+    tokens of this update.
+    """
     space = prerl.OBJECTIVES[names[0]].space
     oracle, old = oracle_of(model), torch.zeros(12, 7)
     generator = torch.Generator().manual_seed(1)
     for row in range(12):
         logprobs = oracle_logprobs(oracle, rollout, row, space).detach()
-        old[row, : len(logprobs)] = logprobs - torch.randn(len(logprobs), generator=generator).mul(2.0).clamp(-4, 4)
+        old[row, : len(logprobs)] = logprobs - torch.randn(len(logprobs), generator=generator).mul(
+            2.0
+        ).clamp(-4, 4)
     found, metrics = push(model, rollout, names, micro_batch_tokens=budget, old_logprobs=old)
     assert distance(found, oracle_gradient(model, rollout, names, old=old)) < 1e-4
     assert 0.2 < metrics["clip_fraction"] < 0.8
-    logprobs = torch.stack([torch.nn.functional.pad(oracle_logprobs(oracle, rollout, row, space).detach(), (0, 7))[:7] for row in range(12)])
-    ratio, negative = (logprobs - old).exp()[rollout.response_mask], prerl.group_advantages(REWARDS, False).flatten() < 0
+    logprobs = torch.stack(
+        [
+            torch.nn.functional.pad(oracle_logprobs(oracle, rollout, row, space).detach(), (0, 7))[
+                :7
+            ]
+            for row in range(12)
+        ]
+    )
+    ratio, negative = (
+        (logprobs - old).exp()[rollout.response_mask],
+        prerl.group_advantages(REWARDS, False).flatten() < 0,
+    )
     of_negative = negative[:, None].expand_as(old)[rollout.response_mask]
-    assert (ratio[of_negative] > 10).any() and (ratio[of_negative] < 0.8).any() and (ratio > 1.3).any()
+    assert (
+        (ratio[of_negative] > 10).any() and (ratio[of_negative] < 0.8).any() and (ratio > 1.3).any()
+    )
 
 
 def test_bf16_gradient_is_close(model, rollout):
-    """Bug: bf16 compute that loses the fp32 masters. Stated bound: cosine 0.999 in both spaces on this random model."""
+    """Bug: bf16 compute that loses the fp32 masters. Stated bound: cosine 0.999 in both spaces on
+    this random model.
+    """
     for name in ("grpo", "nsr-prerl"):
         model.compute_dtype = torch.bfloat16
         found, _ = push(model, rollout, [name])
@@ -189,13 +283,19 @@ def test_checkpointed_activations_change_nothing(model, rollout):
 
 @pytest.mark.parametrize("space", ["conditional", "marginal"])
 def test_on_policy_needs_no_second_pass(model, rollout, space):
-    """Bug: dropping the old-logprob pass is claimed exact: with old = the pass's own log-probs every bit must be the same."""
+    """Bug: dropping the old-logprob pass is claimed exact: with old = the pass's own log-probs
+    every bit must be the same.
+    """
     advantages = prerl.group_advantages(REWARDS, True).flatten()
-    options = dict(micro_batch_tokens=1)  # both passes score a row alone, so no sum is in another order
+    options = dict(
+        micro_batch_tokens=1
+    )  # both passes score a row alone, so no sum is in another order
     if space == "conditional":
         old = prerl.conditional_logprobs(model, rollout, **options).detach()
     else:
-        old = prerl.marginal_logprobs(model, rollout.response_ids, rollout.response_mask, START, **options).detach()
+        old = prerl.marginal_logprobs(
+            model, rollout.response_ids, rollout.response_mask, START, **options
+        ).detach()
     options |= dict(space=space, samples="all")
     with_old, metrics = gradient(model, rollout, advantages, old_logprobs=old, **options)
     assert metrics["clip_fraction"] == 0
@@ -204,7 +304,9 @@ def test_on_policy_needs_no_second_pass(model, rollout, space):
 
 
 def test_clipped_surrogate_by_hand():
-    """Bug: max for min, clip bounds swapped, dual clip on the wrong sign. Values worked out by hand."""
+    """Bug: max for min, clip bounds swapped, dual clip on the wrong sign. Values worked out by
+    hand.
+    """
     ratio = torch.tensor([1.5, 0.5, 1.5, 0.5, 20.0])
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0])
     found = prerl.clipped_surrogate(ratio.log(), torch.zeros(5), advantages, 0.2, 0.3)
@@ -212,17 +314,23 @@ def test_clipped_surrogate_by_hand():
 
 
 def test_only_negative_rows_are_computed(model, rollout):
-    """Bug: an all-wrong group counted as negative, right answers pushed, rows of no advantage fed through the model."""
+    """Bug: an all-wrong group counted as negative, right answers pushed, rows of no advantage fed
+    through the model.
+    """
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     advantages = prerl.group_advantages(rewards, False).flatten()
     assert prerl.is_negative(advantages).nonzero().flatten().tolist() == [1, 2]
     _, metrics = gradient(model, rollout, advantages, space="marginal", samples="negative")
     assert metrics["rows_trained"] == 2 and metrics["tokens"] == metrics["tokens_trained"] == 1 + 7
-    assert metrics["tokens_forward"] == 1 + 7  # start token + response - the last token, which is never fed
+    assert (
+        metrics["tokens_forward"] == 1 + 7
+    )  # start token + response - the last token, which is never fed
 
 
 def test_groups_without_variance_are_exactly_zero():
-    """Bug: a mean that is rounded (seven times 0.1) leaves a tiny advantage, which the std then blows up."""
+    """Bug: a mean that is rounded (seven times 0.1) leaves a tiny advantage, which the std then
+    blows up.
+    """
     advantages = prerl.group_advantages(torch.full((1, 7), 0.1), scale_std=True)
     assert bool((advantages == 0).all())
 
@@ -232,7 +340,9 @@ def test_no_signal_leaves_no_gradient(model, rollout):
     found, metrics = gradient(model, rollout, torch.zeros(12), space="marginal", samples="negative")
     assert not found and metrics["tokens"] == 0 and metrics["loss"] == 0
     found, metrics = gradient(model, rollout, torch.zeros(12), space="conditional", samples="all")
-    assert not found and metrics["rows_trained"] == metrics["tokens_forward"] == 0  # the caller's sign to skip the step
+    assert (
+        not found and metrics["rows_trained"] == metrics["tokens_forward"] == 0
+    )  # the caller's sign to skip the step
 
 
 def test_no_rows_of_a_kind(model, rollout):
@@ -253,7 +363,12 @@ def test_loss_mask(rollout):
 
 @pytest.mark.parametrize(
     ("rewards", "message"),
-    [([[0.0, 2.0]], "must lie in"), ([[0.0, -0.1]], "must lie in"), ([[0.0, float("nan")]], "must lie in"), ([[1.0]], "group size 1")],
+    [
+        ([[0.0, 2.0]], "must lie in"),
+        ([[0.0, -0.1]], "must lie in"),
+        ([[0.0, float("nan")]], "must lie in"),
+        ([[1.0]], "group size 1"),
+    ],
 )
 def test_bad_rewards_are_refused(rewards, message):
     with pytest.raises(ValueError, match=message):
@@ -264,10 +379,21 @@ def test_bad_rewards_are_refused(rewards, message):
 
 
 def test_sign_takes_every_wrong_answer():
-    """Bug: an all-wrong group left out by --advantage sign (NSR as in RLVR-Decomposed), or right answers of it pushed by NSR."""
-    advantages = dsrl.advantages_for(prerl.OBJECTIVES["nsr-prerl"], torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]), "sign")
+    """Bug: an all-wrong group left out by --advantage sign (NSR as in RLVR-Decomposed), or right
+    answers of it pushed by NSR.
+    """
+    advantages = dsrl.advantages_for(
+        prerl.OBJECTIVES["nsr-prerl"], torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]), "sign"
+    )
     assert advantages.tolist() == [-1, -1, 1, -1, 1, 1]
-    assert prerl.kept_rows(advantages, "negative").tolist() == [True, True, False, True, False, False]
+    assert prerl.kept_rows(advantages, "negative").tolist() == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_bad_masks_and_tokens_are_refused(model, rollout):
@@ -282,32 +408,56 @@ def test_bad_masks_and_tokens_are_refused(model, rollout):
 
 
 def test_gradient_alignment(model, rollout):
-    """Bug: gradients added to .grad, or one space computed twice. A start token equal to every prompt makes the spaces equal."""
+    """Bug: gradients added to .grad, or one space computed twice. A start token equal to every
+    prompt makes the spaces equal.
+    """
     model.zero_grad(set_to_none=True)
     plain = prerl.gradient_alignment(model, rollout, START)
-    assert -1 <= plain["whole_model"] < 0.999 and all(parameter.grad is None for parameter in model.parameters())
+    assert -1 <= plain["whole_model"] < 0.999 and all(
+        parameter.grad is None for parameter in model.parameters()
+    )
     rollout.prompt_ids[:], rollout.prompt_mask[:] = START, torch.tensor([False, False, False, True])
     same = prerl.gradient_alignment(model, rollout, START)
-    assert same["whole_model"] == pytest.approx(1, abs=1e-6) and set(same["layers"]) >= {"layer 0", "layer 1", "embed_tokens", "norm"}
+    assert same["whole_model"] == pytest.approx(1, abs=1e-6) and set(same["layers"]) >= {
+        "layer 0",
+        "layer 1",
+        "embed_tokens",
+        "norm",
+    }
     assert all(value == pytest.approx(1, abs=1e-6) for value in same["positions"].values())
 
 
 def test_alignment_equals_plain_autograd(model, rollout):
-    """Bug: a cosine of something other than each response's two gradients, such as their sums over responses."""
+    """Bug: a cosine of something other than each response's two gradients, such as their sums over
+    responses.
+    """
     cosines = []
     for row in range(12):
         flat = []
         for space in ("marginal", "conditional"):
             oracle = oracle_of(model)
             oracle_logprobs(oracle, rollout, row, space).mean().backward()
-            flat.append(torch.cat([p.grad.flatten() for _, p in sorted(oracle.named_parameters()) if p.grad is not None]))
+            flat.append(
+                torch.cat(
+                    [
+                        p.grad.flatten()
+                        for _, p in sorted(oracle.named_parameters())
+                        if p.grad is not None
+                    ]
+                )
+            )
         cosines.append(torch.nn.functional.cosine_similarity(*flat, dim=0))
     found = prerl.gradient_alignment(model, rollout, START, by_position=False)
-    assert found["whole_model"] == pytest.approx(float(sum(cosines) / 12), abs=1e-4) and found["positions"] == {}
+    assert (
+        found["whole_model"] == pytest.approx(float(sum(cosines) / 12), abs=1e-4)
+        and found["positions"] == {}
+    )
 
 
 def test_start_token_order():
-    """Bug: a literal id; EOS taken although there is a BOS or a chat template. Stand-ins carry only what is looked at."""
+    """Bug: a literal id; EOS taken although there is a BOS or a chat template. Stand-ins carry only
+    what is looked at.
+    """
 
     class Tokenizer:
         bos_token_id, eos_token_id, chat_template = None, 9, None
@@ -331,17 +481,25 @@ def test_start_token_order():
 
 def flops_of_update(model, rollout, advantages, **options):
     """FLOPs of all products of matrices but those inside attention, and the update's metrics."""
-    in_place = lambda _, first, second, **__: 2 * first[0] * first[1] * second[1]  # the gradient of the head's weight
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+    in_place = lambda _, first, second, **__: (
+        2 * first[0] * first[1] * second[1]
+    )  # the gradient of the head's weight
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.addmm_: in_place}
+    ) as counter:
         metrics = gradient(model, rollout, advantages, **options)[1]
     counts = counter.get_flop_counts()["Global"]
-    return sum(flops for operator, flops in counts.items() if "attention" not in str(operator)), metrics
+    return sum(
+        flops for operator, flops in counts.items() if "attention" not in str(operator)
+    ), metrics
 
 
 def test_prerl_costs_what_the_formula_says():
-    """Bug: a second forward, padding, the conditional pass run in the PreRL phase too, prompt tokens in the head.
+    """Bug: a second forward, padding, the conditional pass run in the PreRL phase too, prompt
+    tokens in the head.
 
-    Products of matrices, W weights in the layers: 2 FLOPs a weight and token forward and 4 backward, so for rows of prompt L and
+    Products of matrices, W weights in the layers: 2 FLOPs a weight and token forward and 4
+    backward, so for rows of prompt L and
     response R (the last token is never fed, the start token takes its place in P(y)) exactly
         GRPO     6 W sum(L + R - 1) + 6 V D sum(R)   over the rows of A != 0
         PreRL    6 W sum(R)         + 6 V D sum(R)   over the rows of A < 0
@@ -350,32 +508,47 @@ def test_prerl_costs_what_the_formula_says():
     model, rollout = random_model(intermediate_size=512), long_rollout()
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
     advantages = prerl.group_advantages(rewards, False).flatten()
-    weights = sum(parameter.numel() for name, parameter in model.named_parameters() if name.endswith("proj.weight"))
+    weights = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if name.endswith("proj.weight")
+    )
     head = model.lm_head.weight.numel()
     prompt, response = rollout.prompt_mask.sum(1), rollout.response_mask.sum(1)
     expected = {
-        "conditional": 6 * weights * int((prompt + response - 1).sum()) + 6 * head * int(response.sum()),
+        "conditional": 6 * weights * int((prompt + response - 1).sum())
+        + 6 * head * int(response.sum()),
         "marginal": 6 * (weights + head) * int(response[advantages < 0].sum()),
     }
     found = {}
     for space, samples in (("conditional", "all"), ("marginal", "negative")):
         for budget in (None, 100):
-            total, metrics = flops_of_update(model, rollout, advantages, space=space, samples=samples, micro_batch_tokens=budget)
+            total, metrics = flops_of_update(
+                model, rollout, advantages, space=space, samples=samples, micro_batch_tokens=budget
+            )
             assert total == expected[space], (space, budget, total / expected[space])
         found[space] = total
-    assert metrics["tokens_trained"] == metrics["tokens_forward"] == int(response[advantages < 0].sum())
+    assert (
+        metrics["tokens_trained"]
+        == metrics["tokens_forward"]
+        == int(response[advantages < 0].sum())
+    )
     share = response[advantages < 0].sum() / response.sum()
     formula = float(share * (response.float().mean() + 1) / (prompt + response).float().mean())
     assert found["marginal"] / found["conditional"] == pytest.approx(formula, rel=0.03)
 
 
 def long_rollout():
-    """P = 2 prompts of 40 tokens, G = 4 responses of 50 to 85 tokens: long enough that one token a row is little."""
+    """P = 2 prompts of 40 tokens, G = 4 responses of 50 to 85 tokens: long enough that one token a
+    row is little.
+    """
     lengths = torch.arange(50, 90, 5)
     mask = torch.arange(90)[None] < lengths[:, None]
     ids = torch.randint(3, 64, (8, 90), generator=torch.Generator().manual_seed(0)) * mask
     zeros = torch.zeros(8, 90)
-    return Rollout(ids[:, :40], mask[:, :40], ids, mask, zeros, zeros, torch.ones(8, dtype=torch.bool))
+    return Rollout(
+        ids[:, :40], mask[:, :40], ids, mask, zeros, zeros, torch.ones(8, dtype=torch.bool)
+    )
 
 
 def test_random_model_is_not_degenerate():

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 README = (ROOT / "README.md").read_text()
 FILES = re.compile(r"^\| \[`(\w+\.py)`\]\(\1\) \| ([\d,]+) \|", re.MULTILINE)
-PLACES = re.compile(r"\[`(\w+)\.(\w+)`\]\(\1\.py#L(\d+)-L(\d+)\)")  # [`prerl.cosine`](prerl.py#L1-L9)
+# [`prerl.cosine`](prerl.py#L1-L9)
+PLACES = re.compile(r"\[`(\w+)\.(\w+)`\]\(\1\.py#L(\d+)-L(\d+)\)")
 TORCHRUN = "--standalone --nproc-per-node --nnodes --node-rank --master-addr --master-port".split()
 DIFFS = re.compile(r"```diff\n(.*?)```", re.DOTALL)
 
