@@ -159,7 +159,7 @@ def test_bbh_and_mmlu_pro_bring_their_worked_examples(tmp_path):
     ("nowhere", None, "known tasks: gsm8k"), ("a.jsonl", None, "no file and no task"),
     ("a.jsonl", [{"apple": 1, "pear": 2}], "columns apple, pear .* expected problem, answer"),
     ("gsm8k.jsonl", [{"question": 1, "pear": 2}], "columns question, pear .* question, answer"),
-    ("a.txt", [], "legal: .jsonl"), ("a.json", [1, 2], "must be an object"),
+    ("a.txt", [1], "not readable .* in .jsonl"), ("a.json", [1, 2], "not readable .* rows like"),
     ("a.json", [{"problem": "p", "answer": ""}], "a.json holds no problem with an answer"),
 ])  # fmt: skip
 def test_what_cannot_be_loaded_says_why(tmp_path, name, rows, message):
@@ -200,10 +200,10 @@ def test_hub_and_archive_files_are_found(monkeypatch, tmp_path):
         return tmp_path
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert len(load_problems("gsm8k")) == len(load_problems("me/set:part", split="train")) == 1
+    assert len(load_problems("gsm8k")) == len(load_problems("me/set", split="train")) == 1
     converted = "refs/convert/parquet"
     assert asked == [("openai/gsm8k", converted, "main/test/*.parquet"),
-                     ("me/set", converted, "part/train/*.parquet")]  # fmt: skip
+                     ("me/set", converted, "*/train/*.parquet")]  # fmt: skip
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("main/bbh/navigate.json", json.dumps([{"input": "p", "target": "No"}]))
@@ -213,7 +213,7 @@ def test_hub_and_archive_files_are_found(monkeypatch, tmp_path):
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **how: packed)
     (problem,) = load_problems("bbh/navigate")
     assert problem["shots"] == "shots\n\n"
-    with pytest.raises(ValueError, match="BBH has no task 'nowhere'; known: navigate"):
+    with pytest.raises(ValueError, match="bbh/nowhere: no such file .* known: navigate"):
         load_problems("bbh/nowhere")
 
 
@@ -540,17 +540,14 @@ def test_several_responses_are_not_greedy(stub):
         assert calls[-1][1]["temperature"] == temperature
 
 
-def test_responses_of_other_data_do_not_count(stub, tmp_path):
+def test_responses_of_other_data_do_not_count(stub, tmp_path, capsys):
     """Catches: a resume that takes the responses to other problems of the same number."""
-    run, calls = stub
-    run("--limit", "2")
+    run, _ = stub
+    assert run("--limit", "4") == 0 and run("--limit", "2") == 0 and run() == 0
     rows = [{"problem": f"{i}!", "answer": str(i), "kind": "tiny"} for i in range(2)]
     write(tmp_path, "own.jsonl", rows)
-    calls.clear()
-    run("--limit", "2")
-    assert [count for count, _ in calls] == [2]
-    rows = map(json.loads, (tmp_path / "out" / "responses.jsonl").read_text().splitlines())
-    assert [row["problem"] for row in rows] == ["0?", "0?", "1?", "1?", "0!", "0!", "1!", "1!"]
+    assert run("--limit", "2") == 2
+    assert "holds responses to other problems of own" in capsys.readouterr().err
 
 
 def test_compare_draws_several_runs(stub, tmp_path, capsys, monkeypatch):
@@ -607,4 +604,4 @@ def test_evaluate_hands_settings_to_the_sampler(stub, tmp_path):
 def test_demo_runs(capsys):
     """Catches: a demo that no longer agrees with the formulas, or that needs a flag."""
     assert benchmarks.main([]) == 0
-    assert "Avg@8 0.2" in capsys.readouterr().out
+    assert "avg_at_k           0.2" in capsys.readouterr().out
