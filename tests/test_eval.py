@@ -1,17 +1,16 @@
-r"""Benchmarks against hand-made cases, brute force and the bootstrap.
+"""Benchmarks against hand-made cases, brute force and the bootstrap; nothing is downloaded.
 
-    python -m pytest tests/test_eval.py
-
-Nothing is downloaded. With DSRL_DATA=FOLDER (copies of the public sets) every gold there must
-grade itself right.
+With DSRL_DATA=FOLDER (copies of the public sets) every gold there must grade itself right.
 """
 
 import csv
+import io
 import itertools
 import json
 import os
 import time
 import types
+import zipfile
 from pathlib import Path
 
 import pyarrow
@@ -27,10 +26,8 @@ from eval import load_problems, pass_at_k, standard_error
 MATH = {"kind": "math", "problem": "?", "answer": "18"}
 BBH = {"kind": "bbh", "problem": "?"}
 OPTIONS = {"kind": "choice", "problem": "?", "options": ["1", "2", "3", "4"], "answer": "B"}
-TURN = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
-    "{% if enable_thinking %}<think>{% endif %}"
-)
+TURN = ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+        "{% if enable_thinking %}<think>{% endif %}")  # fmt: skip
 
 
 class Letters:
@@ -49,11 +46,11 @@ class Letters:
         ids = [3 + ord(letter) % 61 for letter in text]
         return types.SimpleNamespace(input_ids=[2] * add_special_tokens + ids)
 
-    def decode(self, ids, skip_special_tokens=True):
-        return "".join(chr(ord("0") + i) for i in map(int, ids) if i > 2)
-
     def batch_decode(self, rows, skip_special_tokens=True):
-        return [self.decode(row) for row in rows]
+        return ["".join(chr(ord("0") + i) for i in map(int, ids) if i > 2) for ids in rows]
+
+    def decode(self, ids, skip_special_tokens=True):
+        return self.batch_decode([ids])[0]
 
 
 def write(folder, name, rows):
@@ -105,13 +102,8 @@ def test_every_public_layout_is_read(tmp_path, name, row, problem, answer, kind)
     (read,) = load_problems(write(tmp_path, name, [row]))
     found = (read["problem"], read["answer"], read["kind"], read["index"])
     assert found == (problem, answer, kind, 0)
-
-
-def test_the_name_of_the_task_decides_how_a_copy_is_graded(tmp_path):
-    """Catches: --data minerva=mine.jsonl graded without Minerva's tolerance."""
     path = write(tmp_path, "mine.jsonl", [{"problem": "p", "answer": "4.5"}])
-    assert load_problems(path)[0]["kind"] == "math"
-    assert load_problems(path, task="minerva")[0]["kind"] == "minerva"
+    assert load_problems(path, task="minerva")[0]["kind"] == "minerva"  # of --data minerva=...
 
 
 def test_gpqa_options_are_shuffled_once_and_for_all(tmp_path):
@@ -186,10 +178,7 @@ def test_without_network_one_line_says_what_to_do(monkeypatch, tmp_path, name):
 
 
 def test_hub_and_archive_files_are_found(monkeypatch, tmp_path):
-    """Catches: the wrong revision, split or config asked for; the archive's prompts not found."""
-    import io
-    import zipfile
-
+    """Catches: the wrong revision or split asked for; the archive's prompts not found."""
     asked = []
 
     def download(hub, revision, allow_patterns, **_):
@@ -260,7 +249,7 @@ def test_choice_letters(response, letter):
 
 
 @pytest.mark.parametrize("answer, response, right", [
-    # letters: date_understanding, snarks, hyperbaton and 15 other tasks
+    # letters
     ("(A)", "So the answer is (A).", 1), ("(A)", "the answer is A", 1),
     ("(B)", "So the answer is (B) 11/11/2018.", 1), ("(B)", "The answer is **B) kite**", 1),
     ("(B)", "The answer is: **(B) x**", 1), ("(B)", "The correct answer is option (B).", 1),
@@ -268,29 +257,23 @@ def test_choice_letters(response, letter):
     ("(R)", "So the answer is (R).", 1), ("(B)", "So the answer is (b).", 1),
     ("(B)", "The answer is (A). Wait. The answer is (B).", 1), ("(B)", "It is (B).", 0),
     ("(A)", "the answer is (A) or (B).", 0), ("(A)", "the answer is A blue book", 0),
-    ("(B)", "So the answer is 11/11/2018.", 0), ("(B)", "So the answer is (A).", 0),
+    ("(B)", "So the answer is 11/11/2018.", 0),
     # yes / no, true / false, valid / invalid
     ("Yes", "The answer is yes.", 1), ("No", "answer is **No**.", 1), ("no", "answer is No", 1),
     ("No", "So the answer is No. We are 2 steps away.", 1), ("No", "The answer is “No.”", 1),
     ("Yes", "the answer is Yes, because", 0), ("Yes", "The answer is", 0), ("Yes", "Yes", 0),
-    ("Yes", "\\boxed{Yes}", 1), ("True", "So the answer is `True`.", 1),
-    ("True", "the answer is not False.", 0), ("valid", "the answer is invalid.", 0),
-    ("invalid", "the answer is valid.", 0), ("invalid", "the answer is Invalid.", 1),
-    ("False", "The answer is not clear. So the answer is False.", 1),
+    ("Yes", "\\boxed{Yes}", 1), ("True", "the answer is not False.", 0),
+    ("valid", "the answer is invalid.", 0), ("invalid", "the answer is Invalid.", 1),
     # a further question of the model's own
-    ("No", "So the answer is No.\n\nQ: next\nA: So the answer is Yes.", 1),
     ("Yes", "So the answer is No.\n\nQ: next\nA: So the answer is Yes.", 0),
     ("No", "So the answer is No.<|im_end|>\nSo the answer is Yes.", 1),
-    # dyck_languages, numbers, word_sorting, titles
+    # brackets, numbers, word lists
     ("] ] >", "So the answer is ] ] >.", 1), ("] ] >", "the answer is ]]>.", 1),
-    ("] ] >", "the answer is ] >", 0), ("{ } ]", "answer is { } ]", 1), (">", "answer is >.", 1),
-    ("> )", 'So the answer is "> )".', 1), ("} )", "\\boxed{\\} )}", 1),
-    ("11520", "the answer is 11,520.", 1), ("50", "the answer is -50.", 0),
-    ("-50", "the answer is −50.", 1), ("24", "So the answer is \\(24\\).", 1),
+    ("] ] >", "the answer is ] >", 0), ("> )", 'So the answer is "> )".', 1),
+    ("} )", "\\boxed{\\} )}", 1), ("11520", "the answer is 11,520.", 1),
+    ("50", "the answer is -50.", 0), ("-50", "the answer is −50.", 1),
     ("24", "So the answer is\n24.", 1), ("8", "So the answer is 8 flutes.", 0),
-    ("18", "So the answer is 8.", 0), ("ant bee cow", "the answer is ant, bee, cow", 1),
-    ("ant bee cow", "the answer is ant cow bee", 0), ("ant bee cow", "the answer is ant bee", 0),
-    ("ant bee cow", "So the answer is:\n\nant bee cow", 1),
+    ("ant bee cow", "the answer is ant, bee, cow", 1), ("ant bee", "the answer is bee ant", 0),
     ("Monsters, Inc", "So the answer is Monsters, Inc.", 1),
 ])  # fmt: skip
 def test_bbh_answers(answer, response, right):
@@ -300,29 +283,25 @@ def test_bbh_answers(answer, response, right):
 
 @pytest.mark.parametrize("answer, response, right", [
     ("18", "#### 18", 1), ("18", "#### $18.00", 1), ("18", "#### 18.5", 0), ("18", "#### -18", 0),
-    ("18", "####", 0), ("1,004", "#### 1004", 1), ("70000", "#### $70,000.00", 1),
+    ("18", "####", 0), ("70000", "#### $70,000.00", 1),
     ("3", "A: 3", 1), ("3", "Answer: 3", 1), ("3", "The answer is 3 bolts.", 1),
-    ("3", "The answer is three.", 0), ("3", "The answer is 13.", 0),
-    ("3", "The total is 2 + 1 = 3 bolts.", 0), ("18", "It takes 18 of them.", 0),
-    ("3", "The answer is 3.\n\nQ: next?\nA: The answer is 5.", 1),
+    ("3", "The answer is three.", 0), ("3", "The total is 2 + 1 = 3 bolts.", 0),
     ("5", "The answer is 3.\n\nQ: next?\nA: The answer is 5.", 0),
     ("18", "#### 18\n\nQuestion: next\nAnswer: \\boxed{5}", 1),
     ("3", "#### 3\n\nTom has 5 apples. How many?\n#### 5", 1),
     ("3", "#### 3 bolts\n\nTom has 5 apples. How many?\n#### 5", 1),
-    ("25", "#### 25<|endoftext|>", 1), ("25", "#### 25</s>", 1),
-    ("25", "#### Conclusion\nThe answer is 25.", 1), ("25", "#### x=25", 1),
+    ("25", "#### 25<|endoftext|>", 1), ("25", "#### Conclusion\nThe answer is 25.", 1),
     ("540", "The answer is 540 meters a week.", 1), ("104", "#### 104 pounds of food", 1),
-    ("104", "The answer is $104/week.", 1), ("104", "#### 104, 105", 0), ("104", "#### 10", 0),
+    ("104", "The answer is $104/week.", 1), ("104", "#### 104, 105", 0),
     ("540", "The answer is 3 x 3 x 60 = 540 meters.", 1), ("1450", "The answer is USD 1,450.", 1),
     ("18", "The answer is 9*2=$<<9*2=18>>18.", 1), ("20", "The answer is 20%.", 1),
     ("20", "The answer is 0.2.", 0), ("10", "The answer is 10 or 12.", 0), ("5", "#### 5 dozen", 0),
     ("6", "#### 6 feet 3 inches", 0), ("10", "#### 10-12", 0), ("10", "The answer is 10:30.", 0),
     ("540", "The answer is 540m.", 1), ("2", "The answer is 2x.", 0),
-    ("25", "The answer is 24. No: the answer is 25.", 1),
     ("25", "The answer is that Bo has 25 apples.", 1), ("25", "The answer is not 25.", 0),
     ("540", "The answer is a total of 540 meters.", 1), ("3", "The answer is at least 3.", 0),
     ("2", "The answer is n 2.", 0), ("3", "The answer is negative 3.", 0),
-    ("27", "\\boxed{27.0}", 1), ("18", "\\boxed{18", 0), ("18", "\\boxed{18.1}", 0),
+    ("27", "\\boxed{27.0}", 1), ("18", "\\boxed{18", 0),
 ])  # fmt: skip
 def test_gsm8k_answers(answer, response, right):
     """Catches: the last number taken, a unit in the way, a made-up next question, 5 dozen as 5."""
@@ -351,23 +330,15 @@ def test_tolerances_by_kind(kind, error, answer, response, right):
 
 def test_training_wants_a_box_and_strict_compares_text():
     """Catches: training rewarded for "####" or words; figures called strict that are symbolic."""
-    assert grade(MATH, "#### 18") == 1 and grade(MATH, "#### 18", loose=False) == 0
-    assert grade(MATH, "\\boxed{18}", loose=False) == 1
-    assert grade(MATH, "\\boxed{a total of 18}") == 1
-    assert grade(MATH, "\\boxed{a total of 18}", loose=False) == 0
+    for text, boxed in (("#### 18", 0), ("\\boxed{a total of 18}", 0), ("\\boxed{18}", 1)):
+        assert grade(MATH, text) == 1 and grade(MATH, text, loose=False) == boxed
     quarter = {**MATH, "answer": "\\frac{1}{4}"}
     assert grade(quarter, "\\boxed{0.25}") == 1
     assert grade(quarter, "\\boxed{0.25}", strict=True) == 0
     assert grade(quarter, "\\boxed{\\dfrac{1}{4}}", strict=True) == 1
-
-
-def test_reasons_are_counted():
-    """Catches: a grader of training whose failures do not show in the log."""
+    counts = {}  # of the reasons, which the log of a training shows
     texts = ["\\boxed{18}", "#### 18", "\\boxed{", "\\boxed{7}", "\\boxed{18}"]
-    counts = {}
     assert grade_all([MATH] * 5, texts, loose=False, counts=counts) == [1.0, 0.0, 0.0, 0.0, 1.0]
-    assert counts == {"right": 2, "no answer": 1, "truncated": 1, "wrong": 1}
-    assert grade_all([MATH] * 5, texts) == [1.0, 1.0, 0.0, 0.0, 1.0]
     answers = ["The answer is (B).", "(C)", "hm"]
     assert grade_all([OPTIONS] * 3, answers, loose=False, counts=counts) == [1.0, 0.0, 0.0]
     assert counts == {"right": 3, "no answer": 2, "truncated": 1, "wrong": 2}
@@ -470,10 +441,7 @@ def test_summary_by_hand():
     # The right rows have 0, 4 and 2 reflections in 10, 50 and 30 tokens.
     assert rates["right"] == {"per_response": 2.0, "per_1000_tokens": pytest.approx(6000 / 90)}
     assert rates["wrong"]["per_response"] == 2.0 and rates["per_response"] == 2.0
-
-
-def test_majority_by_hand():
-    """Catches: equal answers that split the vote, a vote for no answer, a tie for the last."""
+    # Equal answers are one, no answer is no vote, a tie is for the first.
     for answers, grades, expected in (
         (["7", "1/2", None, None, None, "0.5"], [0, 1, 0, 0, 0, 1], 1), ([None], [0], 0),
         (["7", "18"], [0, 1], 0), (["18", "7", "7 m"], [1, 0, 0], 0),
@@ -486,10 +454,7 @@ def test_majority_by_hand():
 
 @pytest.fixture
 def stub(monkeypatch, tmp_path):
-    """main() with a random model of one-letter tokens and six problems in a file.
-
-    Returns (run, calls of generate).
-    """
+    """main() with a random model and six problems in a file, and the calls of `generate`."""
     model, calls, generate = random_model(max_position_embeddings=256), [], benchmarks.generate
     model.eos_ids = (1, 2)
 
@@ -521,32 +486,22 @@ def test_a_run_that_was_killed_goes_on_to_the_same_result(stub, tmp_path):
     calls.clear()
     assert run(out="killed") == 0 and len(calls) == 2
     assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
-    figures = []
-    for out in ("whole", "killed"):
-        results = json.loads((tmp_path / out / "results.json").read_text())
-        assert set(results["versions"]) == {"python", "torch", "transformers"}
-        assert results["settings"]["model"] == "tiny"
-        figures.append(results["tasks"]["own"])
-    assert all(one.pop("seconds") and one.pop("tokens_per_second") for one in figures)
-    assert figures[0] == figures[1] and figures[0]["sampling"]["temperature"] == 1.0
+    files = [tmp_path / out / "results.json" for out in ("whole", "killed")]
+    results = [json.loads(file.read_text()) for file in files]
+    assert set(results[0]["versions"]) == {"python", "torch", "transformers"}
+    whole, killed = (result["tasks"]["own"] for result in results)
+    assert all(one.pop("seconds") and one.pop("tokens_per_second") for one in (whole, killed))
+    assert whole == killed and whole["sampling"]["temperature"] == 1.0  # not 2 greedy ones
     assert (tmp_path / "killed" / "pass_at_k.png").stat().st_size > 1000
+    assert run("--k", "1", out="greedy") == 0 and calls[-1][1]["temperature"] == 0.0
 
 
-def test_several_responses_are_not_greedy(stub):
-    """Catches: k times the same greedy response."""
-    run, calls = stub
-    for flags, temperature in ((["--k", "1"], 0.0), ([], 1.0), (["--temperature", "0"], 0.0)):
-        assert run(*flags, out="-".join(["out", *flags])) == 0
-        assert calls[-1][1]["temperature"] == temperature
-
-
-def test_responses_of_other_data_do_not_count(stub, tmp_path, capsys):
+def test_responses_to_other_problems_do_not_count(stub, tmp_path, capsys):
     """Catches: a resume that takes the responses to other problems of the same number."""
-    run, _ = stub
-    assert run("--limit", "4") == 0 and run("--limit", "2") == 0 and run() == 0
-    rows = [{"problem": f"{i}!", "answer": str(i), "kind": "tiny"} for i in range(2)]
-    write(tmp_path, "own.jsonl", rows)
-    assert run("--limit", "2") == 2
+    run, calls = stub
+    assert run("--limit", "4") == run("--limit", "2") == run() == 0 and len(calls) == 3
+    write(tmp_path, "own.jsonl", [{"problem": "0!", "answer": "0", "kind": "tiny"}])
+    assert run() == 2
     assert "holds responses to other problems of own" in capsys.readouterr().err
 
 
@@ -583,21 +538,17 @@ def test_user_mistakes_get_one_line(stub, capsys, flags, message):
 def test_evaluate_hands_settings_to_the_sampler(stub, tmp_path):
     """Catches: a sampling setting that gets lost, a base model without stop strings, row order."""
     _, calls = stub
-    model, tokenizer = benchmarks.load_model()
-    problems = load_problems(tmp_path / "own.jsonl")
+    (model, tokenizer), problems = benchmarks.load_model(), load_problems(tmp_path / "own.jsonl")
     how = dict(temperature=0.7, top_p=0.9, top_k=5, seed=3)
     options = dict(max_new_tokens=4, template="base", **how)
     _, rows = evaluate(model, tokenizer, problems, k=2, **options)
-    _, asked = calls[-1]
+    asked = calls[-1][1]
     assert {key: asked[key] for key in how} == how and asked["group_size"] == 2
     assert "\nQuestion:" in asked["stop_strings"]
     order = [(i, j) for i in range(6) for j in range(2)]
     assert [(row["index"], row["sample"]) for row in rows] == order
-
-    def half(problems, texts):
-        return [0.5] * len(texts)
-
-    _, rows = evaluate(model, tokenizer, problems, k=1, max_new_tokens=4, grade_with=half)
+    options = dict(max_new_tokens=4, grade_with=lambda problems, texts: [0.5] * len(texts))
+    _, rows = evaluate(model, tokenizer, problems, k=1, **options)
     assert calls[-1][1]["stop_strings"] == () and {row["correct"] for row in rows} == {0.5}
 
 
