@@ -118,9 +118,9 @@ def download(name, task, split):
             partial.rename(folder)
     except OSError as error:  # all errors of both clients are: no network, no such set, gated
         terms = "accept its terms there and set HF_TOKEN, or " if "gated" in task.licence else ""
-        reason, remedy = (str(error) or repr(error)).splitlines()[0], f"--data {name}=FILE"
-        failure = f"cannot load {name} from {task.hub} ({reason})"
-        raise ValueError(f"{failure}; {terms}give a copy: {remedy}") from None
+        reason = (str(error) or repr(error)).splitlines()[0]
+        remedy = f"{terms}give a copy: --data {name}=FILE"
+        raise ValueError(f"cannot load {name} from {task.hub} ({reason}); {remedy}") from None
     return sorted(folder.glob(task.files.format(split=split)))
 
 
@@ -361,8 +361,9 @@ def as_number(text, unit=True):
     text = re.sub(r"\\[dt]?frac\{(-?[\d.]+)\}\{([\d.]+)\}", r"\1/\2", text)
     text = re.sub(r"^10\s*\^", "1*10^", text)
     match = NUMBER.search(text)
-    words = UNIT_MARKUP.sub(" ", NUMBER.sub(" ", text, count=1)).split()
-    if not match or words and not unit or not all(map(HARMLESS_WORD.fullmatch, words)):
+    rest = NUMBER.sub(" ", text, count=1).strip()
+    words = UNIT_MARKUP.sub(" ", rest).split()
+    if not match or rest and not unit or not all(map(HARMLESS_WORD.fullmatch, words)):
         return None
     top, bottom, exponent, power = match.groups()
     return float(f"{top}e{exponent or power or 0}") / (float(bottom or 1) or math.nan)
@@ -619,10 +620,9 @@ def demo():
 
 
 def parse_args(argv):
-    """The command line; an error of argparse where there is nothing to do."""
+    """The flags; what is None has a default that depends on the task or the model."""
     parser = argparse.ArgumentParser(description="Benchmarks. No arguments: a demo.")
-    add = parser.add_argument
-    known = f"{', '.join(TASKS)}, bbh/TASK, tiny, a file, or a hub data set"
+    add, known = parser.add_argument, f"{', '.join(TASKS)}, bbh/TASK, tiny, a file, a hub data set"
     add("--model", default="tiny", help="tiny (default), a folder, a short name or a hub id")
     add("--tasks", help=f"comma-separated: {known}")
     add("--data", action="append", default=[], metavar="TASK=FILE", help="your copy of a task")
@@ -637,10 +637,7 @@ def parse_args(argv):
     add("--strict", action="store_true", help="as the method's authors: a box, compared as text")
     add("--out", default="out-eval", help="folder of the results; if it exists, the run goes on")
     add("--compare", nargs="+", metavar="FOLDER", help="finished runs side by side")
-    args = parser.parse_args(argv)
-    if not (args.tasks or args.compare):
-        parser.error(f"give --compare or --tasks: {known}")
-    return args
+    return parser.parse_args(argv)
 
 
 def run(args):
@@ -648,6 +645,8 @@ def run(args):
     for key in ("k", "limit", "max_new_tokens"):
         if (value := getattr(args, key)) is not None and value < 1:
             raise ValueError(f"--{key.replace('_', '-')} {value}: must be at least 1")
+    if not args.tasks:
+        raise ValueError("nothing to do: give --tasks or --compare, or --help")
     tasks, data = args.tasks.split(","), dict(item.partition("=")[::2] for item in args.data)
     for name, file in data.items():
         if not file or name not in tasks:
