@@ -145,7 +145,8 @@ def update(model, optimizer, rollout, rewards, config, step, state):
             metrics["row"] = offending_row(model, rollout, objectives[0].space, config)
             break
         elif not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
-            metrics["skipped"] = "no group has both right and wrong responses"
+            metrics["skipped"] = "no row carries a signal"
+            break
         else:
             run.adam_step(optimizer, model, config.offload)
     optimizer.zero_grad(set_to_none=True)  # the next sampling has their memory
@@ -165,7 +166,7 @@ def push(model, rollout, rewards, objectives, old, config, micro_batch_tokens):
             micro_batch_tokens=micro_batch_tokens, old_logprobs=old[objective.space],
             token_mask=loss_mask(rollout, config.mask_eos, config.skip_first),
         )  # fmt: skip
-        prefix = "" if len(objectives) == 1 else f"{objective.space}_"
+        prefix = "" if objective is objectives[0] else f"{objective.space}_"
         metrics |= {prefix + name: value for name, value in pushed.items()}
     return metrics
 
@@ -212,7 +213,7 @@ def describe(rollout, texts, rewards):
     thoughts = [count_thoughts(text) for text in texts]
     return {
         "reward": float(rewards.mean()),
-        "mixed": float(((rewards > 0).any(1) & (rewards < 1).any(1)).float().mean()),
+        "mixed": float((rewards != rewards[:, :1]).any(1).float().mean()),
         "length": float(rollout.response_mask.sum(1).float().mean()),
         "cut": float((~rollout.finished).float().mean()),
         "reflection": sum(count["reflection"] for count in thoughts) / len(texts),

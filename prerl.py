@@ -46,7 +46,9 @@ class Objective:
     space: str  # "conditional" (post-train) or "marginal" (pre-train)
     samples: str  # "all", "negative" or "positive"
     scale_std: bool  # divide the advantage by the group's std
-    coef: float  # AdamW cancels it, but for clipping and its epsilon; 0.01 is the authors' value
+    # In a phase of one loss AdamW cancels it, but for clipping and its epsilon; not in joint, and not
+    # in the momentum that is carried over the switch. 0.01 is the authors' value
+    coef: float
 
 
 # The paper's ablation. DSRL: NSR-PreRL for `prerl_steps` updates, then GRPO; joint: both at once.
@@ -118,7 +120,9 @@ def kept_rows(advantages, samples):
 
 
 def loss_mask(rollout, mask_eos=False, skip_first=0):
-    """(B, R) bool: response tokens that carry loss. Ablations: without EOS, or the first tokens."""
+    """(B, R) bool: response tokens that carry loss. Ablations: without the token that ends a
+    finished response (EOS, or the last of a stop string), or without the first tokens.
+    """
     mask = rollout.response_mask.clone()
     mask[:, :skip_first] = False
     if mask_eos:
@@ -128,11 +132,16 @@ def loss_mask(rollout, mask_eos=False, skip_first=0):
 
 
 def clipped_surrogate(logprobs, old_logprobs, advantages, clip_low, clip_high):
-    """PPO's min(ratio A, clip(ratio) A), at least DUAL_CLIP * A if A < 0, elementwise; maximise."""
+    """PPO's min(ratio A, clip(ratio) A), at least DUAL_CLIP * A if A < 0, elementwise; maximise.
+
+    Returns it, and a mask of where it is ratio * A: there its derivative by the log-prob is itself,
+    as the derivative of exp is exp; where it is clipped the derivative is 0.
+    """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(ratio * advantages, clipped * advantages)
-    return torch.where(advantages < 0, surrogate.maximum(DUAL_CLIP * advantages), surrogate)
+    surrogate = torch.where(advantages < 0, surrogate.maximum(DUAL_CLIP * advantages), surrogate)
+    return surrogate, surrogate == ratio * advantages
 
 
 # --------------------------------------------------------------------------------------------------
@@ -237,8 +246,7 @@ def policy_gradient(
     old_logprobs  (B, R) of the weights that sampled, in this space; None: on-policy
     Returns a dict of floats, summed or averaged over all processes: loss; tokens (the denominator
     N); rows_trained, tokens_trained (those computed); tokens_forward (fed through the model);
-    logprob and entropy (means over the trained tokens, nats); clip_fraction; sampler_gap (mean
-    |logprob - the sampler's|, conditional space only).
+    logprob and entropy (means over the trained tokens, nats); clip_fraction.
     """
     check_mask(rollout.response_mask)
     contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
@@ -249,7 +257,7 @@ def policy_gradient(
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
     rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # neighbours share attention calls
     budget = micro_batch_tokens or PACK_TOKENS[rollout.response_ids.device.type]
-    sums = torch.zeros(8, dtype=torch.float64, device=advantages.device)
+    sums = torch.zeros(7, dtype=torch.float64, device=advantages.device)
     for pack in packs(rows, contexts, lengths, budget):
         hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)
         mask, response_mask = token_mask[pack], rollout.response_mask[pack]
@@ -257,37 +265,30 @@ def policy_gradient(
         advantage = advantages[pack][:, None].expand_as(mask)[mask]  # (n,)
         old = None if old_logprobs is None else old_logprobs[pack][mask]
 
-        def loss_of(logprobs, chunk, advantage=advantage, old=old):
-            reference = logprobs.detach() if old is None else old[chunk]
-            gain = clipped_surrogate(logprobs, reference, advantage[chunk], clip_low, clip_high)
-            return -coef / num_tokens * gain
+        def surrogate(logprobs, chunk):
+            reference = logprobs if old is None else old[chunk]  # on-policy: the ratio is 1
+            return clipped_surrogate(logprobs, reference, advantage[chunk], clip_low, clip_high)
 
-        def coefficients_of(logprobs, chunk, loss_of=loss_of):  # d loss / d logprob of each token
-            with torch.enable_grad():
-                leaf = logprobs.detach().requires_grad_()
-                return torch.autograd.grad(loss_of(leaf, chunk).sum(), leaf)[0]
+        def slope(logprobs, chunk):  # d loss / d logprob of each token
+            gain, unclipped = surrogate(logprobs, chunk)
+            return -coef / num_tokens * gain * unclipped
 
         targets, head = rollout.response_ids[pack][mask], model.lm_head.weight
-        logprobs, entropy = backward_logprobs(hidden, head, targets, coefficients_of, temperature)
-        ratio = torch.ones_like(logprobs) if old is None else (logprobs - old).exp()
-        too_low = (ratio < 1 - clip_low) & (advantage < 0)
-        outside = ((ratio > 1 + clip_high) & (advantage > 0)) | too_low
-        gap = (logprobs - rollout.logprobs[pack][mask]).abs()
-        values = (loss_of(logprobs, slice(None)), logprobs, entropy, outside, gap)
-        sums[:5] += torch.stack([value.double().sum() for value in values])
-        sums[5:] += torch.tensor([len(pack), len(targets), fed], device=sums.device)
-    return update_metrics(all_sum(sums).tolist(), num_tokens, space)
+        logprobs, entropy = backward_logprobs(hidden, head, targets, slope, temperature)
+        gain, unclipped = surrogate(logprobs, slice(None))
+        values = (-coef / num_tokens * gain, logprobs, entropy, ~unclipped)
+        sums[:4] += torch.stack([value.double().sum() for value in values])
+        sums[4:] += torch.tensor([len(pack), len(targets), fed], device=sums.device)
+    return update_metrics(all_sum(sums).tolist(), num_tokens)
 
 
-def update_metrics(sums, num_tokens, space):
-    loss, logprob, entropy, outside, gap, rows, trained, fed = sums
+def update_metrics(sums, num_tokens):
+    loss, logprob, entropy, clipped, rows, trained, fed = sums
     metrics = {"loss": loss, "tokens": num_tokens}
     metrics |= {"rows_trained": rows, "tokens_trained": trained, "tokens_forward": fed}
     if trained:
         metrics |= {"logprob": logprob / trained, "entropy": entropy / trained}
-        metrics["clip_fraction"] = outside / trained
-        if space == "conditional":
-            metrics["sampler_gap"] = gap / trained
+        metrics["clip_fraction"] = clipped / trained
     return metrics
 
 

@@ -18,8 +18,8 @@
 Shapes: P prompts, G group size, B = P*G rows, L prompt tokens, R response tokens, V vocabulary;
 n live rows now.
 
-    python rollout.py --model tiny "2 + 3 * 4 mod 7"       # prints as it samples; Ctrl-C ends it
-    python rollout.py                                      # self-check on a tiny random model
+    python rollout.py --model tiny "Start with 2. Step 1: +3. What is the result modulo 7?"
+    python rollout.py        # self-check; with a prompt it prints as it samples, Ctrl-C ends it
 """
 
 import argparse
@@ -145,6 +145,8 @@ def draw(logits, uniforms, temperature, top_k=0, top_p=1.0):
     point = uniforms[:, None] * cumulative[:, -1:]
     found = torch.searchsorted(cumulative, point, right=True)[:, 0]
     tokens = found.clamp_(max=logits.shape[-1] - 1)
+    if not plain:  # a cumsum in parallel, as CUDA's, may dip a little where tokens were cut out
+        tokens = torch.where(pick(probabilities, tokens) > 0, tokens, probabilities.argmax(-1))
     logprobs = pick(probabilities, tokens).log()
     return tokens, logprobs, logprobs if plain else pick(logits.log_softmax(-1), tokens)
 

@@ -135,7 +135,8 @@ class Config:
     steps: int = flag(348, "updates in all, both phases", 1)
     lr: float = flag(1e-6, "learning rate of AdamW, constant", 0)
     micro_batch_tokens: int | None = flag(
-        None, "tokens of a forward and backward (default: 4096 on CPU, 16384 on CUDA)", 1
+        None, f"tokens of a forward and backward (default: {PACK_TOKENS['cpu']} on CPU, "
+        f"{PACK_TOKENS['cuda']} on CUDA)", 1
     )
     checkpoint_activations: bool = flag(False, "compute layers again in backward: less memory")
     offload: bool = flag(False, "AdamW's moments in host memory: 8 bytes a parameter less on a GPU")
@@ -219,6 +220,8 @@ def parse_args(argv):
     settings |= given
     settings["data"] = settings["data"] or ("tiny" if settings["model"] == "tiny" else "math")
     if settings["variant"] != "dsrl":  # only dsrl has two phases, the others have one
+        if "prerl_steps" in given:
+            raise ValueError(f"--prerl-steps is for --variant dsrl, not {settings['variant']}")
         objective = OBJECTIVES.get(settings["variant"])
         marginal = objective and objective.space == "marginal"
         settings["prerl_steps"] = settings["steps"] if marginal else 0
@@ -362,8 +365,8 @@ def warnings_of(metrics, config, state):
     found, limit = {}, f"--max-response-tokens {config.max_response_tokens}"
     if metrics["cut"] > TOO_MANY_CUT:
         found["cut"] = f"{metrics['cut']:.0%} of the responses are cut at {limit}: raise it"
-    if metrics["mixed"] == 0 and metrics["reward"] in (0, 1):
-        solved, other = ("solved", "harder") if metrics["reward"] else ("unsolved", "easier")
+    if metrics["mixed"] == 0:
+        solved, other = ("solved", "harder") if metrics["reward"] > 0.5 else ("unsolved", "easier")
         found[solved] = (
             f"every group is {solved}, which is no signal: take {other} problems, "
             "or a larger --group-size"

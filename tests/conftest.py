@@ -61,7 +61,7 @@ def rollout(model):
 # A small world for the tests of whole runs: its base knows little, every code path is the same
 
 SHORT = (
-    "--steps 4 --prerl-steps 2 --prompts-per-step 4 --group-size 4 --max-response-tokens 24 "
+    "--steps 4 --prompts-per-step 4 --group-size 4 --max-response-tokens 24 "
     "--eval-problems 2 --save-every 1 --keep 4 --lr 1e-3"
 ).split()
 
@@ -94,4 +94,5 @@ def copy(finished, tmp_path):
 
 def arguments(world, out, *more):
     data = ["--data", f"{world}/train.jsonl", "--eval-data", f"{world}/test.jsonl"]
-    return ["--model", str(world), *data, *SHORT, "--out", str(out), *more]
+    phases = [] if "--variant" in more else ["--prerl-steps", "2"]  # most variants have one phase
+    return ["--model", str(world), *data, *SHORT, *phases, "--out", str(out), *more]

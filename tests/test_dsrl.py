@@ -82,16 +82,16 @@ def test_checkpoint_loads_in_transformers(finished):
 @pytest.mark.parametrize("variant", dsrl.VARIANTS)
 def test_every_variant_takes_an_update(world, tmp_path, variant):
     """Bug: a variant that the loop cannot run, or that trains another space than its name says."""
-    more = ("--variant", variant, "--steps", "1", "--prerl-steps", "1", "--eval-problems", "1")
+    more = ("--variant", variant, "--steps", "1", "--eval-problems", "1")
     assert dsrl.main(arguments(world, tmp_path, *more)) == 0
     (record,) = updates(tmp_path)
     two = {"dsrl": ("nsr-prerl",), "joint": ("grpo", "nsr-prerl")}
-    config = dsrl.parse_args(["--variant", variant, "--prerl-steps", "1"])
+    config = dsrl.parse_args(["--variant", variant])
     expected = [OBJECTIVES[name] for name in two.get(variant, (variant,))]
     assert dsrl.active_objectives(config, 0) == expected
     assert record["grad_norm"] > 0 and record["skipped"] is None
     if variant == "dsrl":
-        assert dsrl.active_objectives(config, 1) == [OBJECTIVES["grpo"]]
+        assert dsrl.active_objectives(config, config.prerl_steps) == [OBJECTIVES["grpo"]]
 
 
 @pytest.mark.parametrize("variant", ["grpo", "nsr-prerl"])

@@ -309,8 +309,9 @@ def test_clipped_surrogate_by_hand():
     """
     ratio = torch.tensor([1.5, 0.5, 1.5, 0.5, 20.0])
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0])
-    found = prerl.clipped_surrogate(ratio.log(), torch.zeros(5), advantages, 0.2, 0.3)
+    found, unclipped = prerl.clipped_surrogate(ratio.log(), torch.zeros(5), advantages, 0.2, 0.3)
     assert torch.allclose(found, torch.tensor([1.3, 0.5, -1.5, -0.8, -10.0]))
+    assert unclipped.tolist() == [False, True, True, False, False]
 
 
 def test_only_negative_rows_are_computed(model, rollout):
