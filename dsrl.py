@@ -292,7 +292,7 @@ def probe(config, model, tokenizer, optimizer, problems, state):
         prompts, tokens = (2 * prompts, tokens) if missing[0] > 1 else (prompts, 2 * tokens)
     factor = max(1, missing[0]) * max(1, missing[1])
     sampling, training = (factor * part for part in timed[-1])
-    how = f"a probe, times {factor:.0f}: at most" if factor > 1 else "a probe of its size"
+    how = f"a probe, times {factor:.0f}: about" if factor > 1 else "a probe of its size"
     print(f"time per update: sampling {sampling:.1f} s, training {training:.1f} s ({how})")
 
 
@@ -319,7 +319,7 @@ def start(config):
     budget = config.micro_batch_tokens or PACK_TOKENS[device.type]
     if config.dry_run:
         run.print_plan(config, device)
-        if any(fetch_folder(config.model).glob("model*.safetensors")):
+        if any(fetch_folder(config.model, ["config.json"]).glob("model*.safetensors")):
             config, *parts, _ = load(config, device)
             probe(config, *parts, run.State(Path(config.out), None, budget))
         return

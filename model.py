@@ -58,6 +58,7 @@ MODELS = {
 # config.model_type and its name in transformers; all are the one class below with other switches
 FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no input changes
+HUB_FILES = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Logits of one chunk of tokens. CUDA: 1.1 GB in bf16, 3,533 tokens of Qwen's V = 151,936; fewer
 # would rewrite the (V, D) gradient of the head too often. CPU: 128 MB in fp32.
@@ -637,7 +638,7 @@ def resolve_model(name):
     raise ValueError(f"unknown model {name!r}: give a folder, an owner/name, or one of {known}")
 
 
-def fetch_folder(name):
+def fetch_folder(name, patterns=HUB_FILES):
     """The local folder of a model: as given, or downloaded once into the hub's cache."""
     name = resolve_model(name)
     if Path(name).is_dir():
@@ -646,8 +647,7 @@ def fetch_folder(name):
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ValueError(
             f"could not fetch {name} from the hub ({type(error).__name__}): without a network, "

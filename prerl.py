@@ -17,7 +17,7 @@
    caller passes `old_logprobs`.
 3. A group of equal rewards has A = 0: an all-wrong group is NOT negative. `is_negative` defines it.
 
-Shapes: P prompts, G group size, B = P*G rows, R response, N packed tokens, V vocabulary, D width.
+Shapes: P prompts, G group size, B = P*G rows, R response, n tokens of a pack, D width.
 
     python prerl.py                  # one update of NSR-PreRL, and where the probability went
     python prerl.py --model tiny     # gradient alignment of the two spaces, printed and plotted
@@ -46,7 +46,7 @@ class Objective:
     space: str  # "conditional" (post-train) or "marginal" (pre-train)
     samples: str  # "all", "negative" or "positive"
     scale_std: bool  # divide the advantage by the group's std
-    # In a phase of one loss AdamW cancels it, but for clipping and its epsilon; not in joint, and not
+    # In a phase of one loss AdamW cancels it, but for clipping and its epsilon; not in joint, nor
     # in the momentum that is carried over the switch. 0.01 is the authors' value
     coef: float
 
@@ -183,7 +183,7 @@ def packs(rows, contexts, lengths, budget):
 
 
 def predicting_hidden(model, contexts, response_ids, lengths, pack):
-    """Run a pack of rows; return the states (N, D) that predict response tokens, and tokens fed."""
+    """Run a pack of rows; return the states (n, D) that predict response tokens, and tokens fed."""
     rows = [torch.cat([contexts[row], response_ids[row, : lengths[row] - 1]]) for row in pack]
     hidden = model(torch.cat(rows)[None], row_lengths=[len(row) for row in rows])[0]  # (fed, D)
     starts = [len(contexts[row]) - 1 for row in pack]  # the first position that predicts one
@@ -447,12 +447,10 @@ def measure_alignment(args):
 
 
 def plot_alignment(alignment, path):
-    import matplotlib
+    from matplotlib.figure import Figure  # slow to import
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, width_ratios=(2, 1))
+    figure = Figure(figsize=(11, 4.5))
+    axes = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     labels = {"layers": "layer", "positions": "response tokens in both gradients"}
     for axis, (part, label) in zip(axes, labels.items(), strict=True):
         names = [name.removeprefix("layer ").removesuffix("_tokens") for name in alignment[part]]

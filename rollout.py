@@ -210,7 +210,7 @@ def admit(model, request, rows, slots):
         source = targets[0] if prompt in news else spare
         length = len(request.prompt_ids[prompt]) - 1
         slots.cache.copy_rows([source], targets, length)
-    if slots.waiting and slots.waiting[0] // request.group_size == prompt:  # more of it to come
+    if slots.waiting and slots.waiting[0] // request.group_size == prompt:  # the last has more rows
         slots.cache.copy_rows([source], [spare], length)
         slots.kept_prompt = prompt
     device = rows.count.device
@@ -347,7 +347,7 @@ def sample(model, request, rows, num_slots, capacity, bar):
 
 
 def step(model, request, rows, slots):
-    """One token for each live row, without a word to the host, as a CUDA graph may record it."""
+    """One token for each live row, without waiting for the host."""
     row = slots.row[: slots.live]  # (n,)
     hidden = model(rows.last[row][:, None], kv_cache=slots.cache)[:, 0]  # (n, D)
     logits = model.lm_head(hidden).float()  # (n, V)

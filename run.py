@@ -91,6 +91,7 @@ PANELS = {  # of curves.png: metrics of updates and of evaluations
 }
 TOO_MANY_CUT = 0.2  # share of responses
 FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
+UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
 # small matrices gain nothing from a second thread and lose much on a busy machine
 ONE_THREAD_BELOW = 50e6  # parameters
 
@@ -371,7 +372,7 @@ def warnings_of(metrics, config, state):
             f"every group is {solved}, which is no signal: take {other} problems, "
             "or a larger --group-size"
         )
-    if state.unrewarded >= FAILURES_IN_A_ROW:
+    if state.unrewarded >= UNREWARDED_IN_A_ROW:
         found["zero"] = (
             f"no right answer in {state.unrewarded} updates. The usual causes: responses are cut "
             f"before their answer ({limit}); the model does not write \\boxed{{}} (see "
@@ -393,16 +394,14 @@ def console_line(metrics):
 
 def draw_curves(folder):
     """curves.png over updates, dots where evaluated; the switch of the phases is marked."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # slow to import
 
     records = read_lines(folder / "metrics.jsonl")
     updates = [record for record in records if "reward" in record]
     evaluations = [record for record in records if "avg_at_k" in record]
     switch = next((record["step"] for record in updates if record["phase"] == "rl"), 0)
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="tight")
+    figure = Figure(figsize=(11, 7), layout="tight")
+    axes = figure.subplots(2, 2, sharex=True)
     for axis, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
         for color, name in enumerate(names):
             for seen, form in ((updates, "-"), (evaluations, "o--")):
@@ -416,7 +415,6 @@ def draw_curves(folder):
         if axis.lines:
             axis.legend(fontsize=7)
     figure.savefig(folder / "curves.partial.png", dpi=110)
-    plt.close(figure)
     os.replace(folder / "curves.partial.png", folder / "curves.png")
 
 
@@ -440,8 +438,8 @@ def summarize_run(config, folder):
     for record in read_lines(folder / "metrics.jsonl"):
         evaluations |= {record["step"]: record} if "avg_at_k" in record else {}
     samples = read_lines(folder / "samples.jsonl")
-    moments = {"before": 0, "at the switch": config.prerl_steps, "after": config.steps}
-    for name, step in moments.items():
+    moments = {config.prerl_steps: "at the switch", 0: "before", config.steps: "after"}
+    for step, name in sorted(moments.items()):
         if step in evaluations:
             rows = [row for row in samples if row["step"] == step]
             show_evaluation(f"{name:>13}", evaluations[step], rows)
@@ -703,9 +701,10 @@ def fit_memory(push, state, longest):
                     "--checkpoint-activations or --offload"
                 )
                 raise ValueError(f"out of memory at {state.budget} tokens: {advice}") from error
-            state.budget //= 2
-            torch.cuda.empty_cache()
-            tqdm.write(f"out of memory: going on with micro-batches of {state.budget} tokens")
+        # Only here, past the except, has the traceback let go of the tensors that were too many.
+        state.budget //= 2
+        torch.cuda.empty_cache()
+        tqdm.write(f"out of memory: going on with micro-batches of {state.budget} tokens")
 
 
 def adam_step(optimizer, model, offload):
@@ -814,7 +813,7 @@ def compute_dtype(device):
 def shapes_of(name, dtype):
     """The model of a folder or hub id from its config.json alone: on "meta", without storage."""
     with torch.device("meta"):
-        model = CausalLM(load_config(fetch_folder(name)))
+        model = CausalLM(load_config(fetch_folder(name, ["config.json"])))
     model.compute_dtype = dtype
     return model
 

@@ -558,12 +558,10 @@ def study_worlds(run_jobs, folder, seeds, steps):
 
 def draw_study(runs, path):
     """Avg@8 and reflection over updates, mean and interval over seeds."""
-    import matplotlib
+    from matplotlib.figure import Figure  # slow to import
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5))
+    figure = Figure(figsize=(15, 4.5))
+    axes = figure.subplots(1, 3)
     panels = (("avg_at_k", "Avg@8"), ("reflection", "reflection per response"),
               ("length", "response tokens"))  # fmt: skip
     for color, (name, group) in enumerate(runs.items()):
@@ -577,7 +575,6 @@ def draw_study(runs, path):
     axes[0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def study(folder, quick):
