@@ -386,6 +386,8 @@ WORLDS = {  # one property of the world changed at a time
     "as it is": {},
     "a second look slips as often as a first": {"care": 1.0},
     "no document without its question": {"unprompted": 0.0},
+    "most documents without their question": {"unprompted": 0.7},
+    "no hard facts": {"hard_share": 0.0, "easy_slip": 0.28},
     "few slips": {"hard_share": 0.05, "easy_slip": 0.12},
 }
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 1, 2, ...
