@@ -456,7 +456,7 @@ def interval(values):
 
 def show_interval(values, form=".3f"):
     mean, half = interval(values)
-    return f"{mean:{form}} ± {half:{form}}"
+    return f"{mean:{form}} ± {half:.3f}"
 
 
 def table(title, heading, rows):
@@ -473,7 +473,8 @@ def study_variants(run_jobs, folder, seeds, steps):
     runs = {name: done[i * seeds : (i + 1) * seeds] for i, name in enumerate(RUNS)}
     budgets = {kind: min(run["curve"][-1][kind] for run in done) for kind in ("tokens", "seconds")}
     keys = ("avg_at_k", "pass_at_k", "reflection", "transition", "length")
-    rows = [["base", *(f"{at(done[0], 0, key):.3f}" for key in keys), *[""] * 4]]
+    start = ([at(run, 0, key) for run in done[:seeds]] for key in keys)
+    rows = [["base", *map(show_interval, start), *[""] * 4]]
     for name, group in runs.items():
         figures = [[at(run, steps, key) for run in group] for key in keys]
         figures += [[run["outside"][file] for run in group] for file in files]
