@@ -558,7 +558,8 @@ def apply(name, values, point):
     if name in ("abs", "!"):
         return abs(x) if name == "abs" else factorial(x)
     if name == "binom":
-        below = factorial(values[1]) * factorial(x - values[1])
+        rest = x + -values[1]  # mpmath adds to a Fraction, but does not subtract from one
+        below = factorial(values[1]) * factorial(rest)
         return factorial(x) * raise_power(below, Fraction(-1))
     if isinstance(x, MP.mpc) and name in ("floor", "ceil") or x and abs(MP.mag(x)) > 300:
         raise Unreadable("an argument is too large")  # the bits that a sine has to reduce
