@@ -650,8 +650,9 @@ def fetch_folder(name, patterns=HUB_FILES):
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ValueError(
-            f"could not fetch {name} from the hub ({type(error).__name__}): without a network, "
-            "give --model a folder with config.json, *.safetensors and the tokenizer's files"
+            f"no folder {name} here, and could not fetch it from the hub ({type(error).__name__}): "
+            "without a network, give --model a folder with config.json, *.safetensors and the "
+            "tokenizer's files"
         ) from error
 
 

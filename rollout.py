@@ -18,7 +18,7 @@
 Shapes: P prompts, G group size, B = P*G rows, L prompt tokens, R response tokens, V vocabulary;
 n live rows now.
 
-    python rollout.py --model tiny "Start with 2. Step 1: +3. What is the result modulo 7?"
+    python rollout.py --model tiny "Start with 5. Step 1: *3. Step 2: +4. What is the ..."
     python rollout.py        # self-check; with a prompt it prints as it samples, Ctrl-C ends it
 """
 

@@ -278,7 +278,8 @@ def open_folder(path, resume):
             advice = "wait for it, or give another --out"
             raise ValueError(f"another run is writing to {folder}: {advice}") from error
         if (folder / "metrics.jsonl").exists() and not resume:
-            advice = "continue it with --resume, give another --out, or remove the folder"
+            saved = "continue it with --resume" if checkpoints(folder) else "it saved nothing yet"
+            advice = f"{saved}; give another --out, or remove the folder"
             raise ValueError(f"{folder} holds a run: {advice}")
         if resume and not checkpoints(folder):  # before a model is loaded for nothing
             raise ValueError(f"--resume: {folder} has no checkpoint: start without --resume")
@@ -368,8 +369,9 @@ def warnings_of(metrics, config, state):
         found["cut"] = f"{metrics['cut']:.0%} of the responses are cut at {limit}: raise it"
     if metrics["mixed"] == 0:
         solved, other = ("solved", "harder") if metrics["reward"] > 0.5 else ("unsolved", "easier")
+        equal = solved if metrics["reward"] in (0, 1) else "of equal rewards"
         found[solved] = (
-            f"every group is {solved}, which is no signal: take {other} problems, "
+            f"every group is {equal}, which is no signal: take {other} problems, "
             "or a larger --group-size"
         )
     if state.unrewarded >= UNREWARDED_IN_A_ROW:
@@ -404,11 +406,12 @@ def draw_curves(folder):
     axes = figure.subplots(2, 2, sharex=True)
     for axis, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
         for color, name in enumerate(names):
-            for seen, form in ((updates, "-"), (evaluations, "o--")):
+            for seen, form, alpha in ((updates, "-", 0.5), (evaluations, "o--", 1.0)):
                 points = [(x["step"], x[name]) for x in seen if x.get(name) is not None]
                 if points:
-                    label = f"{name} (evaluation)" if seen is evaluations else name
-                    axis.plot(*zip(*points, strict=True), form, color=f"C{color}", label=label)
+                    label = f"{name} ({'evaluation' if seen is evaluations else 'training'})"
+                    style = dict(color=f"C{color}", alpha=alpha, label=label)
+                    axis.plot(*zip(*points, strict=True), form, **style)
         if switch:
             axis.axvline(switch, color="grey", linestyle=":", label="PreRL | RL")
         axis.set(title=title, xlabel="updates")
@@ -428,7 +431,8 @@ def show_evaluation(title, record, rows):
     for row in rows[:2]:
         text = " ".join(row["response"].split())
         text = text if len(text) <= SHOWN else text[:SHOWN] + " ..."
-        tqdm.write(f"    {'right' if row['correct'] else 'wrong'}: {text}")
+        verdict = {1.0: "right", 0.0: "wrong"}.get(row["correct"], f"{row['correct']:.2f}")
+        tqdm.write(f"    {verdict}: {text}")
 
 
 def summarize_run(config, folder):
@@ -457,8 +461,9 @@ def load_data(config, tokenizer, max_positions):
     if config.eval_data or config.data in splits:
         held_out = load_problems(config.eval_data or splits[config.data])
     else:
-        held_out, problems = problems[-config.eval_problems :], problems[: -config.eval_problems]
-        last = f"the last {len(held_out)} problems of {config.data}"
+        count = min(config.eval_problems, len(problems) // 5)
+        held_out, problems = problems[len(problems) - count :], problems[: len(problems) - count]
+        last = f"the last {count} problems of {config.data}"
         print(f"{last} are held out for evaluation (--eval-data gives others)")
     if not tokenizer.chat_template:
         print("the tokenizer has no chat template: prompts are plain text, Question: ... Answer:")
@@ -470,7 +475,7 @@ def load_data(config, tokenizer, max_positions):
         print(f"{dropped} of {total} prompts are longer than --max-prompt-tokens {limit}: left out")
     if not short or len(held_out) < world_size():
         left = f"{len(short)} problems to train on and {len(held_out)} to evaluate on"
-        raise ValueError(f"{config.data} leaves {left}: give more data")
+        raise ValueError(f"{config.data} leaves {left}: give more data, or --eval-data")
     longest = max(len(problem["prompt_ids"]) for problem in short) + config.max_response_tokens
     if longest > max_positions:
         lengths = f"may reach {longest} tokens, the model has {max_positions} positions"
@@ -494,9 +499,16 @@ def load_grader(spec):
     if not callable(getattr(module, name, None)):
         raise ValueError(f"--reward {spec!r}: {path} has no function {name}")
     function = getattr(module, name)
-    return lambda problems, responses, counts=None: [
-        float(function(problem, text)) for problem, text in zip(problems, responses, strict=True)
-    ]
+
+    def grade(problems, responses, counts=None):
+        pairs = zip(problems, responses, strict=True)
+        rewards = [float(function(problem, text)) for problem, text in pairs]
+        if not all(0 <= reward <= 1 for reward in rewards):  # NaN fails too
+            found = f"gives {min(rewards)} to {max(rewards)}"
+            raise ValueError(f"--reward {spec!r}: {name} {found}: it must lie in [0, 1]")
+        return rewards
+
+    return grade
 
 
 # --------------------------------------------------------------------------------------------------
@@ -673,7 +685,7 @@ def report_errors(function):
         tqdm.write(f"error: {error}", file=sys.stderr)  # below the progress bar
         return 2
     except KeyboardInterrupt:
-        print("\nleft at once; --resume goes on from the last checkpoint", file=sys.stderr)
+        print("\nleft at once; --resume goes on from the last checkpoint if any", file=sys.stderr)
         return 130
     except torch.OutOfMemoryError:
         advice = "see --dry-run; lower --max-response-tokens or --kv-cache-gb"
