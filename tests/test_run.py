@@ -484,3 +484,22 @@ def test_config_says_what_ran(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["group_size"] == 4 and config["torch"] == torch.__version__
     assert config["runs_on"] == "cpu" and config["threads"] == 1
+
+
+def test_a_few_problems_are_enough(world, tmp_path):
+    """Bug: all of a small data set held out for evaluation, nothing left to train on."""
+    few, lines = tmp_path / "few.jsonl", Path(world, "train.jsonl").read_text().splitlines()
+    few.write_text("\n".join(lines[:10]) + "\n")
+    config = dsrl.parse_args(["--model", world, "--data", str(few), "--max-response-tokens", "24"])
+    model, tokenizer = load_model(world)
+    problems, held_out = run.load_data(config, tokenizer, model.max_positions)
+    assert (len(problems), len(held_out)) == (8, 2)
+
+
+def test_a_verifier_out_of_range_is_refused(tmp_path):
+    """Bug: rewards of 2, or NaN, found out later and blamed on something else."""
+    for value in ("2.0", "-0.1", "float('nan')"):
+        (tmp_path / "mine.py").write_text(f"def check(problem, response):\n    return {value}\n")
+        grade = run.load_grader(f"{tmp_path}/mine.py:check")
+        with pytest.raises(ValueError, match="must lie in"):
+            grade([{"answer": "1"}], ["1"])
