@@ -37,6 +37,7 @@ from operator import ge, gt, le, lt, ne
 import mpmath
 
 MAX_RESPONSE, MAX_ANSWER, MAX_TOKENS, MAX_DEPTH = 20_000, 2_000, 400, 40
+MAX_EXPONENT = 2_000  # of 1e99: with MAX_ANSWER digits still a number that Python can print
 MAX_BITS = 20_000  # of an exact number: arithmetic well under 1 ms
 MAX_ITEMS = 40  # of a list: comparing without order is quadratic
 DECIMAL_TOLERANCE = Fraction(2, 10**6)  # relative, where a side has a decimal point
@@ -416,7 +417,7 @@ def parse_number(text, tokens):
         words = {"two": "2", "three": "3", "eight": "8", "sixteen": "16"}
         return "based", text.lstrip("0"), re.sub(r"\D", "", base) or words.get(base, base)
     mantissa, _, exponent = text.lower().partition("e")
-    if len(exponent) > 4:
+    if len(exponent) > 5 or abs(int(exponent or 0)) > MAX_EXPONENT:
         raise Unreadable("exponent too large")
     value = Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
     return "number", value, value.denominator > 1
