@@ -249,7 +249,7 @@ def diagnose(model, rollout, config, step):
 
 def measure(config, step, model, tokenizer, problems, grade, state):
     """Evaluate, each process its share; record, redraw the curves, print a few responses."""
-    _, rows = evaluate(
+    rows = evaluate(
         model, tokenizer, run.share(problems), k=EVAL_K, seed=config.seed,
         max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
         first_prompt=run.first_of_share(len(problems)),

@@ -505,7 +505,7 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
     strict      bool, grade mathematics as the method's authors do: a box, compared as text
     grade_with  function (problems, responses) -> floats, such as that of training, for `grade`
     sampling    of `rollout.generate`: temperature, top_p, top_k, seed, progress, ...
-    Returns     (summary, rows): see `summarize`; a dict for each response, a problem's k adjacent
+    Returns     rows, a dict for each response, the k of a problem adjacent: `summarize` takes them
     """
     prompts = [encode_prompt(tokenizer, problem, template) for problem in problems]
     shown = any(problem.get("shots") for problem in problems)  # what may be continued
@@ -518,7 +518,7 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
     loose = not strict and grade_with is None
     grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, loose, strict)
     tokens, finished = rollout.response_mask.sum(1).tolist(), rollout.finished.tolist()
-    rows = [
+    return [
         {
             "index": problem.get("index", i // k), "sample": i % k, "problem": problem["problem"],
             "ground_truth": problem["answer"], "response": texts[i],
@@ -527,7 +527,6 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
         }
         for i, problem in enumerate(of_row)
     ]  # fmt: skip
-    return summarize(problems, rows, k), rows
 
 
 def read_saved(path):
@@ -556,7 +555,7 @@ def run_task(model, tokenizer, name, problems, args, path):
     for first in range(len(rows) // k, len(problems), size):
         # Draws belong to (seed, number of the problem, sample): a resumed run repeats them.
         place = dict(first_prompt=first, progress=f"{name} from {first + 1} of {len(problems)}")
-        _, new = evaluate(model, tokenizer, problems[first : first + size], **place, **how)
+        new = evaluate(model, tokenizer, problems[first : first + size], **place, **how)
         new = new[len(rows) - first * k :]  # of the first problem some may be there
         tokens += sum(row["tokens"] for row in new)
         with path.open("a", encoding="utf-8") as file:

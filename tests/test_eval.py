@@ -541,14 +541,14 @@ def test_evaluate_hands_settings_to_the_sampler(stub, tmp_path):
     (model, tokenizer), problems = benchmarks.load_model(), load_problems(tmp_path / "own.jsonl")
     how = dict(temperature=0.7, top_p=0.9, top_k=5, seed=3)
     options = dict(max_new_tokens=4, template="base", **how)
-    _, rows = evaluate(model, tokenizer, problems, k=2, **options)
+    rows = evaluate(model, tokenizer, problems, k=2, **options)
     asked = calls[-1][1]
     assert {key: asked[key] for key in how} == how and asked["group_size"] == 2
     assert "\nQuestion:" in asked["stop_strings"]
     order = [(i, j) for i in range(6) for j in range(2)]
     assert [(row["index"], row["sample"]) for row in rows] == order
     options = dict(max_new_tokens=4, grade_with=lambda problems, texts: [0.5] * len(texts))
-    _, rows = evaluate(model, tokenizer, problems, k=1, **options)
+    rows = evaluate(model, tokenizer, problems, k=1, **options)
     assert calls[-1][1]["stop_strings"] == () and {row["correct"] for row in rows} == {0.5}
 
 
