@@ -529,13 +529,13 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
     ]  # fmt: skip
 
 
-def read_saved(path):
-    """The rows of a file of JSON lines; a last line that a kill cut short is removed."""
+def read_lines(path):
+    """The records of a .jsonl file, if there; a last line that a kill cut short is removed."""
     text = path.read_text("utf-8") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, "utf-8")
-    return [json.loads(line) for line in whole.split("\n")[:-1]]
+    return [json.loads(line) for line in whole.split("\n")[:-1]]  # a text may hold other separators
 
 
 def run_task(model, tokenizer, name, problems, args, path):
@@ -548,7 +548,7 @@ def run_task(model, tokenizer, name, problems, args, path):
     how["max_new_tokens"] = args.max_new_tokens
     if args.max_new_tokens is None:
         how["max_new_tokens"] = max(1, min(MAX_NEW_TOKENS, model.max_positions - longest))
-    rows = [row for row in read_saved(path) if row["task"] == name][: k * len(problems)]
+    rows = [row for row in read_lines(path) if row["task"] == name][: k * len(problems)]
     if any(row["problem"] != problems[i // k]["problem"] for i, row in enumerate(rows)):
         raise ValueError(f"{path} holds responses to other problems of {name}: give another --out")
     start, tokens, size = time.perf_counter(), 0, max(1, ROWS_PER_CALL // k)

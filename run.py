@@ -47,7 +47,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from eval import encode_prompt, grade_all, load_problems
+from eval import encode_prompt, grade_all, load_problems, read_lines
 from model import LOGITS_PER_CHUNK, CausalLM, KVCache, fetch_folder, fill_parameters, load_config
 from model import save_model
 from prerl import OBJECTIVES, PACK_TOKENS
@@ -236,7 +236,7 @@ def parse_args(argv):
 def write_json(path, value):
     """Write beside and rename: a reader, or a kill, never meets half a file."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -246,16 +246,8 @@ def append_line(path, record):
         return
     floats = {name: value for name, value in record.items() if isinstance(value, float)}
     record = record | {name: None for name, value in floats.items() if not math.isfinite(value)}
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def read_lines(path):
-    """The records of a .jsonl file; a last line that a kill cut short is left out."""
-    if not path.is_file():
-        return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 @contextmanager
@@ -625,7 +617,7 @@ def cut_back(folder, step):
         kept = [record for record in read_lines(folder / name) if record["step"] < step]
         temporary = folder / (name + ".partial")
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
-        temporary.write_text("".join(lines))
+        temporary.write_text("".join(lines), encoding="utf-8")
         os.replace(temporary, folder / name)
 
 

@@ -419,7 +419,9 @@ def train_and_evaluate(job):
 
 def read_run(out):
     """What the tables need of one run: evaluations, what was spent before each, Avg@8 outside."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    from eval import read_lines
+
+    lines = read_lines(out / "metrics.jsonl")
     updates = [line for line in lines if "reward" in line]
     parts = ("seconds_sample", "seconds_grade", "seconds_update")
     tokens = list(accumulate((line["tokens_forward"] for line in updates), initial=0))

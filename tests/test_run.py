@@ -503,3 +503,13 @@ def test_a_verifier_out_of_range_is_refused(tmp_path):
         grade = run.load_grader(f"{tmp_path}/mine.py:check")
         with pytest.raises(ValueError, match="must lie in"):
             grade([{"answer": "1"}], ["1"])
+
+
+def test_records_hold_any_text(tmp_path):
+    """Bug: a line separator of Unicode in a response, which JSON leaves as it is, ends a record."""
+    record = {"step": 1, "text": "one\u2028two\x85three\x0cfour\nfive"}
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        run.append_line(tmp_path / name, record)
+    assert run.read_lines(tmp_path / "samples.jsonl") == [record]
+    run.cut_back(tmp_path, 2)
+    assert run.read_lines(tmp_path / "samples.jsonl") == [record]
