@@ -155,8 +155,13 @@ def contexts_of(rollout, space, start_token_id, vocab_size):
         return [ids[mask] for ids, mask in pairs]
     if space != "marginal":
         raise ValueError(f"space {space!r}: legal are marginal, conditional")
+    return start_contexts(rollout.response_ids, start_token_id, vocab_size)
+
+
+def start_contexts(response_ids, start_token_id, vocab_size):
+    """B (1,) tensors: all that P(y) gives a response to go on from."""
     check_start_token(start_token_id, vocab_size)
-    return [rollout.response_ids.new_tensor([start_token_id])] * len(rollout.response_ids)
+    return [response_ids.new_tensor([start_token_id])] * len(response_ids)
 
 
 def check_mask(response_mask):
@@ -225,8 +230,7 @@ def marginal_logprobs(
     Returns        (B, R) float32 nats, 0 where the mask is False; carries gradient
     Raises         ValueError     if a row is empty or has holes, or s is not in the vocabulary
     """
-    check_start_token(start_token_id, model.config.vocab_size)
-    contexts = [response_ids.new_tensor([start_token_id])] * len(response_ids)
+    contexts = start_contexts(response_ids, start_token_id, model.config.vocab_size)
     options = (temperature, micro_batch_tokens)
     return response_logprobs(model, contexts, response_ids, response_mask, *options)
 
