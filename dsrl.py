@@ -129,7 +129,7 @@ def update(model, optimizer, rollout, rewards, config, step, state):
     objectives = active_objectives(config, step)
     old = {objective.space: None for objective in objectives}
     if config.updates_per_rollout > 1:  # off-policy from the second on: the ratio needs these
-        old = {space: scores(model, rollout, space, config) for space in old}
+        old = {space: old_logprobs(model, rollout, space, config) for space in old}
     longest = int((rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)).max())
     for _ in range(config.updates_per_rollout):
         metrics = run.fit_memory(
@@ -181,6 +181,11 @@ def advantages_for(objective, rewards, how):
         return (2 * check_rewards(rewards) - 1).reshape(-1)
     scale_std = objective.scale_std if how is None else how == "zscore"
     return group_advantages(rewards, scale_std).reshape(-1)
+
+
+def old_logprobs(model, rollout, space, config):
+    """(B, R) log-probs of the weights that sampled: the sampler's own; P(y) is scored here."""
+    return rollout.logprobs if space == "conditional" else scores(model, rollout, space, config)
 
 
 @torch.no_grad()
