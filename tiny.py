@@ -339,10 +339,19 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
 # Show it
 
 
-def show(count):
-    """Documents of the corpus, responses of the base, and how often they are right."""
+def sample_test(folder, model, tokenizer, limit=None, seed=0):
+    """(problems of test.jsonl, a Rollout of 8 responses to each)."""
+    from eval import encode_prompt, load_problems  # these files need this one for "tiny"
     from rollout import generate
 
+    problems = load_problems(f"{folder}/test.jsonl", limit=limit)
+    prompts = [encode_prompt(tokenizer, problem) for problem in problems]
+    options = dict(group_size=8, max_new_tokens=128, eos_ids=model.eos_ids, seed=seed)
+    return problems, generate(model, prompts, progress="sampling", **options)
+
+
+def show(count):
+    """Documents of the corpus, responses of the base, and how often they are right."""
     folder, world, rng = Path(build()), World(), random.Random(0)
     make_problems(world, rng)  # the draws before those of the facts, as in `build` with seed 0
     facts = make_facts(world, rng)
@@ -352,12 +361,8 @@ def show(count):
         document = make_document(question(chain, world.modulus), solution)
         print(f"--- a document of the corpus ---\n{document}\n")
     model, tokenizer = load_model(folder)
-    problems = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
-    turns = [[{"role": "user", "content": problem["problem"]}] for problem in problems]
-    template = dict(add_generation_prompt=True, return_dict=False)
-    prompts = [tokenizer.apply_chat_template(turn, **template) for turn in turns]
-    sampling = dict(group_size=8, max_new_tokens=128, eos_ids=model.eos_ids)
-    texts = generate(model, prompts, progress="sampling", **sampling).response_texts(tokenizer)
+    problems, rollout = sample_test(folder, model, tokenizer)
+    texts = rollout.response_texts(tokenizer)
     grades = [reward.score(text, problems[row // 8]["answer"]) for row, text in enumerate(texts)]
     rewards = torch.tensor(grades).view(-1, 8)  # (P, G)
     for problem in range(count):
@@ -491,16 +496,11 @@ def study_variants(run_jobs, folder, seeds, steps):
 
 def alignment(base, seeds):
     """cos(grad log P(y), grad log P(y | x)) of the base, on 16 test problems x 8 for each seed."""
-    from eval import encode_prompt, load_problems
     from prerl import gradient_alignment, start_token_of
-    from rollout import generate
 
     model, tokenizer = load_model(base)
-    problems = load_problems(f"{base}/test.jsonl", limit=16)
-    prompts = [encode_prompt(tokenizer, problem) for problem in problems]
     start_token = start_token_of(tokenizer, model.config.vocab_size)
-    sampling = dict(group_size=8, max_new_tokens=128, eos_ids=model.eos_ids)
-    rollouts = (generate(model, prompts, seed=seed, **sampling) for seed in range(seeds))
+    rollouts = (sample_test(base, model, tokenizer, 16, seed)[1] for seed in range(seeds))
     return [gradient_alignment(model, rollout, start_token)["whole_model"] for rollout in rollouts]
 
 
