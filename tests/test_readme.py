@@ -45,6 +45,12 @@ def test_line_counts():
     assert stated == {path.name: lines_of(path.name) for path in ROOT.glob("*.py")}
 
 
+def test_nothing_is_left_to_fill_in():
+    """Bug: a heading or a table that was to come."""
+    for text in (README, (ROOT / "STUDY.md").read_text()):
+        assert not re.search(r"^[A-Z][A-Z-]{4,}$|TODO", text, re.M)
+
+
 def test_formulas_lead_to_their_functions():
     """Bug: a formula that leads to other lines, or to a function that was renamed."""
     places = PLACES.findall(README)
