@@ -34,11 +34,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from model import KVCache
+from model import KVCache, sampling_weights
 
 PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet saturates a device
 # decode steps between two looks at the stop flags: each look waits for the device
 CHECK_EVERY = {"cuda": 16, "cpu": 1}
+GRAPHS_ON = ("cuda",)  # where a step is recorded once per batch size and replayed
+LIMIT_STEP = {"cuda": 512, "cpu": 1}  # tokens: a recorded step reads the cache up to a multiple
 SPLIT_TOKENS = 8  # a character may be split over several tokens, and a first one loses its space
 BAR_DELAY = 2  # seconds: what is done sooner shows no bar
 FREE_MEMORY_SHARE = 0.5  # of what the device has free, for the cache, when no limit is given
@@ -82,7 +84,10 @@ class Request:
 
 @dataclass
 class Rows:
-    """The B rows while they are sampled, on the device; (B,) where no shape is given."""
+    """The rows while they are sampled, on the device; B here counts one more, an idle one.
+
+    (B,) where no shape is given. Idle slots hold the idle row: it has stopped, nobody reads it.
+    """
 
     limit: torch.Tensor  # int64, tokens
     uniforms: torch.Tensor  # (B, R+1) float32
@@ -106,6 +111,7 @@ class Slots:
     row: torch.Tensor  # (slots,) int64, which of the B rows is here
     waiting: deque  # rows that have no slot yet
     live: int = 0
+    width: int = 0  # slots of a step: the live ones, and some idle ones up to a batch size
     kept_prompt: int | None = None  # in the last cache row: of a group admitted in parts
 
 
@@ -280,10 +286,10 @@ def generate(
     check(model, request)
     device = next(model.parameters()).device
     capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CHECK_EVERY[device.type]
-    num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
     rows, start = make_rows(request, seed, first_prompt, device), time.perf_counter()
     bar_options = dict(desc=progress, disable=progress is None, leave=False, delay=BAR_DELAY)
-    with tqdm(total=num_rows, unit="row", **bar_options) as bar:
+    with tqdm(total=num_rows, unit="row", **bar_options) as bar, sampling_weights(model):
+        num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
         while not rows.stopped.all():
             try:
                 sample(model, request, rows, num_slots, capacity, bar)
@@ -302,18 +308,18 @@ def make_rows(request, seed, first_prompt, device):
     num_rows, width = len(request.limits), max(request.limits) + 1
     places = [divmod(row, request.group_size) for row in range(num_rows)]
     draws = [uniforms_of(seed, first_prompt + prompt, at, width) for prompt, at in places]
-    wholes = dict(dtype=torch.int64, device=device)
+    wholes, flags = dict(dtype=torch.int64, device=device), dict(dtype=torch.bool, device=device)
     return Rows(
-        limit=torch.tensor(request.limits, **wholes),
-        uniforms=torch.stack(draws).to(device),
-        ids=torch.zeros(num_rows, width, **wholes),
-        logprobs=torch.zeros(num_rows, width, device=device),
-        model_logprobs=torch.zeros(num_rows, width, device=device),
-        last=torch.zeros(num_rows, **wholes),
-        count=torch.zeros(num_rows, **wholes),
-        finished=torch.zeros(num_rows, dtype=torch.bool, device=device),
-        stopped=torch.zeros(num_rows, dtype=torch.bool, device=device),
-        broken=torch.zeros(num_rows, dtype=torch.bool, device=device),
+        limit=torch.tensor([*request.limits, 0], **wholes),
+        uniforms=torch.stack([*draws, torch.zeros(width)]).to(device),
+        ids=torch.zeros(num_rows + 1, width, **wholes),
+        logprobs=torch.zeros(num_rows + 1, width, device=device),
+        model_logprobs=torch.zeros(num_rows + 1, width, device=device),
+        last=torch.zeros(num_rows + 1, **wholes),
+        count=torch.zeros(num_rows + 1, **wholes),
+        finished=torch.zeros(num_rows + 1, **flags),
+        stopped=torch.arange(num_rows + 1, device=device) == num_rows,
+        broken=torch.zeros(num_rows + 1, **flags),
         eos=torch.tensor(sorted(request.eos_ids), **wholes),
         stats={"prefill_tokens": 0, "row_steps": 0},
     )
@@ -330,13 +336,13 @@ def sample(model, request, rows, num_slots, capacity, bar):
     rows.stats |= {"cache_rows": num_slots, "cache_gb": slots.cache.num_bytes / 1e9}
     watched = request.stop_strings or request.on_tokens is not None
     check_every = 1 if watched else CHECK_EVERY[device.type]
-    start, tokens = time.perf_counter(), 0
+    start, tokens, graphs = time.perf_counter(), 0, {}
     while slots.waiting or slots.live:
         admit(model, request, rows, slots)
         before = slots.live
-        slots.cache.limit = int(slots.cache.lengths[:before].max()) + check_every
+        choose_shape(slots, check_every, capacity, idle_row=len(rows.limit) - 1)
         for _ in range(check_every):
-            step(model, request, rows, slots)
+            advance(lambda: step(model, request, rows, slots), slots, graphs)
         look(request, rows, slots)
         compact(rows, slots)
         tokens += before * check_every
@@ -346,9 +352,48 @@ def sample(model, request, rows, num_slots, capacity, bar):
     rows.stats["row_steps"] += tokens
 
 
+def choose_shape(slots, check_every, capacity, idle_row):
+    """Set what the next steps compute: how many slots, and how much of the cache they may read."""
+    kind, num_slots = slots.row.device.type, len(slots.row)
+    slots.width = slots.live
+    if kind in GRAPHS_ON:  # few sizes, as each is recorded: powers of two and the halves between
+        sizes = sorted({base << power for base in (2, 3) for power in range(32)} | {1})
+        slots.width = min(num_slots, next(size for size in sizes if size >= slots.live))
+        slots.row[slots.live : slots.width] = idle_row
+        slots.cache.lengths[slots.live : slots.width] = 0
+    longest = int(slots.cache.lengths[: slots.live].max()) + check_every
+    slots.cache.limit = min(capacity, -(-longest // LIMIT_STEP[kind]) * LIMIT_STEP[kind])
+
+
+def advance(take_step, slots, graphs):
+    """One step. Recorded where launching its few hundred kernels takes longer than running them.
+
+    A CUDA graph repeats those kernels on the same memory. So a step reads and writes tensors that
+    last (weights, cache, rows, slots), and its shape, (width, limit), is all that is fixed in it.
+    The graphs go with the cache when sampling ends, as training needs the memory: to record one
+    costs about as much time as one step launched kernel by kernel.
+    """
+    if slots.row.device.type not in GRAPHS_ON:
+        return take_step()
+    shape = slots.width, slots.cache.limit
+    if shape in graphs:
+        return graphs[shape].replay()
+    take_step()  # for real; it also loads kernels, which must not happen in a recording
+    graphs[shape] = record(take_step, [graph.pool() for graph in graphs.values()][:1])
+
+
+def record(take_step, pool):
+    """A CUDA graph of one step; `pool`: whose memory for temporaries it shares, [] for none."""
+    graph = torch.cuda.CUDAGraph()
+    # thread_local: threads of torch.distributed may call CUDA meanwhile
+    with torch.cuda.graph(graph, *pool, capture_error_mode="thread_local"):
+        take_step()
+    return graph
+
+
 def step(model, request, rows, slots):
     """One token for each live row, without waiting for the host."""
-    row = slots.row[: slots.live]  # (n,)
+    row = slots.row[: slots.width]  # (n,)
     hidden = model(rows.last[row][:, None], kv_cache=slots.cache)[:, 0]  # (n, D)
     logits = model.lm_head(hidden).float()  # (n, V)
     # A row that has stopped runs on until the next look: all it draws goes to the place behind
@@ -359,7 +404,7 @@ def step(model, request, rows, slots):
     rows.logprobs[row, at] = logprobs
     rows.model_logprobs[row, at] = model_logprobs
     count = at + running
-    ended = torch.isin(tokens, rows.eos) & running
+    ended = (tokens[:, None] == rows.eos).any(1) & running
     rows.count[row] = count
     rows.finished[row] |= ended
     rows.stopped[row] |= ended | (count >= rows.limit[row])
@@ -397,16 +442,16 @@ def collect(request, rows):
     length = max(len(ids) for ids in request.prompt_ids)
     padded = [[0] * (length - len(ids)) + list(ids) for ids in request.prompt_ids]
     mask = [[False] * (length - len(ids)) + [True] * len(ids) for ids in request.prompt_ids]
-    response_mask = torch.arange(width, device=device) < rows.count[:, None]  # (B, R)
+    response_mask = torch.arange(width, device=device) < rows.count[:-1, None]  # (B, R)
     rows.stats["response_tokens"] = int(rows.count.sum())
     return Rollout(
         prompt_ids=torch.tensor(padded, device=device).repeat_interleave(request.group_size, 0),
         prompt_mask=torch.tensor(mask, device=device).repeat_interleave(request.group_size, 0),
-        response_ids=rows.ids[:, :width] * response_mask,
+        response_ids=rows.ids[:-1, :width] * response_mask,
         response_mask=response_mask,
-        logprobs=rows.logprobs[:, :width].masked_fill(~response_mask, 0.0),
-        model_logprobs=rows.model_logprobs[:, :width].masked_fill(~response_mask, 0.0),
-        finished=rows.finished,
+        logprobs=rows.logprobs[:-1, :width].masked_fill(~response_mask, 0.0),
+        model_logprobs=rows.model_logprobs[:-1, :width].masked_fill(~response_mask, 0.0),
+        finished=rows.finished[:-1],
         stats=rows.stats,
     )
 

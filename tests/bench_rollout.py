@@ -25,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from unittest import mock
@@ -34,9 +35,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, StoppingCriteria, StoppingCriteriaList
 
-import model as model_file
 import rollout
 from bench_logprob import about_this_machine
+from model import CausalLM
 
 PROMPT_TOKENS = 32
 
@@ -122,11 +123,8 @@ def without_inverse_cdf(*workload):
         ours(*workload)
 
 
-def without_fused_projections(*workload):
-    def one_by_one(x, layers):
-        return torch.cat([layer(x) for layer in layers], -1)
-
-    with mock.patch.object(model_file, "fused_linear", one_by_one):
+def without_prepared_weights(*workload):
+    with mock.patch.object(rollout, "sampling_weights", lambda model: nullcontext()):
         ours(*workload)
 
 
@@ -136,7 +134,7 @@ ENGINES = {
     "without compaction": without_compaction,
     "without prefill once a group": without_shared_prefill,
     "without inverse CDF": without_inverse_cdf,
-    "without fused projections": without_fused_projections,
+    "without prepared weights": without_prepared_weights,
 }
 
 
@@ -187,7 +185,7 @@ def flops_per_token(model):
 
 def load_both(folder, dtype):
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    mine = model_file.CausalLM(theirs.config).to(dtype).requires_grad_(False)
+    mine = CausalLM(theirs.config).to(dtype).requires_grad_(False)
     mine.load_state_dict(theirs.state_dict())
     mine.compute_dtype = dtype
     return {"ours": mine, "transformers": theirs}

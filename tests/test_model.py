@@ -171,26 +171,27 @@ def test_checkpointed_activations_give_the_same_gradient():
         torch.testing.assert_close(plain, recomputed, rtol=0, atol=0)
 
 
-def test_fused_projections_follow_the_weights():
-    """Bug: a side-by-side copy that goes stale when an optimizer or a move changes weights."""
-    model = M.CausalLM(config_of("llama2")).requires_grad_(False)
-    ids, projection = random_ids(1, 6), model.model.layers[0].self_attn.k_proj
-    before = model(ids)
-    projection.weight.add_(1.0)
-    in_place = model(ids)
-    assert not torch.allclose(before, in_place)
-    projection.weight.data = projection.weight.data - 1.0  # new storage, as a move makes
-    torch.testing.assert_close(model(ids), before, rtol=0, atol=1e-5)
-
-
-def test_fused_projections_of_neighbouring_storages():
-    """Bug: two allocations that happen to touch, taken for one; a view cannot span them."""
-    memory = torch.arange(24.0).numpy()
-    layers = [M.Linear(4, 3, bias=False).requires_grad_(False) for _ in range(2)]
-    for layer, part in zip(layers, (memory[:12], memory[12:]), strict=True):
-        layer.weight.data = torch.from_numpy(part).view(3, 4)
-    x = torch.randn(2, 4)
-    torch.testing.assert_close(M.fused_linear(x, layers), x @ torch.arange(24.0).view(6, 4).T)
+@pytest.mark.parametrize("name", ["llama linear biases", "qwen3 tied"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sampling_weights(name, dtype):
+    """Bug: the joined weights in another order than the split, a bias lost, a copy that stays."""
+    model = M.CausalLM(config_of(name))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # biases start at 0
+    model.compute_dtype, ids = dtype, random_ids(3, 6)
+    close = dict(rtol=0, atol=1e-5 if dtype == torch.float32 else 0.1)
+    with torch.no_grad(), M.sampling_weights(model):
+        prepared = model.lm_head(model(ids)).float()
+        model.model.layers[0].self_attn.v_proj.weight.add_(1.0)  # not seen until it is made again
+        assert torch.equal(model.lm_head(model(ids)).float(), prepared)
+        model.model.layers[0].self_attn.v_proj.weight.sub_(1.0)
+    torch.testing.assert_close(model.lm_head(model(ids)).float(), prepared, **close)
+    model.model.layers[0].self_attn.v_proj.weight.data += 1.0
+    changed = model.lm_head(model(ids)).float()
+    assert not torch.allclose(changed, prepared, **close)
+    with torch.no_grad(), M.sampling_weights(model):
+        torch.testing.assert_close(model.lm_head(model(ids)).float(), changed, **close)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -229,6 +230,40 @@ def test_copied_and_refilled_rows_never_read_stale_tokens(tmp_path):
     for row, tokens in enumerate([first, second, first]):
         alone = model(torch.cat([tokens, new[row]])[None])[0, -1:]
         torch.testing.assert_close(hidden[row], alone, rtol=0, atol=2e-5)
+
+
+def documented_varlen_attn(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None,
+    window_size=(-1, -1), enable_gqa=False, seqused_k=None, block_table=None, num_splits=None,
+):  # fmt: skip
+    """torch.nn.attention.varlen.varlen_attn as its page has it, sequence by sequence in float64."""
+    assert enable_gqa and window_size == (-1, -1) and max_q == 1 and seqused_k.dtype == torch.int32
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and int(seqused_k.max()) <= max_k
+    out, groups = torch.empty_like(query), query.shape[1] // key.shape[1]
+    for row, used in enumerate(seqused_k.tolist()):
+        q = query[cu_seq_q[row] : cu_seq_q[row + 1]].double()  # (1, H, E)
+        keys, values = (tensor[cu_seq_k[row] :][:used].double() for tensor in (key, value))
+        for head in range(query.shape[1]):
+            weights = (q[:, head] @ keys[:, head // groups].T / query.shape[2] ** 0.5).softmax(-1)
+            out[cu_seq_q[row] : cu_seq_q[row + 1], head] = weights @ values[:, head // groups]
+    return out
+
+
+def test_live_attention_by_the_documentation(tmp_path, monkeypatch):
+    """Bug: rows cut at the wrong places or lengths without the newest token, on CUDA only."""
+    _, model = both("qwen3 tied", tmp_path)
+    caches, ids = [M.KVCache(model.config, 3, 9) for _ in range(2)], random_ids(10)
+    for cache in caches:
+        cache.keys.fill_(50.0)  # must not be read
+        rows = torch.tensor([0, 2, 1])
+        model(ids[None], row_lengths=[4, 1, 5], kv_cache=cache, cache_rows=rows)
+    expected = [model(token, kv_cache=caches[0]) for token in random_ids(2, 3, 1)]
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", documented_varlen_attn)
+    monkeypatch.setattr(M, "reads_live_part", lambda keys: True)
+    found = [model(token, kv_cache=caches[1]) for token in random_ids(2, 3, 1)]
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    by_token = M.KVCache(model.config, 3, 9, device="meta").keys[0].transpose(1, 2)
+    assert by_token.is_contiguous(), "flattened, each step would copy the cache"
 
 
 def test_bytes_per_token_is_what_the_cache_takes():

@@ -5,6 +5,8 @@ import re
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import rollout as sampler
 from conftest import random_model
@@ -73,6 +75,76 @@ def test_looking_seldom_changes_nothing(model, monkeypatch):
     monkeypatch.setitem(sampler.CHECK_EVERY, "cpu", 16)
     found = generate(model, PROMPTS, **options)
     assert found.stats["row_steps"] > expected.stats["row_steps"]
+    for name in ("response_ids", "response_mask", "finished"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    for name in ("logprobs", "model_logprobs"):
+        assert torch.allclose(getattr(found, name), getattr(expected, name), atol=1e-4), name
+
+
+class Recording(TorchDispatchMode):
+    """What a CUDA graph is, on a CPU: every kernel, repeated on the memory it had.
+
+    No Python runs in a replay. While it records, nothing must happen (what did is undone), and
+    nothing may wait for a value.
+    """
+
+    waits = ("_local_scalar_dense", "nonzero", "item", "equal", "is_nonzero", "lift_fresh")
+
+    def __init__(self):
+        super().__init__()
+        self.kernels, self.before, self.replays = [], {}, 0
+
+    def __torch_dispatch__(self, kernel, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, kernel.overloadpacket.__name__
+        assert name not in self.waits, f"{name} waits for the device"
+        if name in ("index", "index_put_"):  # a bool index counts its True values first
+            assert not any(i is not None and i.dtype == torch.bool for i in args[1]), name
+        if kernel._schema.is_mutable:
+            memory = args[0].untyped_storage()
+            self.before.setdefault(memory.data_ptr(), (memory, memory.clone()))
+        result = kernel(*args, **kwargs)
+        self.kernels.append((kernel, args, kwargs, result))
+        return result
+
+    def replay(self):
+        self.replays += 1
+        for kernel, args, kwargs, result in self.kernels:
+            pairs = zip(tree_leaves(result), tree_leaves(kernel(*args, **kwargs)), strict=True)
+            for there, fresh in pairs:
+                if isinstance(there, torch.Tensor) and there.data_ptr() != fresh.data_ptr():
+                    there.copy_(fresh)
+
+    def pool(self):
+        return None
+
+
+TRUNCATED = dict(temperature=0.7, top_k=20, top_p=0.9)
+TO_THE_END = dict(eos_ids=(), max_new_tokens=20)  # 7 slots, then 5 rows: a long idle slot
+
+
+@pytest.mark.parametrize(("slots", "how"), [(2, {}), (5, {}), (12, TRUNCATED), (7, TO_THE_END)])
+def test_recorded_steps(model, monkeypatch, slots, how):
+    """Bug: a step that keeps a number or a tensor of the time it was recorded; an idle slot that
+    draws into somebody's row or grows past the cache; a wait for the device."""
+    options = {**OPTIONS, "max_new_tokens": [20, 3, 11] * 4, **how}
+    expected, recordings = generate(model, PROMPTS, **options), []
+
+    def record(take_step, pool):
+        with Recording() as recording:
+            take_step()
+        for memory, copy in recording.before.values():
+            memory.copy_(copy)
+        recordings.append(recording)
+        return recording
+
+    monkeypatch.setattr(sampler, "GRAPHS_ON", ("cpu",))
+    monkeypatch.setattr(sampler, "record", record)
+    monkeypatch.setitem(sampler.CHECK_EVERY, "cpu", 4)
+    monkeypatch.setitem(sampler.LIMIT_STEP, "cpu", 16)
+    gb = gb_for(model, slots, 5 + 20 + 4)
+    found = generate(model, PROMPTS, kv_cache_gb=gb, **options)
+    assert found.stats["cache_rows"] == slots
+    assert sum(recording.replays for recording in recordings) > 2 * len(recordings) > 2
     for name in ("response_ids", "response_mask", "finished"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     for name in ("logprobs", "model_logprobs"):
