@@ -419,11 +419,13 @@ def look(request, rows, slots):
     if request.stop_strings:
         # the newest token ends the string, and a token holds at least one byte of it
         reach = max(len(string.encode()) for string in request.stop_strings) + SPLIT_TOKENS
-        for row, count in zip(live.tolist(), rows.count[live].tolist(), strict=True):
-            tail = rows.ids[row, max(0, count - reach) : count]
-            text = request.tokenizer.decode(tail, skip_special_tokens=True)
-            if any(string in text for string in request.stop_strings):
-                rows.stopped[row] = rows.finished[row] = True
+        places = rows.count[live, None] + torch.arange(-reach, 0, device=live.device)  # (n, reach)
+        tails = rows.ids[live].gather(1, places.clamp(min=0)).where(places >= 0, -1).tolist()
+        tails = [[token for token in tail if token >= 0] for tail in tails]
+        texts = request.tokenizer.batch_decode(tails, skip_special_tokens=True)
+        ended = [any(string in text for string in request.stop_strings) for text in texts]
+        ended = live[torch.tensor(ended, device=live.device)]
+        rows.stopped[ended] = rows.finished[ended] = True
     if request.on_tokens is not None:
         request.on_tokens(live.tolist(), rows.last[live].tolist())
 

@@ -4,15 +4,18 @@ The same weights (made from a seed, saved as a folder that both load), the same 
 lengths (limits per row here, a StoppingCriteria with a mask per row there), no EOS, temperature 1,
 no top-k, no top-p; prefill counts, so does everything else that a call does. Engines run in turn,
 round by round, after one warm-up; a ratio is that of the medians, its range that of the rounds,
-and "tie" where the range spans 1. One thread, seconds of CPU time: other processes slow caches
-and memory, not the count; the load of the machine is reported.
+and "tie" where the range spans 1. CPU: one thread, seconds of CPU time: other processes slow caches
+and memory, not the count; the load of the machine is reported. CUDA: bf16, wall seconds.
 
 "without X" is our sampler with one technique replaced by the usual way, and so what X buys.
-"of ceiling" is useful tokens * FLOPs of the matrix products for one / the rate of a large product.
+"of limit": the least time the work can take on this machine, by the rates of a large copy and a
+large product measured in the same run, as a share of the engine's time (`least_seconds`).
 
     tiny    6 layers, D 256, V 4096 (5.5M), 64 prompts of 32 tokens, 64 tokens each
     tail    the same model, 16 prompts x 8, lengths lognormal: median 60, sigma 0.7, at most 256
-    135M    the checkpoint in DSRL_REAL_MODEL, 32 prompts of 32 tokens, 16 tokens each
+    135M    the checkpoint in DSRL_REAL_MODEL, 32 prompts of 32 tokens, 64 tokens each
+    1.5B    CUDA: the shape of Qwen2.5-1.5B, 256 prompts of 150 tokens, 512 tokens each
+    1.5B-64, 1.5B-512, 1.5B-tail  CUDA: other batch sizes; 64 x 8, median 700, sigma 0.8, at most 1024
 
     python tests/bench_rollout.py --quick
     python tests/bench_rollout.py --dtype bfloat16 --peer-only
@@ -33,32 +36,31 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qwen2Config
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 import rollout
-from bench_logprob import about_this_machine
-from model import CausalLM
-
-PROMPT_TOKENS = 32
-
+from bench_logprob import DEVICE, about_this_machine
+from model import CausalLM, KVCache
 
 # --------------------------------------------------------------------------------------------------
 # Workloads: prompts, responses per prompt, the length of each response
 
 
-def equal_lengths(vocab, prompts, tokens):
-    return random_prompts(vocab, prompts), 1, [tokens] * prompts
+def equal_lengths(vocab, prompts, tokens, prompt_tokens=32):
+    return random_prompts(vocab, prompts, prompt_tokens), 1, [tokens] * prompts
 
 
-def long_tail(vocab, prompts, median, longest):
+def long_tail(vocab, prompts, median, longest, sigma=0.7, prompt_tokens=32):
     generator = torch.Generator().manual_seed(0)
-    lengths = median * (0.7 * torch.randn(8 * prompts, generator=generator)).exp()
-    return random_prompts(vocab, prompts), 8, lengths.round().clamp(1, longest).int().tolist()
+    lengths = median * (sigma * torch.randn(8 * prompts, generator=generator)).exp()
+    lengths = lengths.round().clamp(1, longest).int().tolist()
+    return random_prompts(vocab, prompts, prompt_tokens), 8, lengths
 
 
-def random_prompts(vocab, count):
+def random_prompts(vocab, count, tokens):
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(3, vocab, (count, PROMPT_TOKENS), generator=generator).tolist()
+    return torch.randint(3, vocab, (count, tokens), generator=generator).tolist()
 
 
 def make_tiny(folder):
@@ -66,6 +68,15 @@ def make_tiny(folder):
     sizes = dict(vocab_size=4096, hidden_size=256, intermediate_size=704, num_hidden_layers=6)
     sizes |= dict(num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=True)
     AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(folder)
+    return folder
+
+
+def make_large(folder):
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
+    sizes |= dict(num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)
+    config = Qwen2Config(**sizes, max_position_embeddings=4096)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
 
 
@@ -82,20 +93,38 @@ def ours(models, prompts, group_size, lengths):
 class Lengths(StoppingCriteria):
     """Row i is done after lengths[i] tokens."""
 
-    def __init__(self, lengths):
-        self.ends = PROMPT_TOKENS + torch.tensor(lengths)
+    def __init__(self, prompt_tokens, lengths):
+        self.ends = prompt_tokens + torch.tensor(lengths, device=DEVICE)
 
     def __call__(self, input_ids, scores, **_):
         return input_ids.shape[1] >= self.ends
 
 
 def transformers_generate(models, prompts, group_size, lengths):
-    ids = torch.tensor(prompts)
+    ids = torch.tensor(prompts, device=DEVICE)
     models["transformers"].generate(
         ids, attention_mask=torch.ones_like(ids), num_return_sequences=group_size,
-        max_new_tokens=max(lengths), stopping_criteria=StoppingCriteriaList([Lengths(lengths)]),
+        max_new_tokens=max(lengths),
+        stopping_criteria=StoppingCriteriaList([Lengths(ids.shape[1], lengths)]),
         do_sample=True, temperature=1.0, top_p=1.0, top_k=0, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
+
+
+def transformers_generate_batch(models, prompts, group_size, lengths):
+    """Its continuous batching; it has one limit for all rows."""
+    assert len(set(lengths)) == 1, "for equal lengths only"
+    config = GenerationConfig(
+        max_new_tokens=lengths[0], do_sample=True, temperature=1.0, top_p=1.0, top_k=0,
+        eos_token_id=-1, pad_token_id=0,
+    )  # fmt: skip
+    inputs = [prompt for prompt in prompts for _ in range(group_size)]
+    found = models["transformers"].generate_batch(inputs=inputs, generation_config=config)
+    assert sum(len(output.generated_tokens) for output in found.values()) == sum(lengths)
+
+
+def without_graphs(*workload):
+    with mock.patch.object(rollout, "GRAPHS_ON", ()):
+        ours(*workload)
 
 
 def without_compaction(*workload):
@@ -136,6 +165,10 @@ ENGINES = {
     "without inverse CDF": without_inverse_cdf,
     "without prepared weights": without_prepared_weights,
 }
+PEERS = ("ours", "transformers generate")
+if DEVICE == "cuda":
+    ENGINES["without CUDA graphs"] = without_graphs
+ENGINES["transformers generate_batch"] = transformers_generate_batch  # CUDA, equal lengths
 
 
 # --------------------------------------------------------------------------------------------------
@@ -143,9 +176,15 @@ ENGINES = {
 
 
 def seconds(function, *arguments):
-    start = time.process_time()
+    if DEVICE == "cpu":
+        start = time.process_time()
+        function(*arguments)
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
     function(*arguments)
-    return time.process_time() - start
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def measure(names, models, workload, rounds):
@@ -169,23 +208,40 @@ def measure(names, models, workload, rounds):
     return results
 
 
-def product_rate(dtype, size=1024):
-    """FLOP/s of a large matrix product: the ceiling of every engine in this run."""
-    left, right = torch.randn(2, size, size).to(dtype)
-    times = [seconds(torch.mm, left, right) for _ in range(8)]
-    return 2 * size**3 / statistics.median(times[1:])
+def rates(dtype):
+    """FLOP/s of a large matrix product and bytes/s, read and written, of a large copy."""
+    size = 1024 if DEVICE == "cpu" else 8192
+    left, right = torch.randn(2, size, size, device=DEVICE).to(dtype)
+    source, target = torch.zeros(2, 2**25 if DEVICE == "cpu" else 2**30, device=DEVICE)
+    product = min(seconds(torch.mm, left, right) for _ in range(8))
+    copied = min(seconds(target.copy_, source) for _ in range(8))
+    return 2 * size**3 / product, 2 * source.nbytes / copied
 
 
-def flops_per_token(model):
-    """Of the matrix products with weights; attention is left out (a few percent here)."""
+def least_seconds(model, prompts, group_size, lengths, flops, bandwidth):
+    """The work's lower bound if rows leave as they end: per step the weights are read or multiplied,
+    whichever takes longer, the cache is read, logits are written and read as float32.
+    """
+    config, size, tied = (
+        model.config,
+        model.compute_dtype.itemsize,
+        model.config.tie_word_embeddings,
+    )
     embedding = model.model.embed_tokens.weight.numel()
-    tied = model.lm_head.weight is model.model.embed_tokens.weight
-    return 2 * (sum(p.numel() for p in model.parameters()) - (0 if tied else embedding))
+    weights = sum(p.numel() for p in model.parameters()) - (0 if tied else embedding)
+    cache = KVCache.bytes_per_token(config, model.compute_dtype)
+    total = 2 * (weights - embedding) * len(prompts) * (len(prompts[0]) - 1) / flops  # prefill
+    for step in range(max(lengths)):
+        rows = sum(length > step for length in lengths)
+        total += max(weights * size / bandwidth, 2 * weights * rows / flops)
+        total += rows * (len(prompts[0]) + step) * cache / bandwidth
+        total += 8 * rows * config.vocab_size / bandwidth
+    return total
 
 
 def load_both(folder, dtype):
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    mine = CausalLM(theirs.config).to(dtype).requires_grad_(False)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(DEVICE)
+    mine = CausalLM(theirs.config).to(DEVICE, dtype).requires_grad_(False)
     mine.load_state_dict(theirs.state_dict())
     mine.compute_dtype = dtype
     return {"ours": mine, "transformers": theirs}
@@ -194,16 +250,20 @@ def load_both(folder, dtype):
 def run_case(name, folder, workload, engines, args):
     models = load_both(folder, getattr(torch, args.dtype))
     workload = workload(models["ours"].config.vocab_size)
-    ceiling = product_rate(models["ours"].compute_dtype) / flops_per_token(models["ours"])
+    least = least_seconds(models["ours"], *workload, *rates(models["ours"].compute_dtype))
+    if DEVICE == "cuda" and len(set(workload[2])) == 1:
+        engines = [*engines, "transformers generate_batch"]
     results = measure(engines, models, workload, args.rounds)
     rows, tokens = len(workload[2]), sum(workload[2])
-    print(f"\n{name}, {args.dtype}: {rows} rows, {tokens} tokens; ceiling {ceiling:,.0f} tokens/s")
-    print(f"{'engine':29} {'tokens/s':>9} {'of ceiling':>10} {'x ours':>7}  range")
+    limit = f"at most {tokens / least:,.0f} tokens/s"
+    print(f"\n{name}, {args.dtype}: {rows} rows, {tokens} tokens, {limit} on this machine")
+    print(f"{'engine':29} {'tokens/s':>9} {'of limit':>8} {'x ours':>7}  range")
     for engine, result in results.items():
         rate, (low, high) = result["tokens_per_second"], result["ratio_range"]
         span = f"{low:.2f}-{high:.2f}" + (" tie" if low < 1 < high else "")
-        print(f"{engine:29} {rate:9,.0f} {rate / ceiling:10.0%} {result['ratio']:7.2f}  {span}")
-    return {"ceiling_tokens_per_second": ceiling, "engines": results}
+        of_limit = least / result["seconds"]
+        print(f"{engine:29} {rate:9,.0f} {of_limit:8.0%} {result['ratio']:7.2f}  {span}")
+    return {"least_seconds": least, "engines": results}
 
 
 def parse_args():
@@ -212,8 +272,10 @@ def parse_args():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="a shorter tail, two engines, 1 round")
-    parser.add_argument("--cases", nargs="+", default=["tiny", "tail", "135M"], metavar="CASE")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    small, large = ["tiny", "tail", "135M"], ["1.5B-64", "1.5B", "1.5B-512", "1.5B-tail"]
+    cases, dtype = (small, "float32") if DEVICE == "cpu" else (large, "bfloat16")
+    parser.add_argument("--cases", nargs="+", default=cases, metavar="CASE")
+    parser.add_argument("--dtype", default=dtype, choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-only", action="store_true", help="no techniques switched off")
     parser.add_argument("--save", help="write the JSON line to this file too")
@@ -224,17 +286,23 @@ def main():
     args = parse_args()
     torch.set_num_threads(1)
     report = about_this_machine() | {"date": str(date.today()), "dtype": args.dtype}
-    engines = list(ENGINES)[:2] if args.peer_only or args.quick else list(ENGINES)
+    engines = PEERS if args.peer_only or args.quick else [*ENGINES][:-1]
     names, args.rounds = (["quick"], 1) if args.quick else (args.cases, args.rounds)
     print("{hardware}; load {load:.1f}".format(**report))
     cases = {}
     with tempfile.TemporaryDirectory() as folder:
-        tiny, real = make_tiny(folder), os.environ.get("DSRL_REAL_MODEL")
+        tiny, real = make_tiny(f"{folder}/tiny"), os.environ.get("DSRL_REAL_MODEL")
+        large = make_large(f"{folder}/large") if any("1.5B" in name for name in names) else None
+        of = dict(prompt_tokens=150)
         known = {
             "tiny": (tiny, lambda vocab: equal_lengths(vocab, 64, 64)),
             "tail": (tiny, lambda vocab: long_tail(vocab, prompts=16, median=60, longest=256)),
             "quick": (tiny, lambda vocab: long_tail(vocab, prompts=4, median=15, longest=64)),
-            "135M": (real, lambda vocab: equal_lengths(vocab, 32, 16)),
+            "135M": (real, lambda vocab: equal_lengths(vocab, 32, 64)),
+            "1.5B-64": (large, lambda vocab: equal_lengths(vocab, 64, 512, **of)),
+            "1.5B": (large, lambda vocab: equal_lengths(vocab, 256, 512, **of)),
+            "1.5B-512": (large, lambda vocab: equal_lengths(vocab, 512, 512, **of)),
+            "1.5B-tail": (large, lambda vocab: long_tail(vocab, 64, 700, 1024, sigma=0.8, **of)),
         }
         for name in names:
             if known[name][0] is None:
