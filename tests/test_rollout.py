@@ -305,6 +305,9 @@ def test_stop_strings(model):
         def decode(self, ids, skip_special_tokens=True):
             return "".join(chr(97 + int(id) % 26) for id in ids)
 
+        def batch_decode(self, rows, skip_special_tokens=True):
+            return [self.decode(ids) for ids in rows]
+
     options = {**OPTIONS, "eos_ids": (), "group_size": 1}
     free = rows_of(generate(model, PROMPTS, **options))[0]
     stop = Letters().decode(free[14:16])  # past the reach of the tail that is decoded
