@@ -151,6 +151,30 @@ def test_recorded_steps(model, monkeypatch, slots, how):
         assert torch.allclose(getattr(found, name), getattr(expected, name), atol=1e-4), name
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_graphs(model, monkeypatch, dtype):
+    """Bug: a replayed step that differs from a launched one, or waits for the device."""
+    on_cpu, real = generate(model, PROMPTS, **OPTIONS), sampler.advance
+    model.to("cuda").compute_dtype = dtype
+    monkeypatch.setattr(sampler, "GRAPHS_ON", ())
+    launched = generate(model, PROMPTS, **OPTIONS)
+    monkeypatch.setattr(sampler, "GRAPHS_ON", ("cuda",))
+
+    def without_waits(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            real(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(sampler, "advance", without_waits)
+    replayed = generate(model, PROMPTS, **OPTIONS)
+    assert rows_of(replayed) == rows_of(launched)
+    if dtype == torch.float32:
+        assert rows_of(replayed) == rows_of(on_cpu)
+
+
 def test_a_response_does_not_depend_on_the_batch(model):
     """Bug: one generator for the whole batch, or draws that follow the slot instead of the row."""
     generator = torch.Generator().manual_seed(1)
