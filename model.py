@@ -65,6 +65,7 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # would rewrite the (V, D) gradient of the head too often. CPU: 128 MB in fp32.
 LOGITS_PER_CHUNK = {"cuda": 2**29, "cpu": 2**25}
 LOGITS_IN_CACHE = 2**18  # CPU: 1 MB in fp32; read several times while cached, about 4 times as fast
+BLOCKED_WEIGHTS = 2**16  # CPU: matrices of fewer elements gain nothing from oneDNN's blocks
 
 
 # --------------------------------------------------------------------------------------------------
@@ -120,7 +121,8 @@ def sampling_weights(model):
 
 def prepare(weight, bias):
     """x -> x weight^T + bias, as fast as it can be had when the weight is used many times."""
-    if weight.is_cpu and torch.backends.mkldnn.is_available():
+    large = weight.numel() >= BLOCKED_WEIGHTS
+    if weight.is_cpu and large and torch.backends.mkldnn.is_available():
         onednn = torch.ops.mkldnn  # what torch.compile uses
         blocked = onednn._reorder_linear_weight(weight.detach(), None)
         return lambda x: onednn._linear_pointwise(x, blocked, bias, "none", [], "")
@@ -166,7 +168,7 @@ def rotate(x, cos, sin):
 
     x (B, T, heads, E); cos and sin (B, T, 1, E), the minus sign of the first half already in sin.
     """
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 class Attention(nn.Module):

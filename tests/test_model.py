@@ -173,8 +173,10 @@ def test_checkpointed_activations_give_the_same_gradient():
 
 @pytest.mark.parametrize("name", ["llama linear biases", "qwen3 tied"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_sampling_weights(name, dtype):
+@pytest.mark.parametrize("blocked_from", [0, 2**40])
+def test_sampling_weights(name, dtype, blocked_from, monkeypatch):
     """Bug: the joined weights in another order than the split, a bias lost, a copy that stays."""
+    monkeypatch.setattr(M, "BLOCKED_WEIGHTS", blocked_from)
     model = M.CausalLM(config_of(name))
     with torch.no_grad():
         for parameter in model.parameters():

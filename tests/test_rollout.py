@@ -175,8 +175,10 @@ def test_cuda_graphs(model, monkeypatch, dtype):
         assert rows_of(replayed) == rows_of(on_cpu)
 
 
-def test_a_response_does_not_depend_on_the_batch(model):
+@pytest.mark.parametrize("blocked_from", [0, 2**40])  # with and without oneDNN's products
+def test_a_response_does_not_depend_on_the_batch(model, monkeypatch, blocked_from):
     """Bug: one generator for the whole batch, or draws that follow the slot instead of the row."""
+    monkeypatch.setattr("model.BLOCKED_WEIGHTS", blocked_from)
     generator = torch.Generator().manual_seed(1)
     others = [torch.randint(3, 64, (1 + i % 9,), generator=generator).tolist() for i in range(63)]
     options = {**OPTIONS, "group_size": 1}
