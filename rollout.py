@@ -14,6 +14,8 @@
 3. The cache holds as many rows as memory allows (`kv_cache_gb`, or what is free); the rest wait and
    refill the slots.
 4. Finished rows cost nothing: after each look at the stop flags the batch holds live rows only.
+5. The weights are cast and laid out for sampling once per call (`model.sampling_weights`), and on
+   CUDA a step is one graph, recorded at the second step of a batch size (`advance`).
 
 Shapes: P prompts, G group size, B = P*G rows, L prompt tokens, R response tokens, V vocabulary;
 n live rows now.
