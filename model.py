@@ -368,8 +368,12 @@ def attention_over(positions, groups, kv_cache, row_lengths, cache_rows):
 
 
 def causal_attention(q, k, v):
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, E)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # (B, heads, T, E)
+    dtype = q.dtype
+    if not q.is_cuda:  # in bf16 the backward pass takes a CPU five times as long
+        q, k, v = q.float(), k.float(), v.float()
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return out.transpose(1, 2).to(dtype)
 
 
 def packed_attention(q, k, v, row_lengths):
