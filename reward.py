@@ -406,8 +406,7 @@ class Parser:
         if name in ("frac", "over"):
             return combine("/", self.argument(), self.argument())
         if name in ("binom", "choose"):
-            n, k = self.argument(), self.argument()
-            return combine("/", ("!", (n,)), ("*", (("!", (k,)), ("!", (combine("-", n, k),)))))
+            return "binom", (self.argument(), self.argument())
         if name == "sqrt":
             has_index = self.peek() == "["
             index = self.bracket(self.tokens.pop()[1]) if has_index else ("number", Fraction(2))
@@ -510,13 +509,20 @@ def floor(x):
 
 
 def factorial(x):
+    if x and abs(MP.mag(x)) > 11:  # 1500! has 13,700 bits
+        raise Unreadable("a factorial is too large")
     is_whole = isinstance(x, Fraction) and x.denominator == 1 and x >= 0
     return Fraction(math.factorial(int(x))) if is_whole else MP.factorial(x)
 
 
+def binomial(n, k):
+    # n + -k: mpmath adds to a Fraction, but does not subtract from one
+    return factorial(n) * power(factorial(k) * factorial(n + -k), Fraction(-1))
+
+
 CALLS = {name: getattr(MP, name) for name in ANALYTIC}
-CALLS |= {"+": add, "*": mul, "^": power, "abs": abs, "!": factorial, "floor": floor,
-          "ceil": lambda x: -floor(-x), ":": lambda x, y: x * power(y, Fraction(-1))}
+CALLS |= {"+": add, "*": mul, "^": power, ":": lambda x, y: x * power(y, Fraction(-1)), "abs": abs,
+          "!": factorial, "binom": binomial, "floor": floor, "ceil": lambda x: -floor(-x)}
 
 
 def evaluate(node, point):
@@ -529,8 +535,8 @@ def evaluate(node, point):
     if kind in TRIG:
         point = point | {"circ": MP.pi / 180}
     value, *others = [evaluate(child, point) for child in content]
-    if not others and value and abs(MP.mag(value)) > (11 if kind == "!" else 300) and kind != "abs":
-        raise Unreadable("an argument is too large")  # 1500! has 13,700 bits
+    if not others and kind != "abs" and value and abs(MP.mag(value)) > 300:
+        raise Unreadable("an argument is too large")
     for other in others:
         value = CALLS[kind](value, other)
         if isinstance(value, Fraction) and value.numerator.bit_length() > 2 * MAX_BITS:
@@ -604,11 +610,9 @@ def title(node):
     kind, content = node
     if kind in ("name", "text"):
         return "" if content in [*REAL, "i", "sum", "int", "prod"] else content
-    if kind not in ("()", ":", "*", "abs", *TRIG) or not all(map(title, content)):
-        return ""
-    name = ",".join(map(title, content))
+    names = [*map(title, content)] if kind in ("()", ":", "*", "abs", *TRIG) else [""]
     letters = {"abs": "[A-Z]", "*": "^[A-Z,]+$"}.get(kind, "[A-Z]|[a-z]{2}|,")  # not |x|, sin x
-    return name if re.search(letters, name) else ""
+    return ",".join(names) if all(names) and re.search(letters, ",".join(names)) else ""
 
 
 def assigned(node):
