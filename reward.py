@@ -263,8 +263,8 @@ def word_tokens(words, is_unit):
     is_word = is_unit and words not in "eid" or not is_product or bare in UNIT_WORDS
     if is_word and words not in FUNCTIONS:
         return [("word", bare)]
-    return [token for part in parts
-            for token in ([KNOWN[part]] if part in KNOWN else [("name", name) for name in part])]
+    return [token for part in parts for token in (
+        [("name", letter) for letter in part] if part in rest else [KNOWN[part]])]
 
 
 def is_tuple(node):
