@@ -214,7 +214,7 @@ DOUBT = re.compile(r"(?<!\^)(?<!\^-)\d|\b(?:no|not|never|but|maybe|wrong|false|i
                    "half|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|"
                    r"dozen|hundred|thousand|million|billion)\b")
 TOKEN = re.compile(r"""(?P<based>\d*\.?\d+_\s*(?:\{\s*(?:\d+|two|three|eight)\s*\}|\d+))
-    | (?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)
+    | (?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)(?![eE][+-]?\d{4})
     | \\text\s?\{(?P<text>[^{}]*)\} | \\(?P<command>[a-zA-Z]+) | (?P<letters>[a-zA-Z]+)
     | (?P<op><=|>=|!=|==|:=|\*\*|\+/-|\+-|\\?%|\\[{}]|[-+*/^_=<>()\[\]{}|!,;:']) | \s+""", re.X)
 CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "|": ("|",),
@@ -267,6 +267,14 @@ def word_tokens(words, is_unit):
         [("name", letter) for letter in part] if part in rest else [KNOWN[part]])]
 
 
+def walk(*nodes):
+    """The nodes and all below them."""
+    for node in nodes:
+        yield node
+        if isinstance(node[1], tuple):
+            yield from walk(*(child for child in node[1] if isinstance(child, tuple)))
+
+
 def is_tuple(node):
     return node[0][0] in "(["
 
@@ -297,7 +305,7 @@ def combine(operator, left, right):
     if operator == "/":
         return combine("*", left, ("^", (right, ("number", Fraction(-1)))))
     for grid, factor in ((left, right), (right, left)) if operator == "*" else ():
-        if is_tuple(grid) and not is_tuple(factor):  # 2 (1, 3) is (2, 6)
+        if is_tuple(grid) and not any(map(is_tuple, walk(factor))):  # 2 (1, 3) is (2, 6)
             return grid[0], tuple(combine("*", factor, cell) for cell in grid[1])
     if operator == "^":
         return operator, (left, right)
@@ -426,14 +434,6 @@ class Parser:
         if name == "exp":
             node = "^", (("name", "e"), argument)
         return ("^", (node, power)) if power else node
-
-
-def walk(*nodes):
-    """The nodes and all below them."""
-    for node in nodes:
-        yield node
-        if isinstance(node[1], tuple):
-            yield from walk(*(child for child in node[1] if isinstance(child, tuple)))
 
 
 def read(text):
@@ -755,7 +755,7 @@ def same(a, b):
 
 CHOICE = re.compile(  # B, (b), option B, B. five; but no second letter: C. or D
     r"\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):? )?[(\[]?([A-Ja-j])(?:[)\].:\s]*|[).:]+"
-    r"(?!\s*(?:or|and|not)\b|.*\b(?:[B-J]|A(?! [a-z]))\b)(.+))")
+    r"(?:\s+|(?<=\))(?=\w))(?!(?:or|and|not)\b|.*\b(?:[B-J]|A(?! [a-z]))\b)(.+))")
 LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
 # Signs that make a formula of a text: a-b is not ab, north-east is northeast
 FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")

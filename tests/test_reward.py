@@ -307,6 +307,7 @@ NESTS = [(r"\{", r"\}"), (r"\{9,", r"\}"), ("(x,", ")"), ("(x=", ")"), (r"\binom
          (r"\frac{1}{x+", "}"), ("|1+", "|"), (r"x \in \{1,", r"\}"), ("(x+1)^{", "}")]
 BOTH += [(left * n + "3" + right * n + end, left * n + "4" + right * n + end)
          for left, right in NESTS for n in (18, 38) for end in ("", "=1")]  # each level once only
+BOTH += [(text * 60 + "1", text * 60 + "2") for text in (r"\mathbb{R}", "(1,2)", "|(1,2)|")]
 TEXTS = re.split(r"   |\n +", "   ".join((CODE, BOMBS, HEDGES)))
 ATTACKS = [(rf"\boxed{{{text}}}", "42") for text in TEXTS]
 ATTACKS += [(rf"\boxed{{{text * (1990 // len(text))}}}", "42") for text in REPEATED]
