@@ -7,13 +7,13 @@ Four steps: extract (the last \boxed{}), normalise, parse, compare.  The grammar
     ratio    = set {":" set}
     set      = sum {("cup" | "cap" | "setminus") sum}
     sum      = product {("+" | "-" | "+-") product}              +- stands for both values
-    product  = operand {["*" | "/"] operand}                     words after a number are units
-    operand  = ["-"] atom {"!" | "%" | degree} ["^" operand]
-    atom     = number | name | function | (answer) | [answer] | {answer} | |answer| | words
+    product  = power {["*" | "/"] power}                         words after a number are units
+    power    = ["-"] operand {"!" | "%" | degree | "'"} ["^" power]
+    operand  = number | name | function | (answer) | [answer] | {answer} | |answer| | words
 
 Expressions are equal if they are so at fixed points of both signs: in exact fractions while they
 last, else with 50 digits.  Nothing is executed and nothing can grow: text, tokens, nesting and the
-bits of a power are bounded before any work, so no timer is needed and threads and processes agree.
+bits of a number are bounded before any work, so no timer is needed; threads and processes agree.
 Of sympy only mpmath, its number library, is used: sympy's parsers execute text, its constructors
 compute 9**9**9.  README has the policy; strict=True is the string grader of the method's authors.
 
@@ -32,12 +32,11 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
 from itertools import product
-from operator import ge, gt, le, lt, ne
+from operator import add, ge, gt, le, lt, mul, ne
 
 import mpmath
 
 MAX_RESPONSE, MAX_ANSWER, MAX_TOKENS, MAX_DEPTH = 20_000, 2_000, 400, 40
-MAX_EXPONENT = 2_000  # of 1e99: with MAX_ANSWER digits still a number that Python can print
 MAX_BITS = 20_000  # of an exact number: arithmetic well under 1 ms
 MAX_ITEMS = 40  # of a list: comparing without order is quadratic
 DECIMAL_TOLERANCE = Fraction(2, 10**6)  # relative, where a side has a decimal point
@@ -54,32 +53,27 @@ class Unreadable(ValueError):
 # Extract: response -> answer
 
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+BOX_OR_BRACE = re.compile(BOX.pattern + "|[{}]")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
-CUE = re.compile(
-    r"(?:answer|correct (?:option|choice))(?:(?: (?:to|of|for) [^.\n]{1,60})? is\b|[\s*]*:|"
-    r"(?=\s*\\\[))[\s:*]*(?:the (?:final )?answer is:?\s*)?(?:(?:therefore|approximately|about) )?|"
-    r"final answer(?:(?=\s\$?-?\d)|\**\n)", re.I)
+CUE = re.compile(r"(?:answer|correct (?:option|choice))(?:(?: (?:to|of|for) [^.\n]{1,60})? is\b|"
+                 r"[\s*]*:|(?=\s*\\\[)|(?=\s\$?-?\d)|\*\*\n)[\s:*]*"
+                 r"(?:the (?:final )?answer is:?\s*)?(?:(?:therefore|approximately|about) )?", re.I)
 STOP = re.compile(r"\.(?=\s|$)|\n| \(?(?:because|since)\b|, (?=[a-z])")  # ends a stated answer
-NEXT_SPAN = re.compile(r"(?:,| or| and|, or|, and) (?=\$|\\\()")
-MATH_SPAN = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*]+)\*\*", re.S)
-
-
-def closing_brace(text, start, braces=r"\\.|[{}]"):
-    r"""Index of the brace that closes the one before `start`, or -1; an escaped one is none."""
-    depth = 1
-    for match in re.compile(braces).finditer(text, start, start + 2 * MAX_ANSWER):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
-            return match.start()
-    return closing_brace(text, start, "[{}]") if braces != "[{}]" else -1  # \boxed{185\}
+SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
+                  r"\*\*([^*]+)\*\*)", re.S)
 
 
 def last_box(text):
     """The last box, or the last run of joined boxes as a comma list; or None; and the reason."""
-    contents, later = [], 0
+    opened, closes, contents, later = [], {}, [], 0
+    for match in BOX_OR_BRACE.finditer(text):
+        if match[0] != "}":
+            opened.append(match.end())
+        elif opened:
+            closes[opened.pop()] = match.start()
     for match in reversed(list(BOX.finditer(text))[-MAX_ITEMS:]):
-        close = closing_brace(text, match.end())
+        close = closes.get(match.end(), -1)
         if close < 0 and not contents:
             return None, "truncated"
         if contents and not (close >= 0 and BETWEEN_BOXES.fullmatch(text, close + 1, later)):
@@ -105,17 +99,12 @@ def find_answer(response, loose):
         return text.rpartition("####")[2].strip().partition("\n")[0], "####"
     if not (cues := list(CUE.finditer(text))):
         return None, "no answer"
-    rest, spans = text[cues[-1].end() :].lstrip()[:MAX_ANSWER], []
-    while span := MATH_SPAN.match(rest):  # $2$ or $3$
-        spans += filter(None, span.groups())
+    rest, answers = text[cues[-1].end() :].lstrip()[:MAX_ANSWER], []
+    while span := SPAN.match(rest):  # $2$ or $3$
+        answers += filter(None, span.groups())
         rest = rest[span.end() :]
-        if not (joint := NEXT_SPAN.match(rest)):
-            return ", ".join(spans).strip(" *:`"), "answer is"
-        rest = rest[joint.end() :]
-    # The sentence, and what its "is" says
-    rest = re.split(r" (?:is|equals) ", STOP.split(rest)[0])[-1].lstrip()
-    span = MATH_SPAN.match(rest)
-    return (next(filter(None, span.groups())) if span else rest).strip(" *:`"), "answer is"
+    sentence = re.split(r" (?:is|equals) ", STOP.split(rest)[0])[-1]  # what its "is" says
+    return ", ".join(answers or [sentence]).strip(" *:`$"), "answer is"
 
 
 def extract_answer(response, loose=False):
@@ -147,39 +136,38 @@ def mixed_number(match):
     return f"({whole}+{top}/{bottom})" if 0 < int(top) < int(bottom) else match[0]
 
 
-def bracketed(match):
+def matrix(match):
     """A matrix as a tuple of its rows; one row or one column as a tuple of its cells."""
-    rows = [row for row in re.split(r"\\\\|\\(?=[-\d.])", match[1]) if row.strip()]
-    if len(rows) == 1 or "&" not in match[1]:
-        return f"[{match[1].replace('&', ',')}]" if len(rows) == 1 else f"({','.join(rows)})"
-    return "(" + ",".join(f"[{row.replace('&', ',')}]" for row in rows) + ")"
+    rows = [row.replace("&", ",") for row in re.split(r"\\\\|\\(?=[-\d.])", match[1])]
+    return f"({','.join(f'[{row}]' if ',' in row else row for row in rows if row.strip())})"
 
 
 REWRITES = [(re.compile(pattern), new) for pattern, new in [
     # What does not show, or is style only
     (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!\s*", ""),
-    (r"\\phantom\s*(?:\{[^{}]*\}|.)|\\color\s*\{[^{}]*\}|m?\\angle(?![a-zA-Z])", ""),
-    (r"\{,\}", ","), (r"(?<=\d)(?:\\[, ]| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
+    (r"\\color\s*\{[^{}]*\}|m?\\angle(?![a-zA-Z])", ""), (r"\{,\}", ","),
+    (r"(?<=\d)(?:\\[, ]| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
     (r"(?<!\\)\\(?:[$()\[\],;:> ]|q?quad)|[$~]|\*\*(?=\s*$)|^\s*\*\*", " "),
     (r"\\(?:math(?:bf|it|sf|cal)|bm|boldsymbol|vec|hat|bar|d?dot|overline(?=\s*\{\s*[a-zA-Z])|"
      r"underline|overrightarrow|boxed)(?![a-zA-Z])", ""),
     (r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array\}\s*\{[^{}]*)\}(.*?)\\end\s*\{[a-zA-Z]*\}",
-     bracketed),
+     matrix),
     # Other names of the same
-    (r"\\(?:[dtc]|nice|s)frac", r"\\frac"), (r"\\[dt]binom", r"\\binom"),
-    (r"(^|\{)([^{}]*)\\over(?![a-zA-Z])([^{}]*)(\}|$)", r"\1(\2)/(\3)\4"),
-    (r"(^|\{)([^{}]*)\\choose(?![a-zA-Z])([^{}]*)(\}|$)", r"\1\\binom{\2}{\3}\4"),
-    (r"\\(?:text(?:bf|it|rm|tt)|[mh]box|operatorname|normal)\s*\*?\s*\{", r"\\text{"),
+    (r"\\[dtc](?=frac|binom)", r"\\"),
+    (r"(^|\{)([^{}]*)\\(over|choose)(?![a-zA-Z])([^{}]*)(\}|$)", r"\1\\\3{\2}{\4}\5"),
+    (r"\\(?:text(?:bf|it|rm|tt)|mathrm|[mh]box|operatorname|normal)\s*\*?\s*\{", r"\\text{"),
     (r"(?<=\d)\s*(?:\\text\s?\{)?\s*\(?base\s+(\w+)\)?\}?$", r"_{\1}"),
-    (r"(?<![a-z^_])[({](\d\w*|[A-F]\d+)[)}]_", r"\1_"),
-    (r"\\(?:text|mathrm)\s?\{\s*(-?\w?\d[^{}]*|[:=])\}", r"\1"),
+    (r"(?<![a-z^_])[({](\d\w*|[A-F]\d+)[)}]_", r"\1_"), 
+    (r"(?<=\d)_\{?\s*(?:\\text\s?\{|\()\s*(\w+)\s*[)}]+", r"_{\1}"),
+    (r"\\text\s?\{\s*(-?\w?\d[^{}]*|[:=])\}", r"\1"),
     (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|\bdegrees?\b", r"\\circ "),
-    (r"\^\s*\{?\s*\\prime\s*\}?", "'"), (r"\\[lr]?vert|\\mid", "|"), (r"\\langle", "("),
-    (r"\\rangle", ")"), (r"(?<=\d)\s*x\s*(?=10\s*\^)", "*"),
+    (r"\^\s*\{?\s*\\prime\s*\}?", "'"), (r"(?<=\d)\s*x\s*(?=10\s*\^)", "*"),
     (r"(?<=\d)\s*(?:\\text\s?\{\s*to\s*\}|to)\s*(?=\d)", ":"),
-    (r"(?<=[\])}])\s*U\s*(?=[\[({\\])", r"\\cup "), (r"(?<=\})-(?=\\\{)", r"\\setminus "),
+    (r"(?<=[\])}])\s*U\s*(?=[\[({\\])", r"\\cup "), (r"(?<=\})\s*-\s*(?=\\\{)", r"\\setminus "),
+    (r"\\emptyset|\\varnothing", r"\\{\\}"),
     # {x : x > 3} is x > 3, and f(x) = ... is f = ...
-    (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*[|:]", r"\1"),
+    (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1"),
+    (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
     (r"([a-zA-Z]'*)(?:\^\{-1\})?\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
     (r"\bP\s*\([^()]*\)\s*(?==)", "P"),
     (r"(?<![\d.^_}/])(\d+)(?:\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
@@ -201,277 +189,82 @@ def normalise(text):
 
 
 # --------------------------------------------------------------------------------------------------
-# Parse: text -> tokens (kind, value) -> tree of (kind, tuple of children or value, more)
+# Parse: text -> tokens (kind, value) -> tree: (operator, children), or a leaf (kind, value)
 
-ANALYTIC = """sin cos tan sec csc cot asin acos atan asec acsc acot sinh cosh tanh asinh acosh atanh
-    exp ln""".split()  # functions of mpmath
-FUNCTIONS = {*ANALYTIC, *(f"arc{name}" for name in ANALYTIC[:6])}
-FUNCTIONS |= set("log lg sqrt frac binom floor ceil abs".split())
-NAMES = {*GREEK, *"varepsilon varphi ell hbar odot infty infinity oo sum int prod".split()}
-RELATIONS = ("=", "~=", "!=", "<=", ">=", "<", ">", "in")
-OPERATORS = {
-    "leqslant": "<=", "leq": "<=", "le": "<=", "geqslant": ">=", "geq": ">=", "ge": ">=", "lt": "<",
-    "gt": ">", "neq": "!=", "ne": "!=", "approx": "~=", "times": "*", "cdot": "*", "div": "/",
-    "pm": "+-", "mp": "-+", "backslash": "setminus", "colon": ":", "varnothing": "emptyset",
-    "lor": "or", "vee": "or", "land": "and", "==": "=", ":=": "=", "**": "^",
-    "+/-": "+-", "percent": "%", "pct": "%"} | {word: word for word in """in cup cap setminus lfloor
-    rfloor lceil rceil mathbb circ emptyset""".split()}
-KNOWN = ({name: ("name", "oo" if name[:3] == "inf" else name) for name in NAMES}
+TRIG = "sin cos tan sec csc cot".split()
+ANALYTIC = [*TRIG, *(f"a{name}" for name in TRIG), *(f"{name}h" for name in TRIG[:3]), "ln"]
+FUNCTIONS = [f"arc{name}" for name in TRIG] + ANALYTIC[::-1]
+FUNCTIONS += "exp log lg sqrt frac over binom choose abs".split()
+RELATIONS = {"<": lt, "<=": le, ">": gt, ">=": ge, "!=": ne, "=": None, "~=": None, "in": None}
+ALIASES = dict(zip(*[iter("""leqslant <= leq <= le <= geqslant >= geq >= ge >= lt < gt > neq !=
+    ne != approx ~= times * cdot * div / pm +- mp -+ +/- +- backslash setminus colon : lor or vee or
+    land and == = := = ** ^ percent % pct % langle ( rangle ) vert | lvert | rvert | mid | in in
+    cup cup cap cap setminus setminus lfloor lfloor rfloor rfloor
+    lceil lceil rceil rceil circ circ""".split())] * 2))
+NAMES = [*GREEK, *"varepsilon varphi ell hbar oo sum int prod".split()]
+KNOWN = ({name: ("name", name) for name in NAMES}
+         | {name: ("name", "oo") for name in ("infty", "infinity")}
          | {name: ("function", name) for name in FUNCTIONS}
-         | {name: ("op", operator) for name, operator in OPERATORS.items()})
-
-
-def any_of(words):
-    return "|".join(sorted(filter(str.isalpha, words), key=len, reverse=True))
-
-
-KNOWN_WORD = re.compile(any_of(KNOWN))
-IN_WORDS = re.compile(f"({any_of(FUNCTIONS | {'theta', 'infinity', 'pi', 'oo'})})")
-SHORT_WORDS = set("no on up am pm is of if in mph sq cm mm km kg mg ml ft mi hr".split())
-DOUBTS = """no not never but maybe wrong false if plus minus times half one two three four five six
-    seven eight nine ten eleven twelve twenty dozen hundred thousand million billion""".split()
+         | {name: ("op", operator) for name, operator in ALIASES.items()})
+KNOWN_WORD = re.compile("|".join(sorted(filter(str.isalpha, KNOWN), key=len, reverse=True)))
+IN_WORDS = re.compile(f"({'|'.join(FUNCTIONS)}|theta|infinity|pi|oo)")
+UNIT_WORDS = set("no on up am pm is of if in mph sq cm mm km kg mg ml ft mi hr".split())
 # A number with such words after it may be no answer, or a second one
-DOUBT = re.compile(rf"(?<!\^)(?<!\^-)\d|\b(?:{'|'.join(DOUBTS)})\b")
-TOKEN = re.compile(r"""(?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)
-    | \\text\s?\{(?P<text>[^{}]*)\} | \\mathrm\s?\{(?P<roman>[^{}]*)\} | \\(?P<command>[a-zA-Z]+)
-    | (?P<letters>[a-zA-Z]+) | \\?(?P<percent>%) | (?P<space>\s+)
-    | (?P<op><=|>=|!=|==|:=|\*\*|\+/-|\+-|[-+*/^_=<>()\[\]{}|!,;:']|\\[{}])""", re.X)
-CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "lfloor": ("rfloor",),
-           "lceil": ("rceil",), "lbar": ("rbar",)}
-ENDS = {*"!%'", "circ", *(end for ends in CLOSING.values() for end in ends)}
+DOUBT = re.compile(r"(?<!\^)(?<!\^-)\d|\b(?:no|not|never|but|maybe|wrong|false|if|plus|minus|times|"
+                   "half|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|"
+                   r"dozen|hundred|thousand|million|billion)\b")
+TOKEN = re.compile(r"""(?P<based>\d*\.?\d+_\s*(?:\{\s*(?:\d+|two|three|eight)\s*\}|\d+))
+    | (?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)(?![eE][+-]?\d{4})
+    | \\text\s?\{(?P<text>[^{}]*)\} | \\(?P<command>[a-zA-Z]+) | (?P<letters>[a-zA-Z]+)
+    | (?P<op><=|>=|!=|==|:=|\*\*|\+/-|\+-|\\?%|\\[{}]|[-+*/^_=<>()\[\]{}|!,;:']) | \s+""", re.X)
+CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "|": ("|",),
+           "lfloor": ("rfloor",), "lceil": ("rceil",)}
+CALLED = {"|": "abs", "lfloor": "floor", "lceil": "ceil"}
+LEVELS = ({op: 1 for op in (",", ";", "or", "and")} | dict.fromkeys(RELATIONS, 2) | {":": 3}
+          | {"cup": 4, "cap": 4, "setminus": 4, "+": 5, "-": 5, "*": 6, "/": 6, "^": 8}
+          | {mark: 9 for mark in ("!", "%", "circ", "'")})
+ARGUMENT, FACTOR, ATOM = 6.5, 7, 9  # sin 2x cos x: an argument ends at the next function
+END = ("op", "end")
 
 
 def tokenize(text):
-    """The tokens of a normalised answer; the kinds are number, name, function, word and op."""
+    """The tokens of a normalised answer; the kinds are number, based, name, function, word, op."""
     tokens, position = [], 0
     while position < len(text):
         match = TOKEN.match(text, position)
         if not match or len(tokens) > MAX_TOKENS:
-            raise Unreadable("too many tokens" if match else f"cannot read {text[position:]:.20}")
-        position, kind, value = match.end(), match.lastgroup, match[match.lastgroup]
+            raise Unreadable("too many tokens" if match else f"no meaning for {text[position]!r}")
+        position, kind = match.end(), match.lastgroup
+        value = match[kind or 0]
         if kind == "command":
             if not (known := KNOWN_WORD.match(value)):
                 raise Unreadable(f"unknown command \\{value}")
             position -= len(value) - known.end()  # \cotx, from data without spaces
             tokens.append(KNOWN[known[0]])
-        elif kind in ("text", "roman", "letters"):
-            *_, two_before, before = [("", ""), ("", ""), *tokens]
-            is_unit = (kind == "text" or before == ("op", "/") and two_before[0] == "word"
-                       or kind == "roman" and (before[0] in ("number", "word") or before[1] == "}"))
-            for part in re.split(r"(,|\bor\b|\band\b)", value.replace("~", " ")):
-                tokens += word_tokens(part.strip(), is_unit, kind == "roman")
-        elif value == "|":  # 2|x|, |x||y| and ||x| - 1|
-            bars = [token[1] for token in tokens if token[1] in ("lbar", "rbar")]
-            is_left = not tokens or tokens[-1][0] == "op" and tokens[-1][1] not in ENDS
-            is_left = is_left or bars.count("lbar") == bars.count("rbar")
-            tokens.append(("op", "lbar" if is_left else "rbar"))
-        elif kind != "space":
-            tokens.append(("number" if kind == "number" else "op", OPERATORS.get(value, value)))
+        elif kind in ("text", "letters"):
+            is_unit = kind == "text" or tokens[-1:] == [("op", "/")] and tokens[-2:][0][0] == "word"
+            for part in re.split(r"(,|\bor\b|\band\b)", value):
+                tokens += word_tokens(part.strip(), is_unit)
+        elif kind:
+            tokens.append((kind, ALIASES.get(value, value.replace("\\%", "%"))))
     return tokens
 
 
-def word_tokens(words, is_unit, is_roman):
+def word_tokens(words, is_unit):
     """A separator, a unit or other word, or a product of names and functions: xcosx, 2pi, ab."""
     bare = words.lower()
     if bare in ("or", "and", ",", "percent", "pct"):
-        return [("op", OPERATORS.get(bare, bare))]
+        return [("op", ALIASES.get(bare, bare))]
     parts = [part for part in IN_WORDS.split(words) if part]
     rest = [part for part in parts if not IN_WORDS.fullmatch(part)]
     # abc and xyz are products, "two" and "yes" are words
     in_order = bare == "".join(sorted(bare)) or not set(bare) & set("aeiou")
     is_product = len(rest) <= 2 and all(len(part) <= (4 if in_order else 2) for part in rest)
-    is_word = is_unit and words not in "eid" or is_roman and len(words) > 2 or not is_product
-    if words not in FUNCTIONS and (is_word or bare in SHORT_WORDS):
+    is_word = is_unit and words not in "eid" or not is_product or bare in UNIT_WORDS
+    if is_word and words not in FUNCTIONS:
         return [("word", bare)]
-    return [token for part in parts for token in ([KNOWN[part]] if IN_WORDS.fullmatch(part)
-                                                  else [("name", letter) for letter in part])]
-
-
-LEVELS = ({op: 1 for op in (",", ";", "or", "and")} | dict.fromkeys(RELATIONS, 2) | {":": 3}
-          | dict.fromkeys(("cup", "cap", "setminus"), 4)
-          | {"+": 5, "-": 5, "*": 6, "/": 6})
-ARGUMENT, FACTOR = 6.5, 7  # sin 2x cos x: an argument ends at the next function
-CALLED = {"lfloor": "floor", "lceil": "ceil", "lbar": "abs"}
-ONE, TWO, MINUS_ONE = (("number", Fraction(n), False) for n in (1, 2, -1))
-
-
-def is_unit(node):
-    """Words, perhaps with powers and quotients."""
-    return is_unit(node[1][0]) if node[0] in ("multiply", "power") else node[0] == "text"
-
-
-def combine(operator, left, right):
-    """The node of a binary operator."""
-    if operator in RELATIONS:
-        sides, operators = left[1:] if left[0] == "relation" else ((left,), ())
-        return "relation", (*sides, right), (*operators, operator)
-    if operator == "and" and left[0] == right[0] == "relation" and "=" not in left[2] + right[2]:
-        operator = "cap"  # x > 1 and x < 3
-    if operator in ("cup", "cap", "setminus"):
-        return operator, (left, right)
-    if operator in "*/" and left[0] == "text":
-        return "text", f"{left[1]} {right[1]}"
-    if operator in "*/" and is_unit(right):
-        if right[0] == "text" and DOUBT.search(right[1]):
-            raise Unreadable("words that may be a second answer")
-        return left
-    if operator == "/":
-        return combine("*", left, ("power", (right, MINUS_ONE)))
-    if operator == "-":
-        return combine("+", left, combine("*", MINUS_ONE, right))
-    for grid, factor in ((left, right), (right, left)) if operator == "*" else ():
-        if grid[0] == "tuple" and factor[0] != "tuple":  # 2 (1, 3) is (2, 6)
-            return "tuple", tuple(combine("*", factor, cell) for cell in grid[1]), grid[2]
-    kind = {1: "list", 3: "ratio", 5: "add", 6: "multiply"}[LEVELS[operator]]
-    parts = [node[1] if node[0] == kind else (node,) for node in (left, right)]
-    return kind, parts[0] + parts[1]  # (a + b) + c is a + b + c
-
-
-def peek(tokens):
-    """The operator that comes next; the tokens are a stack, the next one last."""
-    return tokens[-1][1] if tokens and tokens[-1][0] == "op" else None
-
-
-def take(tokens, *wanted):
-    """The next token's value, which is then gone; an operator among `wanted`, if there are any."""
-    if not tokens or wanted and peek(tokens) not in wanted:
-        raise Unreadable(f"expected {' or '.join(wanted) or 'an operand'}")
-    return tokens.pop()[1]
-
-
-def parse(tokens, depth, level=0):
-    """The expression ahead whose operators all bind tighter than `level`."""
-    node = parse_operand(tokens, depth)
-    while tokens:
-        kind, value = tokens[-1]
-        implicit = kind != "op" or value in CLOSING or value in ("mathbb", "emptyset")
-        binding = LEVELS["*"] if implicit else LEVELS.get(value, 0)
-        if level == ARGUMENT and implicit and kind != "function":
-            binding = FACTOR
-        if binding <= level:
-            break
-        if implicit and kind == node[0] == "number":
-            raise Unreadable("two numbers side by side")
-        operator = "*" if implicit else tokens.pop()[1]
-        while binding == 1 and LEVELS.get(peek(tokens)) == 1:  # "1, 2, and 3"
-            tokens.pop()
-        node = combine(operator, node, parse(tokens, depth, binding))
-    return node
-
-
-def parse_operand(tokens, depth):
-    """A signed atom with its postfix marks and power."""
-    if depth > MAX_DEPTH:
-        raise Unreadable("nested too deeply")
-    operator = peek(tokens)
-    if operator in RELATIONS and operator != "~=":  # ">5" is x > 5 of a nameless x
-        return "name", "?"
-    if operator in ("+", "-", "~="):  # "\approx 8.24" is 8.24
-        take(tokens)
-        operand = parse_operand(tokens, depth + 1)
-        return combine("*", MINUS_ONE, operand) if operator == "-" else operand
-    node = parse_atom(tokens, depth + 1)
-    while (mark := peek(tokens)) in ("!", "%", "circ", "'"):
-        take(tokens)
-        if mark == "!" and node[0] != "call" or mark == "!" != node[2]:
-            node = "call", (node,), "!"
-        elif mark == "'" and node[0] == "name":
-            node = "name", node[1] + mark
-        elif mark in ("%", "circ"):
-            node = combine("*", node, ("name", mark))
-        else:
-            raise Unreadable(f"misplaced {mark}")
-    if mark == "^":
-        take(tokens)
-        return "power", (node, parse_operand(tokens, depth + 1))
-    return node
-
-
-def parse_atom(tokens, depth):
-    """A number, name, function, bracket, matrix or word."""
-    if depth > MAX_DEPTH:
-        raise Unreadable("nested too deeply")
-    kind, value = tokens.pop() if tokens else ("op", "nothing")
-    if kind == "word":
-        return "text", value
-    if kind == "number":
-        return parse_number(value, tokens)
-    if kind == "name":
-        while peek(tokens) == "_" or value[:3] in ("sum", "int", "pro") and peek(tokens) == "^":
-            value += take(tokens) + raw_script(tokens)  # a sum's sign is a name in a product
-        if value == "f" and peek(tokens) == "(":  # f(x + 1) is no product
-            value += repr(parse_atom(tokens, depth + 1))
-        return "name", value
-    if kind == "function":
-        return parse_function(value, tokens, depth + 1)
-    if value in CLOSING:
-        return parse_bracket(value, tokens, depth + 1)
-    if value in ("emptyset", "mathbb"):
-        return ("set", ()) if value == "emptyset" else ("name", "set " + raw_script(tokens))
-    raise Unreadable(f"unexpected {value}")
-
-
-def parse_number(text, tokens):
-    """An exact number, and whether it is a decimal.  101_2 equals only numbers of base 2."""
-    if peek(tokens) == "_" and tokens.pop() and (base := raw_script(tokens)) not in ("10", "ten"):
-        words = {"two": "2", "three": "3", "eight": "8", "sixteen": "16"}
-        return "based", text.lstrip("0"), re.sub(r"\D", "", base) or words.get(base, base)
-    mantissa, _, exponent = text.lower().partition("e")
-    if len(exponent) > 5 or abs(int(exponent or 0)) > MAX_EXPONENT:
-        raise Unreadable("exponent too large")
-    value = Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
-    return "number", value, value.denominator > 1
-
-
-def raw_script(tokens):
-    """The text of a sub- or superscript: one token or a group."""
-    if (value := take(tokens)) != "{":
-        return value
-    return "".join(iter(lambda: take(tokens), "}"))
-
-
-def parse_function(name, tokens, depth):
-    r"""sin x, sin^2 x, sin^{-1} x, log_2 8, \sqrt[3]{x}, \frac12."""
-    if name in ("frac", "binom"):
-        top, bottom = parse_digit(tokens, depth), parse_digit(tokens, depth)
-        return ("call", (top, bottom), name) if name == "binom" else combine("/", top, bottom)
-    if name == "sqrt":
-        index = parse_bracket(take(tokens), tokens, depth) if peek(tokens) == "[" else TWO
-        return "power", (parse_atom(tokens, depth), ("power", (index, MINUS_ONE)))
-    power = base = None
-    while peek(tokens) in ("^", "_"):
-        if take(tokens) == "^":
-            power = parse_operand(tokens, depth)
-        else:
-            base = parse_digit(tokens, depth)
-    if power == combine("*", MINUS_ONE, ONE) and f"a{name}" in ANALYTIC:
-        name, power = "a" + name, None
-    bracketed = peek(tokens) in ("(", "{", "\\{")
-    argument = parse_atom(tokens, depth) if bracketed else parse(tokens, depth, ARGUMENT)
-    node = "call", (argument, base) if base else (argument,), name.replace("arc", "a")
-    return ("power", (node, power)) if power else node
-
-
-def parse_digit(tokens, depth):
-    r"""An argument of \frac: a group or one character, so \frac12 is 1/2."""
-    if tokens and tokens[-1][1].isdigit() and len(tokens[-1][1]) > 1:
-        digits = tokens.pop()[1]
-        tokens += [("number", digits[1:]), ("number", digits[0])]
-    return parse_atom(tokens, depth)
-
-
-def parse_bracket(opening, tokens, depth):
-    """A group, set, tuple or interval, an absolute value or a rounding."""
-    is_empty = "{" in opening and peek(tokens) in CLOSING[opening]
-    node = ("list", ()) if is_empty else parse(tokens, depth)
-    brackets = opening + take(tokens, *CLOSING[opening])
-    if opening in CALLED:
-        return "call", (node,), CALLED[opening]
-    if opening == "\\{" and node[0] not in ("list", "relation"):
-        return "set", (node,)
-    if node[0] != "list":
-        return node
-    return ("set", node[1]) if "{" in opening else ("tuple", node[1], brackets)
+    return [token for part in parts for token in (
+        [("name", letter) for letter in part] if part in rest else [KNOWN[part]])]
 
 
 def walk(*nodes):
@@ -479,24 +272,186 @@ def walk(*nodes):
     for node in nodes:
         yield node
         if isinstance(node[1], tuple):
-            yield from walk(*node[1])
+            yield from walk(*(child for child in node[1] if isinstance(child, tuple)))
+
+
+def is_tuple(node):
+    return node[0][0] in "(["
+
+
+def is_unit(node):
+    """Words, perhaps with powers and quotients."""
+    return is_unit(node[1][0]) if node[0] in ("*", "^") else node[0] == "text"
+
+
+def negative(node):
+    return "*", (("number", Fraction(-1)), node)
+
+
+def combine(operator, left, right):
+    """The node of a binary operator; a + b + c has three children."""
+    if operator in RELATIONS:  # the sides with the signs between them
+        return "relation", (*(left[1] if left[0] == "relation" else (left,)), operator, right)
+    if operator == "and" and left[0] == right[0] == "relation" and "=" not in left[1] + right[1]:
+        operator = "cap"  # x > 1 and x < 3
+    if operator in "*/" and left[0] == "text":
+        return "text", f"{left[1]} {right[1]}"
+    if operator in "*/" and is_unit(right):
+        if right[0] == "text" and DOUBT.search(right[1]):
+            raise Unreadable("words that may be a second answer")
+        return left
+    if operator == "-":
+        return combine("+", left, negative(right))
+    if operator == "/":
+        return combine("*", left, ("^", (right, ("number", Fraction(-1)))))
+    for grid, factor in ((left, right), (right, left)) if operator == "*" else ():
+        if is_tuple(grid) and not any(map(is_tuple, walk(factor))):  # 2 (1, 3) is (2, 6)
+            return grid[0], tuple(combine("*", factor, cell) for cell in grid[1])
+    if operator == "^":
+        return operator, (left, right)
+    kind = operator if LEVELS[operator] > 1 else "list"
+    children = left[1] if left[0] == kind else (left,)
+    return kind, children + (right[1] if right[0] == kind != "setminus" else (right,))
+
+
+def marked(node, mark):
+    """5!, x', 50% or 30 degrees."""
+    if mark in ("%", "circ"):
+        return combine("*", node, ("name", mark))
+    if mark == "'" and node[0] == "name":
+        return "name", node[1] + mark
+    if mark == "'" or node[0] == "!":
+        raise Unreadable(f"misplaced {mark}")  # 5!! is no factorial of a factorial
+    return mark, (node,)
+
+
+class Parser:
+    """Precedence climbing; the next token is the last one, and below all lies an end that stays."""
+
+    def __init__(self, tokens):
+        self.tokens, self.depth, self.bars = [END, *tokens[::-1]], 0, 0
+
+    def peek(self):
+        """The operator that comes next."""
+        return self.tokens[-1][1] if self.tokens[-1][0] == "op" else None
+
+    def expression(self, level=0):
+        """The expression ahead whose operators all bind tighter than `level`."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("nested too deeply")
+        node = self.operand()
+        while True:
+            kind, value = self.tokens[-1]
+            implicit = kind != "op" or value in CLOSING and not (value == "|" and self.bars)
+            binding = LEVELS["*"] if implicit else LEVELS.get(value, 0)
+            if level == ARGUMENT and implicit and kind != "function":
+                binding = FACTOR
+            if binding <= level:
+                self.depth -= 1
+                return node
+            if implicit and kind == node[0] == "number":
+                raise Unreadable("two numbers side by side")
+            operator = "*" if implicit else self.tokens.pop()[1]
+            while binding == 1 and LEVELS.get(self.peek()) == 1:  # "1, 2, and 3"
+                self.tokens.pop()
+            if binding == ATOM:
+                node = marked(node, operator)
+            else:  # 2^3^4 is 2^(3^4)
+                node = combine(operator, node, self.expression(binding - (operator == "^")))
+
+    def operand(self):
+        """A number, name, function, bracket or word, perhaps signed."""
+        kind, value = self.tokens[-1]
+        if kind == "op" and value in RELATIONS and value != "~=":
+            return "name", "?"  # >5 is x > 5 of a nameless x
+        self.tokens.pop()
+        if kind == "op" and value in ("+", "-", "~="):  # "\approx 8.24" is 8.24
+            node = self.expression(FACTOR)
+            return negative(node) if value == "-" else node
+        if kind == "op" and value not in CLOSING:
+            raise Unreadable(f"unexpected {value}")
+        if kind in ("op", "function"):
+            return self.bracket(value) if kind == "op" else self.function(value)
+        if kind == "based":  # 101_2 equals only numbers of base 2
+            value = re.sub(r"^0+(?=\d)|[\s{}]", "", value)
+            for digit, word in (("2", "two"), ("3", "three"), ("8", "eight")):
+                value = value.replace(word, digit)
+            if value.endswith("_10"):
+                kind, value = "number", value[:-3]
+        while kind == "name" and self.peek() == "_":
+            self.tokens.pop()
+            value += f"_{self.expression(ATOM)[1]}"
+        if value == "f" and self.peek() == "(":  # f(x + 1) is no product
+            value += str(self.expression(ATOM))
+        return "text" if kind == "word" else kind, Fraction(value) if kind == "number" else value
+
+    def bracket(self, opening):
+        """A group, set, tuple or interval, an absolute value or a rounding."""
+        is_empty = "{" in opening and self.peek() in CLOSING[opening]
+        self.bars += opening == "|"
+        node = ("list", ()) if is_empty else self.expression()
+        self.bars -= opening == "|"
+        kind, closing = self.tokens.pop()
+        if kind != "op" or closing not in CLOSING[opening]:
+            raise Unreadable(f"expected {CLOSING[opening][0]} before {closing}")
+        if opening in CALLED:
+            return CALLED[opening], (node,)
+        if opening == "\\{" and node[0] not in ("list", "relation"):
+            return "set", (node,)
+        brackets = "set" if "{" in opening else opening + closing
+        return (brackets, node[1]) if node[0] == "list" else node
+
+    def argument(self):
+        r"""An argument of \frac: a group or one character, so \frac12 is 1/2."""
+        kind, value = self.tokens.pop()
+        parts = [value[1:], value[0]] if value.isdigit() and value[1:] else [value]
+        self.tokens += [(kind, part) for part in parts]
+        return self.expression(ATOM)
+
+    def function(self, name):
+        r"""sin x, sin^2 x, sin^{-1} x, log_2 8, \sqrt[3]{x}, \frac12."""
+        if name in ("frac", "over"):
+            return combine("/", self.argument(), self.argument())
+        if name in ("binom", "choose"):
+            return "binom", (self.argument(), self.argument())
+        if name == "sqrt":
+            has_index = self.peek() == "["
+            index = self.bracket(self.tokens.pop()[1]) if has_index else ("number", Fraction(2))
+            return "^", (self.expression(ATOM), ("^", (index, ("number", Fraction(-1)))))
+        power, base = None, ("number", Fraction(10)) if name == "lg" else ("name", "log")
+        while self.peek() in ("^", "_"):
+            if self.tokens.pop()[1] == "^":
+                power = self.expression(FACTOR)
+            else:
+                base = self.argument()
+        if f"a{name}" in ANALYTIC and power == negative(("number", 1)):
+            name, power = f"a{name}", None
+        argument = self.expression(ATOM if self.peek() in ("(", "{") else ARGUMENT)
+        node = name.replace("arc", "a"), (argument,)
+        if name in ("log", "lg"):
+            node = combine("/", ("ln", (argument,)), ("ln", (base,)))
+        if name == "exp":
+            node = "^", (("name", "e"), argument)
+        return ("^", (node, power)) if power else node
 
 
 def read(text):
     """The tree of a normalised answer; one with +- becomes the list of its values."""
-    tokens = tokenize(text)[::-1]
-    places = [i for i, token in enumerate(tokens) if token in (("op", "+-"), ("op", "-+"))]
-    # The signs go together next to -+ and in tuples, elsewhere each is free
-    together = ("op", "-+") in tokens or {("op", "("), ("op", ",")} <= {*tokens} or len(places) > 4
-    free = product("+-", repeat=len(places))
+    tokens = tokenize(text)
+    signs = [i for i, token in enumerate(tokens) if token in (("op", "+-"), ("op", "-+"))]
+    # They go together next to -+ and in tuples, elsewhere each is free
+    together = ("op", "-+") in tokens or {("op", "("), ("op", ",")} <= {*tokens} or len(signs) > 4
     items, kind = [], "list"
-    for signs in ("+" * len(places), "-" * len(places)) if together else free:
-        stack = list(tokens)
-        for i, sign in zip(places, signs):
-            stack[i] = "op", sign if tokens[i][1] == "+-" else {"+": "-", "-": "+"}[sign]
-        node = parse(stack, 0)
-        if stack:
-            raise Unreadable(f"unexpected {stack[-1][1]}")
+    n = len(signs)
+    for flips in {(0,) * n, (1,) * n} if together else product((0, 1), repeat=n):
+        signed = list(tokens)
+        for i, flip in zip(signs, flips):
+            signed[i] = "op", tokens[i][1][flip]
+        parser = Parser(signed)
+        node = parser.expression()
+        if parser.tokens != [END]:
+            raise Unreadable(f"unexpected {parser.tokens[-1][1]}")
         kind = node[0] if node[0] in ("list", "set") else kind
         more = node[1] if node[0] == kind else (node,)
         items += [item for item in more if item not in items] if items else more
@@ -521,22 +476,22 @@ def readings(text):
 # --------------------------------------------------------------------------------------------------
 # Values: tree -> Fraction while exact, else a number with 50 digits
 
-CONSTANTS = {"pi": MP.pi, "e": MP.e, "i": MP.j, "oo": MP.inf}
-MARKS = {"circ": Fraction(1), "%": Fraction(1, 100), "log": MP.e}  # what the marks stand for
+# What names and marks stand for over the real numbers
+REAL = {"pi": +MP.pi, "e": +MP.e, "oo": MP.inf, "log": +MP.e, "circ": Fraction(1),
+        "%": Fraction(1, 100)}
 # From 1/100 to 6 and of both signs, so that no root, absolute value or small term can hide
 COORDINATES = [Fraction(n, 1000) for n in (
     1237, 2871, 413, 3319, 1709, 523, 5011, 2203, 811, 4157, 1453, 3701)]
 TRIALS = [  # first coordinate, scale, signs
-    (0, 1, (1,)), (3, 1, (1,)), (5, Fraction(1, 40), (1,)), (7, 1, (-1,)), (2, 1, (1, -1)),
-    (9, 1, (-1, 1))]
+    (0, 1, (1,)), (3, 1, (1,)), (5, Fraction(1, 40), (1,)), (7, 1, (-1,)), (2, 1, (1, -1))]
 
 
-def raise_power(base, exponent):
+def power(base, exponent):
     """base ** exponent: exact for an integer exponent, the real odd root of a negative number."""
     root = exponent.denominator if isinstance(exponent, Fraction) else 0  # 0: irrational
     bits = abs(MP.mag(base)) + 1 if base else 1
     if isinstance(base, Fraction):
-        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+        bits = max(map(int.bit_length, base.as_integer_ratio()))
     if abs(exponent) * bits > MAX_BITS or not base and not MP.convert(exponent).real > 0:
         raise Unreadable("a power is too large" if base else "zero to the power of zero or less")
     if root == 1:
@@ -546,115 +501,104 @@ def raise_power(base, exponent):
     return MP.power(base, exponent) if base else Fraction(0)
 
 
-def factorial(n):
-    if abs(n) > 1_500:  # 1500! has 13,700 bits
-        raise Unreadable("factorial too large")
-    is_whole = isinstance(n, Fraction) and n.denominator == 1 and n >= 0
-    return Fraction(math.factorial(int(n))) if is_whole else MP.factorial(n)
+def floor(x):
+    """sqrt(16), carried with 50 digits, may lie just below 4."""
+    if isinstance(x, MP.mpc):
+        raise Unreadable("not real")
+    return Fraction(int(MP.floor(MP.convert(x) + MP.convert(SAME))))
 
 
-def apply(name, values, point):
-    """A function of the whitelist."""
-    x = values[0]
-    if name in ("abs", "!"):
-        return abs(x) if name == "abs" else factorial(x)
-    if name == "binom":
-        rest = x + -values[1]  # mpmath adds to a Fraction, but does not subtract from one
-        below = factorial(values[1]) * factorial(rest)
-        return factorial(x) * raise_power(below, Fraction(-1))
-    if isinstance(x, MP.mpc) and name in ("floor", "ceil") or x and abs(MP.mag(x)) > 300:
-        raise Unreadable("an argument is too large")  # the bits that a sine has to reduce
-    if name in ("floor", "ceil"):  # sqrt(16), carried with 50 digits, may lie just below 4
-        sign = 1 if name == "floor" else -1
-        return sign * Fraction(int(MP.floor(sign * MP.convert(x) + MP.convert(SAME))))
-    if name in ("log", "lg"):
-        base = values[1] if len(values) > 1 else 10 if name == "lg" else point["log"]
-        return MP.ln(x) / MP.ln(base)
-    return getattr(MP, name)(x)
+def factorial(x):
+    if x and abs(MP.mag(x)) > 11:  # 1500! has 13,700 bits
+        raise Unreadable("a factorial is too large")
+    is_whole = isinstance(x, Fraction) and x.denominator == 1 and x >= 0
+    return Fraction(math.factorial(int(x))) if is_whole else MP.factorial(x)
 
 
-def evaluate(node, point, is_real):
-    """The value at a point (name -> value); with `is_real` no step may leave the real numbers."""
-    kind, content = node[0], node[1]
-    if kind == "number":
-        return content
-    if kind == "name" and (content in point or content in CONSTANTS):
-        return point[content] if content in point else +CONSTANTS[content]
-    if kind not in ("add", "multiply", "power", "ratio", "call") or content[2:] and kind == "ratio":
+def binomial(n, k):
+    # n + -k: mpmath adds to a Fraction, but does not subtract from one
+    return factorial(n) * power(factorial(k) * factorial(n + -k), Fraction(-1))
+
+
+CALLS = {name: getattr(MP, name) for name in ANALYTIC}
+CALLS |= {"+": add, "*": mul, "^": power, ":": lambda x, y: x * power(y, Fraction(-1)), "abs": abs,
+          "!": factorial, "binom": binomial, "floor": floor, "ceil": lambda x: -floor(-x)}
+
+
+def evaluate(node, point):
+    """The value at a point (name -> value); it leaves the real numbers only if "i" is there."""
+    kind, content = node
+    if kind == "number" or kind == "name" and content in point:
+        return content if kind == "number" else point[content]
+    if kind not in CALLS or kind == ":" and content[2:]:
         raise Unreadable(f"a {kind} has no value")
-    if kind == "call" and node[2] in ANALYTIC[:6]:
+    if kind in TRIG:
         point = point | {"circ": MP.pi / 180}
-    value, *others = values = [evaluate(child, point, is_real) for child in content]
-    if kind == "call":
-        value = apply(node[2], values, point)
-    elif kind == "power":
-        value = raise_power(*values)
-    elif kind == "ratio":
-        value = value * raise_power(others[0], Fraction(-1))
-    for other in others if kind in ("add", "multiply") else ():
-        value = value + other if kind == "add" else value * other
+    value, *others = [evaluate(child, point) for child in content]
+    if not others and kind != "abs" and value and abs(MP.mag(value)) > 300:
+        raise Unreadable("an argument is too large")
+    for other in others:
+        value = CALLS[kind](value, other)
         if isinstance(value, Fraction) and value.numerator.bit_length() > 2 * MAX_BITS:
             raise Unreadable("a number is too large")
-    if is_real and isinstance(value, MP.mpc):
+    value = value if others else CALLS[kind](value)
+    if isinstance(value, MP.mpc) and "i" not in point:
         raise Unreadable("not real")
     return value
 
 
 def variables(*nodes):
-    found = {n[1] for n in walk(*nodes) if n[0] == "name"}
-    return sorted(found - CONSTANTS.keys() - MARKS.keys() - {"set R"})
+    return sorted({node[1] for node in walk(*nodes) if node[0] == "name"} - REAL.keys() - {"i"})
 
 
-def values_at_points(nodes, marks=MARKS):
-    """The nodes' values at each point where all are defined, over the reals if that leaves two."""
-    unknowns, found = variables(*nodes), 0
-    for is_real in [True, False] if unknowns and ("name", "i") not in walk(*nodes) else [False]:
-        for shift, scale, signs in TRIALS if unknowns else TRIALS[:1]:
-            point = marks | {
-                name: COORDINATES[(shift + i) % len(COORDINATES)] * scale * signs[i % len(signs)]
-                for i, name in enumerate(unknowns)}
-            try:
-                values = [evaluate(node, point, is_real) for node in nodes]
-            except (ValueError, ArithmeticError):
-                continue
-            found += 1
-            yield values
-        if found >= min(2, 1 + len(unknowns)):
-            return
-    raise Unreadable("no value")
+def values_at_points(nodes, point=REAL):
+    """The nodes' values at each point where all are defined; over the reals where names are < 0."""
+    names, found = variables(*nodes), 0
+    for shift, scale, signs in TRIALS if names else TRIALS[:1]:
+        here = point | {
+            name: COORDINATES[(shift + i) % len(COORDINATES)] * scale * signs[i % len(signs)]
+            for i, name in enumerate(names)}
+        if -1 not in signs or ("name", "i") in walk(*nodes):
+            here["i"] = MP.j
+        try:
+            values = [evaluate(node, here) for node in nodes]
+        except (ValueError, ArithmeticError):
+            continue
+        found += 1
+        yield values
+    if found < min(2, 1 + len(names)):
+        raise Unreadable("no value")
 
 
-def is_decimal(*nodes):
-    """May a difference be due to rounding?  Next to a name 2.000001 is not 2 rounded."""
-    decimals = [n[1] for n in walk(*nodes) if n[0] == "number" and n[2]]
-    near = any(abs(value - round(value)) <= DECIMAL_TOLERANCE * abs(value) for value in decimals)
-    return bool(decimals) and not (near and variables(*nodes))
-
-
-def same_number(a, b, decimal):
-    """Equality; within the tolerance if a side is a decimal and none is an integer."""
+def same_number(a, b, tolerance):
+    """Equality; within the tolerance if neither is an integer."""
     fractions = [value for value in (a, b) if isinstance(value, Fraction)]
-    if len(fractions) == 2 and (a == b or not decimal):
+    if any(value.denominator == 1 for value in fractions):
+        tolerance = SAME
+    if len(fractions) == 2 and tolerance == SAME:
         return a == b
-    integer = any(value.denominator == 1 for value in fractions)
     a, b = MP.convert(a), MP.convert(b)
     size = max(abs(a), abs(b))
     if a == b or size == MP.inf:
         return a == b
-    tolerance = MP.convert(DECIMAL_TOLERANCE if decimal and not integer else SAME)
-    return abs(a - b) <= tolerance * size or size < MP.convert(SAME) and len(fractions) < 2
+    return abs(a - b) <= MP.convert(tolerance) * size or size < MP.convert(SAME) and not fractions
 
 
-def same_value(a, b):
+def tolerance(*nodes):
+    """DECIMAL_TOLERANCE where there is a decimal."""
+    has_decimal = any(kind == "number" and n.denominator > 1 for kind, n in walk(*nodes))
+    return DECIMAL_TOLERANCE if has_decimal else SAME
+
+
+def same_value(a, b, rounding=0):
     """Equal at all points.  % next to none is 1/100 or nothing; log is of base e or 10."""
-    meanings, percents = [MARKS], [("name", "%") in walk(side) for side in (a, b)]
-    if percents[0] != percents[1]:
-        meanings.append(MARKS | {"%": Fraction(1)})
-    if any(n[0] == "call" and n[2] == "log" and len(n[1]) == 1 for n in walk(a, b)):
-        meanings.append(MARKS | {"log": 10})
-    decimal = is_decimal(a, b)
-    return any(all(same_number(x, y, decimal) for x, y in values_at_points([a, b], marks))
-               for marks in meanings)
+    points = [REAL]
+    if (("name", "%") in walk(a)) != (("name", "%") in walk(b)):
+        points.append(REAL | {"%": Fraction(1)})
+    if ("name", "log") in walk(a, b):
+        points.append(REAL | {"log": Fraction(10)})
+    return any(all(same_number(x, y, rounding or tolerance(a, b))
+                   for x, y in values_at_points([a, b], point)) for point in points)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -662,113 +606,85 @@ def same_value(a, b):
 
 
 def title(node):
-    """What the left side of an assignment names: x, AB, A:B, (p, q), speed; or ""."""
-    if node[0] in ("name", "text"):
-        return "" if node[1] in CONSTANTS or node[1][:3] in ("set", "sum", "int") else node[1]
-    if node[0] == "call":  # cos C and |AB|, but |x| = 5 is to be solved for x
-        inner = title(node[1][0]) if node[2] in ("sin", "cos", "tan", "abs") else ""
-        return f"{node[2]} {inner}" if inner not in ("", "x", "y", "z") else ""
-    parts = [title(n) for n in node[1]] if node[0] in ("tuple", "ratio", "multiply") else [""]
-    is_name = all(parts) and (node[0] != "multiply" or "".join(parts).isupper())
-    return ",".join(parts) if is_name else ""
+    """What the left side of an assignment names: x, AB, A:B, (p, q), |AB|, speed; or ""."""
+    kind, content = node
+    if kind in ("name", "text"):
+        return "" if content in [*REAL, "i", "sum", "int", "prod"] else content
+    names = [*map(title, content)] if kind in ("()", ":", "*", "abs", *TRIG) else [""]
+    letters = {"abs": "[A-Z]", "*": "^[A-Z,]+$"}.get(kind, "[A-Z]|[a-z]{2}|,")  # not |x|, sin x
+    return ",".join(names) if all(names) and re.search(letters, ",".join(names)) else ""
 
 
 def assigned(node):
-    """(name, value) of x = 5, y = f = 2x or 1/2 = 0.5; None for what assigns nothing: 42 = 43."""
-    if node[0] != "relation" or not {*node[2]} <= {"=", "~=", "in"}:
-        return None
-    sides, name = list(node[1]), ""
-    if len(sides) == 2 and not variables(sides[0]) and title(sides[1]):
-        sides.reverse()  # 5 = x
-    while len(sides) > 1 and title(sides[0]):
-        if {*variables(sides[0])} & {*variables(*sides[1:])}:
-            return None  # x = x + 1
-        name = title(sides.pop(0))
-    if sides[0][0] == "text":
-        return None  # yes = no
-    for other in sides[1:]:  # equal, or a rounding
-        if not same_value(sides[0], other):
-            if "~=" not in node[2] or variables(*sides):
-                return None
-            x, y = (MP.convert(evaluate(side, MARKS, True)) for side in (sides[0], other))
-            if abs(x - y) > abs(x) / 100:
-                return None
-    return name, sides[0]
+    """(name, value) of x = 5, y = f = 2x or 1/2 = 0.5; ("", node) if nothing is: 42 = 43."""
+    sides, signs = (node[1][::2], node[1][1::2]) if node[0] == "relation" else ((node,), "")
+    names = [side for side in sides[:-1] if title(side)]
+    value, *others = sides = sides[len(names) :]
+    if not {*signs} <= {"=", "~=", "in"} or {*variables(*names)} & {*variables(*sides)}:
+        return "", node  # x = x + 1
+    rounding = Fraction("~=" in signs, 100)  # 7/12 ~= 0.58
+    if value[0] == "text" or not all(same_value(value, other, rounding) for other in others):
+        return "", node  # yes = no
+    return title(names[-1]) if names else "", value
 
 
 def without_names(node):
     """(names, bare value) of assignments: x = 2, y = 1 is (2, 1); x_1 = 2, x_2 = 3 is 2, 3."""
-    items = node[1] if node[0] == "list" else (node,)
-    pairs = [assigned(item) or ("", item) for item in items]
-    names, values = [name for name, _ in pairs], tuple(value for _, value in pairs)
-    families = list(dict.fromkeys(re.split(r"[_\d']", name)[0] for name in names if name))
-    width = len(families)
-    if width <= 1:
-        return "".join(families), values[0] if len(values) == 1 else ("list", values)
-    if names != names[:width] * (len(names) // width):
+    pairs = [assigned(item) for item in (node[1] if node[0] == "list" else (node,))]
+    values = tuple(value for _, value in pairs)
+    names = [re.split(r"[_\d']", name)[0] for name, _ in pairs]
+    width = len({*names})
+    if width == 1:
+        return names[0], values[0] if len(values) == 1 else ("list", values)
+    if "" in names or names != names[:width] * (len(names) // width):
         return "", node
-    rows = [("tuple", values[i : i + width], "=") for i in range(0, len(values), width)]
-    return ",".join(families), rows[0] if len(rows) == 1 else ("list", tuple(rows))
+    rows = tuple(("(=)", values[i : i + width]) for i in range(0, len(values), width))
+    return ",".join(names[:width]), rows[0] if len(rows) == 1 else ("list", rows)
 
 
 def same_relation(a, b):
-    """The same equation or inequality, scaled or turned around; or the same chain."""
-    if len(a[2]) > 1 or len(b[2]) > 1 or "in" in a[2] + b[2]:
-        return a[2] == b[2] and all(map(is_same, a[1], b[1]))
-    turned = a[2][0].translate(str.maketrans("<>", "><"))
-    for operator, sides in ((a[2][0], b[1]), (turned, b[1][::-1])):
-        left, right = combine("-", *a[1]), combine("-", *sides)
-        if operator != b[2][0] or not variables(left) or variables(left) != variables(right):
-            continue
-        decimal = is_decimal(a, b)
-        (x, y), *rest = values_at_points([left, right])
-        # left = c * right for one c, which is positive for an inequality
-        if x and y and (operator in ("=", "!=") or MP.convert(x * y).real > 0) and all(
-                same_number(x * v, y * u, decimal) for u, v in rest):
-            return True
-    return False
+    """The same equation or inequality, scaled or turned around."""
+    if len(a[1] + b[1]) > 6 or "in" in a[1] + b[1]:
+        return False
+    (low, sign, high), (first, other, second) = a[1], b[1]
+    left, right = combine("-", low, high), combine("-", first, second)
+    if not variables(left) or variables(left) != variables(right):
+        return False
+    (x, y), *rest = values_at_points([left, right])
+    # left = c * right for one c, which is negative if an inequality is turned
+    if not x or not y or not all(same_number(x * v, y * u, tolerance(a, b)) for u, v in rest):
+        return False
+    turned = sign.translate(str.maketrans("<>", "><")) if MP.convert(x * y).real < 0 else sign
+    return other == turned
 
 
+@lru_cache(1024)
 def constant(node):
     """A real number, rounded so that ends of intervals that are equal are identical."""
-    value = MP.j if variables(node) else MP.convert(evaluate(node, MARKS, False))
-    if isinstance(value, MP.mpc):
-        raise Unreadable("not a number")
-    return MP.make_mpf(mpmath.libmp.mpf_pos(value._mpf_, 140, "n"))  # of 169 bits
+    return MP.mpf(MP.nstr(MP.convert(evaluate(node, REAL)), 40))
 
 
-HOLDS = {"<": lt, "<=": le, ">": gt, ">=": ge, "!=": ne}
 UNITED = {"cup": any, "list": any, "cap": all, "setminus": lambda row: row[0] and not any(row[1:])}
 
 
-def as_set(node):
-    """(ends, contains) of a set of real numbers: an interval, {1, 2}, x < 3, a union ...
-
-    contains(x) tells membership, which changes at the ends only.
-    """
-    kind, children = node[0], node[1]
-    if node == ("name", "set R"):
-        return [], lambda x: True
+def contains(node, x):
+    """Is the number x in a set of real numbers: an interval, {1, 2}, x < 3, a union ...?"""
+    kind, children = node
     if kind in UNITED:
-        ends, tests = zip(*map(as_set, children))
-        return sum(ends, []), lambda x: UNITED[kind]([test(x) for test in tests])
+        return UNITED[kind]([contains(child, x) for child in children])
     if kind == "set":
-        members = [*map(constant, children)]
-        return members, members.__contains__
-    if kind == "tuple" and len(children) == len(node[2]) == 2:
-        low, high = ends = [*map(constant, children)]
-        closed = [end for end, bracket in zip(ends, node[2]) if bracket in "[]"]
+        return x in map(constant, children)
+    if is_tuple(node) and len(children) == len(kind) == 2:
+        low, high = map(constant, children)
         if low < high:
-            return ends, lambda x: low < x < high or x in closed
-    if kind == "relation" and [bool(title(side)) for side in children].count(True) == 1:
-        if node[2] == ("in",):
-            return as_set(children[1])
-        sides = [None if title(side) else constant(side) for side in children]
-        if {*node[2]} <= HOLDS.keys():
-            return [side for side in sides if side is not None], lambda x: all(
-                HOLDS[op](x if u is None else u, x if v is None else v)
-                for op, u, v in zip(node[2], sides, sides[1:]))
-    raise Unreadable("not a set of numbers")
+            return low < x < high or x == low and kind[0] == "[" or x == high and kind[1] == "]"
+    sides, signs = (children[::2], children[1::2]) if kind == "relation" else ((), ())
+    if signs == ("in",) and title(sides[0]):
+        return contains(sides[1], x)
+    if not all(map(RELATIONS.get, signs)) or [*map(bool, map(title, sides))].count(True) != 1:
+        raise Unreadable("not a set of numbers")
+    values = [x if title(side) else constant(side) for side in sides]
+    return all(RELATIONS[sign](low, high) for sign, low, high in zip(signs, values, values[1:]))
 
 
 def same_set(a, b):
@@ -776,63 +692,60 @@ def same_set(a, b):
     names = [{*variables(side)} - {"?"} for side in (a, b)]
     if all(names) and names[0] != names[1]:
         return False
-    (ends, in_a), (more, in_b) = as_set(a), as_set(b)
-    ends = sorted({end for end in ends + more if abs(end) < MP.inf}) or [MP.zero]
+    values = [constant(node) for node in walk(a, b)
+              if node[0] in ("number", *CALLS) or node[0] == "name" and node[1] in REAL]
+    ends = sorted({value for value in values if abs(value) < MP.inf}) or [MP.zero]
     between = [(x + y) / 2 for x, y in zip(ends, ends[1:])]
-    return all(in_a(x) == in_b(x) for x in [ends[0] - 1, *ends, *between, ends[-1] + 1])
+    points = [ends[0] - 1, *ends, *between, ends[-1] + 1]
+    return all(contains(a, x) == contains(b, x) for x in points)
 
 
 def same_items(a, b):
     """Equal as multisets; a solution tuple listed twice is forgiven."""
-    if all(item[0] == "tuple" for item in a + b):
-        a, b = ([x for i, x in enumerate(items) if not any(is_same(x, y) for y in items[:i])]
-                for items in (a, b))
+    if all(map(is_tuple, a + b)):
+        return all(any(is_same(x, y) for y in b) for x in a) and all(
+            any(is_same(x, y) for x in a) for y in b)
     rest = list(b)
     for item in a:
-        match = next((i for i, other in enumerate(rest) if is_same(item, other)), None)
+        match = next((other for other in rest if is_same(item, other)), None)
         if match is None:
             return False
-        del rest[match]
+        rest.remove(match)
     return not rest
 
 
+@lru_cache(1024)  # the parts of nested sets are compared again and again
 def is_same(a, b):
-    """same, where what has no value is not the same."""
+    """Do two parsed answers mean the same?  What has no value is not the same."""
     try:
-        return same(a, b)
+        return a == b or same(a, b)
     except (ValueError, ArithmeticError):
         return False
 
 
 def same(a, b):
-    """Do two parsed answers mean the same?"""
-    if a == b:
-        return True
+    """is_same, but an error where a part has no value."""
     kinds = {a[0], b[0]}
-    relations = any(n[0] == "relation" for n in walk(a, b))
-    if relations:
+    if any(node[0] == "relation" for node in walk(a, b)):
         (name, x), (other, y) = without_names(a), without_names(b)
         if (x, y) != (a, b) and (name == other or not (name and other)) and is_same(x, y):
             return True
-    if kinds & {"text", "based"}:
-        return False
-    if kinds == {"ratio"} and len(a[1]) == len(b[1]):
-        return all(same_value(combine("/", x, a[1][0]), combine("/", y, b[1][0]))
-                   for x, y in zip(a[1], b[1]))
-    if kinds <= {"list", "set"} and (same_items(a[1], b[1]) or not relations):
+    if kinds == {":"}:
+        return len(a[1]) == len(b[1]) and all(
+            same_value((":", (x, a[1][0])), (":", (y, b[1][0]))) for x, y in zip(a[1], b[1]))
+    for node, other in ((a, b), (b, a)):
+        if node[0] == "set" != other[0] and len(node[1]) == 1:
+            return is_same(node[1][0], other)
+    if kinds <= {"list", "set"}:
         return same_items(a[1], b[1])
-    if "tuple" in kinds and kinds <= {"list", "tuple"} and len(a[1]) == len(b[1]):
+    if all(is_tuple(node) or node[0] == "list" for node in (a, b)) and len(a[1]) == len(b[1]):
         # 0, 1 and [0, 1] are not (0, 1), but 1, 2, 3 may be (1, 2, 3)
-        forms = {a[0] + str(a[2:]), b[0] + str(b[2:])}
-        free = len(forms) == 1 or len(a[1]) > 2 or "=" in a[2:] + b[2:] or a[1][0][0] == "tuple"
+        free = len(kinds) == 1 or "(=)" in kinds or len(a[1]) > 2 or is_tuple(a[1][0])
         if free and all(map(is_same, a[1], b[1])):
             return True
     if kinds == {"relation"} and same_relation(a, b):
         return True
-    for node, other in ((a, b), (b, a)):
-        if node[0] == "set" and len(node[1]) == 1 and is_same(node[1][0], other):
-            return True
-    if kinds & {"tuple", "set", "list", "relation", *UNITED} or ("name", "set R") in (a, b):
+    if is_tuple(a) or is_tuple(b) or kinds & {"set", "list", "relation", *UNITED}:
         return same_set(a, b)
     return same_value(a, b)
 
@@ -840,15 +753,12 @@ def same(a, b):
 # --------------------------------------------------------------------------------------------------
 # Verdict
 
-CHOICE = re.compile(
-    r"[\s(\[.:*]*(?:(?:option|choice|answer)[\s(\[.:*]*)?([A-J])[\s)\].,:;*]*", re.I)
-CHOICE_TEXT = re.compile(  # C. the third one; but no second letter: C. or D
-    r"\s*(?:\(([A-Ja-j])\)|([A-J])[.:)])\s*"
-    r"(?!(?:or|and|not)\b|.*\b(?:[B-J]|A(?! [a-z]))\b)\S.*", re.S)
-LAYOUT = re.compile(r"\\(?:text|mathrm|rm|bf)(?![a-zA-Z])|[{}$\s~*]|\\[,;! ]")
-NO_WORDS = re.compile(  # signs that make a formula: a-b is not ab, north-east is northeast
-    r"[+*/^_=<>()|%',;[\]]|(?<![a-zA-Z]{4})!|(?<![a-zA-Z}])(?<!\\text\{)-|-(?![a-z]{4})|"
-    r":(?!\d)|\\(?!text)|\d \d")
+CHOICE = re.compile(  # B, (b), option B, B. five; but no second letter: C. or D
+    r"\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):? )?[(\[]?([A-Ja-j])(?:[)\].:\s]*|[).:]+"
+    r"(?:\s+|(?<=\))(?=\w))(?!(?:or|and|not)\b|.*\b(?:[B-J]|A(?! [a-z]))\b)(.+))")
+LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
+# Signs that make a formula of a text: a-b is not ab, north-east is northeast
+FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")
 UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*[CFK]$")
 STRICT_REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"\n|\\!", ""), (r"\\\\", r"\\"), (r"[td]frac", "frac"), (r"\\text\{ .*", ""), (r"\\?%", ""),
@@ -858,14 +768,17 @@ STRICT_REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"^0\.5$", r"\\frac{1}{2}"), (r"^(-?\d+)/(-?\d+)$", r"\\frac{\1}{\2}")]]
 
 
-def choice_letter(text):
-    r"""The letter of a multiple-choice answer and whether it is alone: B, (b), B. five."""
-    if len(text) > 200:  # the pattern takes quadratic time
-        return "", False
-    plain = LAYOUT.sub(" ", text)
-    alone = CHOICE.fullmatch(plain)
-    match = alone or CHOICE_TEXT.match(plain)
-    return next(filter(None, match.groups())).upper() if match else "", bool(alone)
+def choice(text):
+    """The letter of a multiple-choice answer and what stands behind it: ("B", "five")."""
+    match = CHOICE.fullmatch(LAYOUT.sub("", text)) if len(text) < 200 else None
+    return (match[1].upper(), match[2]) if match else ("", None)
+
+
+def plain_words(text):
+    """A text without signs of a formula, as its letters and digits; else ""."""
+    text = LAYOUT.sub("", text).strip()
+    words = re.sub(rf"[ \"?!]|\.(?!\d)|-(?!{IN_WORDS.pattern})(?=[a-zA-Z]{{4}})", "", text).lower()
+    return words if re.search("[a-z]{2}", words) and not FORMULA.search(text) else ""
 
 
 def judge(predicted, ground_truth, strict=False):
@@ -885,27 +798,25 @@ def judge(predicted, ground_truth, strict=False):
         return False, "empty"
     if len({re.sub(r"(?<![\d.]) | (?![\d.])", "", side) for side in (a, b)}) == 1:
         return True, "same text"
-    (letter, alone), (gold_letter, gold_alone) = choice_letter(a), choice_letter(b)
-    if gold_letter and (gold_alone and gold_letter in b or letter and (alone or gold_alone)):
+    (letter, more), (gold_letter, gold_more) = choice(a), choice(b)
+    if gold_letter and (letter or gold_letter in b) and not (more and gold_more):
         return letter == gold_letter, "multiple choice"
-    marks = r"\\text|[^a-zA-Z0-9.:,-]|[.:,-](?!\d)"  # 1.5 and -5 are no words
-    words, gold_words = (re.sub(marks, "", side).lower() for side in (a, b))
-    if words == gold_words and re.search("[a-z]{2}", words) and not NO_WORDS.search(f"{a}\n{b}"):
+    if plain_words(a) and plain_words(a) == plain_words(b):
         return True, "same words"
     if not re.search("[a-zA-Z]", b):
         a = UNIT.sub("", a)  # "5 m" where the gold has no names
     try:
-        pairs = list(product(readings(a), readings(b)))
+        right = any(is_same(x, y) for x, y in product(readings(a), readings(b)))
     except Unreadable as error:
         return False, f"unparsable: {error}"
-    return (True, "same value") if any(is_same(x, y) for x, y in pairs) else (False, "wrong")
+    return right, "same value" if right else "wrong"
 
 
 def parses(ground_truth):
     """Can this gold be graded by more than its text?  Data loaders report those that cannot."""
     text = normalise(str(ground_truth)[:MAX_ANSWER])
     try:
-        return bool(choice_letter(text)[0] or readings(text))
+        return bool(choice(text)[0] or readings(text))
     except Unreadable:
         return False
 
@@ -938,13 +849,11 @@ START_SECONDS = 30  # for a worker to start, on a busy machine
 
 def score_batch(responses, ground_truths, counts=None, loose=False, strict=False, workers=None,
                 seconds=0.1):
-    """score of each pair, a list of floats.
+    """score of each pair, a list of floats; `counts` gets how often each reason occurred.
 
-    counts   dict   gets how often each reason of `verdict` occurred, added to what it holds
-    workers  int    processes; None is up to 4 from 2,000 answers on, else none: the
-                    limits make grading here safe, and a process takes 0.2 s to start
-    seconds  float  that a worker's answers may take on average (and START_SECONDS to start): one
-                    on which it hangs or dies scores 0, "timed out" or "crashed", and no other does
+    workers: processes; None is up to 4 from 2,000 answers on, else none (one takes 0.2 s to start).
+    seconds: that a worker's answers may take on average, besides START_SECONDS; one on which it
+    hangs or dies scores 0, "timed out" or "crashed", and no other does.
     """
     if len(responses) != len(ground_truths):
         raise ValueError(f"{len(responses)} responses but {len(ground_truths)} ground truths: "
@@ -964,11 +873,7 @@ def score_batch(responses, ground_truths, counts=None, loose=False, strict=False
 
 
 def grade_in_worker(jobs, seconds):
-    """verdict of each job in a child process, which is replaced when it hangs or dies.
-
-    A plain child instead of multiprocessing: it imports this file only, not the caller's main
-    module (with torch), and forks no threads.
-    """
+    """verdict of each job in a child, which imports this file only; another follows if it dies."""
     results = []
     while len(results) < len(jobs):
         rest, errors, reason = json.dumps(jobs[len(results) :]).encode(), b"", "crashed"
@@ -982,26 +887,25 @@ def grade_in_worker(jobs, seconds):
         if not ready:  # it says when it starts: this is not the fault of an answer
             raise RuntimeError(f"no worker starts, grade with workers=0: {errors.decode()}")
         results += [tuple(json.loads(line)) for line in lines]
-        if len(results) < len(jobs):
-            results.append((0.0, reason))
+        results += [(0.0, reason)] * (len(results) < len(jobs))
     return results
 
 
-TRICKY = [  # predicted, ground truth, right?
-    (r"\frac{2}{4}", "0.5", True), ("0.333333", "1/3", True), ("5.001", "5", False),
-    ("50%", "0.5", True), ("50", "0.5", False), (r"1\frac12", "1.5", True), ("1,234", "1234", True),
-    ("x=5", "5", True), ("x+3=42", "42", False), (">5", "5", False), ("101_2", "101", False),
-    ("3+2x", "2x+3", True), (r"\sqrt{x^2}", "x", False), ("(0,1)", "[0,1)", False),
-    ("x<3", r"(-\infty,3)", True), (r"1\pm2", "-1,3", True), (r"9^{9^{9^9}}", "1", False),
-    ("__import__('os')", "1", False), ("((((", "((((((", False)]
+TRICKY = r"""\frac{2}{4} == 0.5   0.333333 == 1/3   5.001 != 5   50% == 0.5   50 != 0.5   x=5 == 5
+    1\frac12 == 1.5   x+3=42 != 42   >5 != 5   101_2 != 101   3+2x == 2x+3   \sqrt{x^2} != x
+    (0,1) != [0,1)   x<3 == (-\infty,3)   1\pm2 == -1,3   9^{9^{9^9}} != 1   (((( != (((((("""
 
 
 def show(node):
-    """A tree as text: multiply(2, x)."""
-    if not isinstance(node[1], tuple):
-        return f"{node[1]} in base {node[2]}" if node[0] == "based" else str(node[1])
-    name = " ".join((node[0], *map("".join, node[2:]))) if node[0] != "call" else node[2]
-    return f"{name}({', '.join(map(show, node[1]))})"
+    """A tree as text in which brackets show what belongs together: (2 * (x ^ 3))."""
+    kind, content = node
+    if not isinstance(content, tuple):
+        return str(content)
+    parts = [part if isinstance(part, str) else show(part) for part in content]
+    if kind == "relation" or kind in LEVELS and parts[1:]:
+        return f"({(' ' if kind == 'relation' else f' {kind} ').join(parts)})"
+    left, right = (kind[0], kind[-1]) if is_tuple(node) else (f"{kind}(", ")")
+    return left + ", ".join(parts) + right
 
 
 def explain(text, ground_truth, loose, strict):
@@ -1009,16 +913,16 @@ def explain(text, ground_truth, loose, strict):
     answer, rule = find_answer(text, loose)
     if rule == "no answer" and not loose:
         answer, rule = text, "bare answer"
-    print(f"extracted     {answer!r} ({rule})")
-    if answer is None:
-        return print(f"verdict       not right ({rule})")
-    for label, side in (("predicted", answer), ("ground truth", ground_truth)):
-        try:
-            trees = " or ".join(map(show, readings(normalise(side))))
-            print(f"{label:13} {normalise(side)!r} reads as {trees}")
-        except Unreadable as error:
-            print(f"{label:13} {normalise(side)!r} cannot be read: {error}")
-    right, rule = judge(answer, ground_truth, strict)
+    print(f"extracted     {answer or 'nothing'} ({rule})")
+    right = False
+    if answer:
+        for label, side in (("predicted", answer), ("ground truth", ground_truth)):
+            try:
+                trees = " or ".join(map(show, readings(normalise(side))))
+                print(f"{label:13} {normalise(side)} reads as {trees}")
+            except Unreadable as error:
+                print(f"{label:13} {normalise(side)} cannot be read: {error}")
+        right, rule = judge(answer, ground_truth, strict)
     print(f"verdict       {'right' if right else 'not right'} ({rule})")
 
 
@@ -1038,11 +942,10 @@ def main():
     elif args.ground_truth is not None:
         explain(args.predicted, args.ground_truth, args.loose, args.strict)
     else:
-        for predicted, gold, right in TRICKY:
-            got, rule = judge(predicted, gold)
-            mark = "pass" if got == right else "FAIL"
-            print(f"{mark}  {predicted:17} {gold:12} {got!s:6} {rule}")
-        assert all(equal(predicted, gold) == right for predicted, gold, right in TRICKY)
+        for predicted, sign, gold in map(str.split, re.split(r"   |\n +", TRICKY)):
+            right, rule = judge(predicted, gold)
+            print(f"{predicted:17} {sign} {gold:12} {rule}")
+            assert right == (sign == "=="), "the wrong verdict"
 
 
 if __name__ == "__main__":

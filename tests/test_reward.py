@@ -303,6 +303,11 @@ BOTH = [("((((", "(((((("), (r"\foo", r"\bar"), ("@", "#"), ("^^", "^"), ("1/0",
         ("x^", "y^"), (r"\frac{", r"\frac{{"), ("A" + " " * 300 + "or B", "A"), ("$", "$$"),
         ("{", "}"), ("()", "[]"), ("\\", "\\\\"), ("x=", "=x"), ("9^{9^9}", "9^{9^9}+1"),
         ("10^{9999}", "10^{9999}+1"), ("\ud800", "\ud801"), ("A or B", "A")]  # fmt: skip
+NESTS = [(r"\{", r"\}"), (r"\{9,", r"\}"), ("(x,", ")"), ("(x=", ")"), (r"\binom{", "}{2}"),
+         (r"\frac{1}{x+", "}"), ("|1+", "|"), (r"x \in \{1,", r"\}"), ("(x+1)^{", "}")]
+BOTH += [(left * n + "3" + right * n + end, left * n + "4" + right * n + end)
+         for left, right in NESTS for n in (18, 38) for end in ("", "=1")]  # each level once only
+BOTH += [(text * 60 + "1", text * 60 + "2") for text in (r"\mathbb{R}", "(1,2)", "|(1,2)|")]
 TEXTS = re.split(r"   |\n +", "   ".join((CODE, BOMBS, HEDGES)))
 ATTACKS = [(rf"\boxed{{{text}}}", "42") for text in TEXTS]
 ATTACKS += [(rf"\boxed{{{text * (1990 // len(text))}}}", "42") for text in REPEATED]
@@ -523,7 +528,7 @@ def test_command_line():
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     shown = run(r"so \boxed{0.5}", "1/2")
-    assert "'0.5'" in shown and "ground truth" in shown and "right (same value)" in shown
+    assert "0.5 (box)" in shown and "ground truth" in shown and "right (same value)" in shown
     assert "not right (truncated)" in run(r"\boxed{5", "5")
     assert "FAIL" not in run()
 
