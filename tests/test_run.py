@@ -20,22 +20,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from conftest import arguments, random_model
 from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 
 import dsrl
 import run
 from model import load_model
-from prerl import marginal_logprobs
+from prerl import marginal_logprobs, policy_gradient
 
+CPU = torch.device("cpu")
 DRAW_CURVES = run.draw_curves
 ROOT = Path(__file__).parent.parent
 QWEN = dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
 QWEN |= dict(num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)
 
 
-def start(words, environment=(), output=os.devnull):
+def start(words, environment=(), output=os.devnull, main=dsrl.main):
     """dsrl.main in a process of its own, forked: what is imported is there at once."""
 
     def child():
@@ -43,11 +44,20 @@ def start(words, environment=(), output=os.devnull):
         sys.stdout = sys.stderr = open(output, "a", buffering=1)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
-        os._exit(dsrl.main([str(word) for word in words]))
+        os._exit(main([str(word) for word in words]))
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     return process
+
+
+def start_two(words, logs, main=dsrl.main):
+    """Two processes, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [{"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    return [start(words, common | own, log, main) for own, log in zip(ranks, logs, strict=True)]
 
 
 def wait_for(condition, process):
@@ -313,20 +323,15 @@ def test_dry_run_leaves_no_trace(world, tmp_path, capsys):
 # Several processes
 
 
-def test_two_processes_are_one(world, finished, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--shard", "--micro-batch-tokens", "100")])
+def test_two_processes_are_one(world, finished, tmp_path, more):
     """Bug: a gradient averaged instead of summed, a denominator of one process, shares that draw
     the same numbers; a run that hangs when one process dies, or cannot go on with another number.
+    Sharded, with packs of two rows: a process that waits for another with fewer packs.
     """
     out, logs = tmp_path / "two", [tmp_path / "log0", tmp_path / "log1"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    words = arguments(world, out, "--steps", "500", "--keep", "500", "--eval-every", "500")
-    first, second = (
-        start(words, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, logs[rank])
-        for rank in (0, 1)
-    )
+    more = ("--steps", "500", "--keep", "500", "--eval-every", "500", *more)
+    first, second = start_two(arguments(world, out, *more), logs)
     wait_for(lambda: (out / "checkpoint-5").exists(), first)
     second.kill()
     first.join(60)
@@ -343,7 +348,69 @@ def test_two_processes_are_one(world, finished, tmp_path):
     one, two = (weights(path / "checkpoint-4") for path in (finished, out))
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
     done = run.checkpoints(out)[0][0]
-    assert dsrl.main(["--out", str(out), "--resume", "--steps", str(done + 1)]) == 0  # alone
+    words = ["--out", str(out), "--resume", "--no-shard", "--steps", str(done + 1)]
+    assert dsrl.main(words) == 0  # alone
+
+
+def test_two_processes_resume_one(world, finished, copy, tmp_path):
+    """Bug: a part of the moments given to the wrong process, or a sampler with the old weights."""
+    words = ["--out", copy, "--resume", "--shard", "--steps", "6"]
+    for process in start_two(words, logs := [tmp_path / "log0", tmp_path / "log1"]):
+        process.join(60)
+        assert process.exitcode == 0, logs[0].read_text()
+    words = arguments(world, tmp_path / "one", "--steps", "6")
+    assert dsrl.main(words) == 0
+    one, two = (weights(path / "checkpoint-6") for path in (tmp_path / "one", copy))
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+SHARDED = [  # (tied head, layers computed again in backward)
+    (True, False), (False, True),
+]  # fmt: skip
+
+
+def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
+    """Bug: a process without rows, or with fewer packs, that leaves the other waiting; a gradient
+    of an untied head, or of layers computed again, that is not summed. Two objectives, as in joint.
+    """
+
+    def pushed(model, part):
+        for space, budget in (("conditional", 12), ("marginal", 1000)):
+            advantages = torch.tensor([1.0, -2.0, 0.5, 0, 0, -1.0, 0, 0, 0, 0, 0, 0])[part]
+            rows = {name: rows[part] for name, rows in vars(rollout).items() if name != "stats"}
+            policy_gradient(
+                model, dataclasses.replace(rollout, **rows), advantages, space=space,
+                samples="all", start_token_id=2, micro_batch_tokens=budget,
+            )  # fmt: skip
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        return run.gather_tensors(gradients)
+
+    def main(folders):
+        run.join_processes(dsrl.parse_args(["--device", "cpu", "--shard"]))
+        for folder, (tied, again) in zip(folders, SHARDED, strict=True):
+            model = run.shard_model(random_model(tie_word_embeddings=tied), folder, CPU)
+            model.checkpoint_activations = again
+            found = pushed(model, slice(6 * run.rank(), 6 * run.rank() + 6))  # 5 rows and none
+            if run.rank() == 0:
+                save_file(found, Path(folder, "gradients.safetensors"))
+        return 0
+
+    folders = []
+    for tied, _ in SHARDED:
+        model, folder = random_model(tie_word_embeddings=tied), tmp_path / f"tied {tied}"
+        model.config.save_pretrained(folder)
+        save_file(dict(model.named_parameters()), folder / "model.safetensors")
+        folders.append(folder)
+    for process in start_two(folders, logs := [tmp_path / "log0", tmp_path / "log1"], main):
+        process.join(60)
+        assert process.exitcode == 0, logs[0].read_text() + logs[1].read_text()
+    for (tied, _), folder in zip(SHARDED, folders, strict=True):
+        expected = pushed(random_model(tie_word_embeddings=tied), slice(0, 12))
+        found = load_file(folder / "gradients.safetensors")
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            scale = gradient.abs().max()
+            assert scale > 0 and (found[name] - gradient).abs().max() <= 1e-5 * scale, name
 
 
 # --------------------------------------------------------------------------------------------------
@@ -404,6 +471,8 @@ def test_a_tracker_gets_every_number(world, tmp_path, monkeypatch, capsys):
         (("--device", "cuda"), "--device cpu"),
         (("--model", "{tmp}/no_tokenizer"), "no tokenizer"),
         (("--resume",), "has no checkpoint"),
+        (("--shard",), "torchrun"),
+        (("--shard", "--offload"), "neither --offload nor"),
     ],
 )
 def test_user_mistakes_get_one_line(world, tmp_path, capsys, more, message):
