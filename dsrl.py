@@ -19,7 +19,7 @@ Letters: P prompts per step, G group size, B = P*G rows, R response tokens.
     python dsrl.py --model Qwen2.5-1.5B     # MATH from the hub, one GPU
     python dsrl.py --model DIR --data FILE  # your checkpoint, your problems (.jsonl)
     python dsrl.py --variant grpo           # or nsr-rl psr-rl prerl nsr-prerl psr-prerl joint
-    torchrun --standalone --nproc-per-node 4 dsrl.py ...    # several GPUs
+    torchrun --standalone --nproc-per-node 4 dsrl.py ...    # several GPUs; --shard: a part on each
 """
 
 import math

@@ -952,7 +952,7 @@ def memory_plan(config, model, device):
         "gradients (float32)": 4 * parameters // parts,
         "AdamW moments (float32)": 0 if config.offload else 8 * parameters // parts,
         "copy that samples": size * parameters if config.shard else 0,
-        "head and two layers, gathered": gathered if config.shard else 0,
+        "head and 2 layers, gathered": gathered if config.shard else 0,
         f"activations, {tokens:,} tokens": tokens * a_token + casts,
         "logits chunk": logits * size,
         f"KV cache, {rows:,} rows": min(cache, 1e9 * (config.kv_cache_gb or math.inf)),

@@ -60,6 +60,17 @@ def start_two(words, logs, main=dsrl.main):
     return [start(words, common | own, log, main) for own, log in zip(ranks, logs, strict=True)]
 
 
+def join_two(words, logs, main=dsrl.main):
+    """Start two processes and wait for their good end."""
+    processes = start_two(words, logs, main)
+    for process in processes:
+        process.join(30)
+        process.kill()  # if it hangs, so that the tests do not
+        process.join()
+    codes = [process.exitcode for process in processes]
+    assert codes == [0, 0], [log.read_text() for log in logs]
+
+
 def wait_for(condition, process):
     deadline = time.monotonic() + 60
     while not condition() and process.is_alive() and time.monotonic() < deadline:
@@ -235,6 +246,13 @@ def test_a_full_disk_leaves_no_half_checkpoint(world, finished, tmp_path, monkey
     assert same_weights(finished / "checkpoint-4", rescued / "checkpoint-4")
 
 
+def test_a_sharded_state_is_not_rescued_by_one_process(tmp_path):
+    """Bug: a process that waits for the others to save with it; they know nothing of its error."""
+    config, state = dsrl.parse_args(["--shard"]), run.State(tmp_path, None, 1)
+    message = run.rescue(OSError("full"), config, state, None, None, None)
+    assert "the checkpoints before are whole" in message and not list(tmp_path.iterdir())
+
+
 # --------------------------------------------------------------------------------------------------
 # Memory
 
@@ -285,7 +303,7 @@ def test_activations_are_counted(model, dtype):
     with torch.device("meta"):
         shapes = type(model)(model.config)
     shapes.compute_dtype = dtype
-    plan = run.memory_plan(config, shapes, torch.device("cpu"))
+    plan = run.memory_plan(config, shapes, CPU)
     assert plan["activations, 96 tokens"] == pytest.approx(counted, rel=0.15)
 
 
@@ -311,6 +329,19 @@ def test_presets_fit_their_cards(tmp_path, capsys, preset, room):
     assert "time per update" not in output
 
 
+def test_the_plan_of_a_sharded_run(tmp_path, monkeypatch):
+    """Bug: what does not fit one GPU said not to fit four; the copy that samples forgotten."""
+    from transformers import Qwen2Config
+
+    Qwen2Config(**QWEN).save_pretrained(tmp_path)
+    monkeypatch.setattr(run, "world_size", lambda: 4)
+    shapes = run.shapes_of(str(tmp_path), torch.bfloat16)
+    plan = run.memory_plan(dsrl.parse_args(["--shard"]), shapes, torch.device("cuda"))
+    weights, gradients, moments, copied, *_ = plan.values()
+    size = 1_543_714_304
+    assert (weights, gradients, moments, copied) == (size, size, 2 * size, 2 * size)  # bytes
+
+
 def test_dry_run_leaves_no_trace(world, tmp_path, capsys):
     """Bug: a dry run that trains, or says nothing of time."""
     assert dsrl.main(arguments(world, tmp_path / "out", "--dry-run")) == 0
@@ -323,20 +354,24 @@ def test_dry_run_leaves_no_trace(world, tmp_path, capsys):
 # Several processes
 
 
-@pytest.mark.parametrize("more", [(), ("--shard", "--micro-batch-tokens", "100")])
-def test_two_processes_are_one(world, finished, tmp_path, more):
+@pytest.mark.parametrize(
+    ("dies", "more"), [(1, ()), (0, ("--shard", "--micro-batch-tokens", "100"))]
+)
+def test_two_processes_are_one(world, finished, tmp_path, dies, more):
     """Bug: a gradient averaged instead of summed, a denominator of one process, shares that draw
     the same numbers; a run that hangs when one process dies, or cannot go on with another number.
     Sharded, with packs of two rows: a process that waits for another with fewer packs.
     """
     out, logs = tmp_path / "two", [tmp_path / "log0", tmp_path / "log1"]
     more = ("--steps", "500", "--keep", "500", "--eval-every", "500", *more)
-    first, second = start_two(arguments(world, out, *more), logs)
-    wait_for(lambda: (out / "checkpoint-5").exists(), first)
-    second.kill()
-    first.join(60)
-    assert first.exitcode == 1 and "process 0 lost the others" in logs[0].read_text()
-    assert logs[1].read_text() == ""  # one process speaks for both
+    processes, lives = start_two(arguments(world, out, *more), logs), 1 - dies
+    wait_for(lambda: (out / "checkpoint-5").exists(), processes[0])
+    processes[dies].kill()
+    processes[lives].join(30)
+    processes[lives].kill()  # if it hangs, so that the tests do not
+    assert processes[lives].exitcode == 1
+    assert f"process {lives} lost the others" in logs[lives].read_text()
+    assert logs[1].read_text().count("\n") == lives  # one process speaks for both
     for one, two in zip(updates(finished), updates(out), strict=False):
         assert one.keys() == two.keys() and one["skipped"] == two["skipped"]
         for name in one.keys() - {"phase", "skipped"}:
@@ -355,18 +390,14 @@ def test_two_processes_are_one(world, finished, tmp_path, more):
 def test_two_processes_resume_one(world, finished, copy, tmp_path):
     """Bug: a part of the moments given to the wrong process, or a sampler with the old weights."""
     words = ["--out", copy, "--resume", "--shard", "--steps", "6"]
-    for process in start_two(words, logs := [tmp_path / "log0", tmp_path / "log1"]):
-        process.join(60)
-        assert process.exitcode == 0, logs[0].read_text()
+    join_two(words, [tmp_path / "log0", tmp_path / "log1"])
     words = arguments(world, tmp_path / "one", "--steps", "6")
     assert dsrl.main(words) == 0
     one, two = (weights(path / "checkpoint-6") for path in (tmp_path / "one", copy))
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
 
 
-SHARDED = [  # (tied head, layers computed again in backward)
-    (True, False), (False, True),
-]  # fmt: skip
+SHARDED = [(True, False), (False, True)]  # (tied head, layers computed again in backward)
 
 
 def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
@@ -401,9 +432,7 @@ def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
         model.config.save_pretrained(folder)
         save_file(dict(model.named_parameters()), folder / "model.safetensors")
         folders.append(folder)
-    for process in start_two(folders, logs := [tmp_path / "log0", tmp_path / "log1"], main):
-        process.join(60)
-        assert process.exitcode == 0, logs[0].read_text() + logs[1].read_text()
+    join_two(folders, [tmp_path / "log0", tmp_path / "log1"], main)
     for (tied, _), folder in zip(SHARDED, folders, strict=True):
         expected = pushed(random_model(tie_word_embeddings=tied), slice(0, 12))
         found = load_file(folder / "gradients.safetensors")
