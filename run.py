@@ -858,15 +858,14 @@ def fill_parts(model, folder):
                 parameters[name].data.copy_(part_of(tensor, parameters[name]))
 
 
-def part_of(tensor, parameter):
-    """What this process holds of a tensor if it is cut as the parameter is; on its device."""
-    if tensor.ndim == 0 or not hasattr(parameter, "placements"):
-        return tensor.to(parameter.device)
+def part_of(tensor, like):
+    """What this process holds of a tensor that is cut as the parameter `like`; on its device."""
+    if tensor.ndim == 0 or not hasattr(like, "placements"):
+        return tensor.to(like.device)
     from torch.distributed.tensor import distribute_tensor  # slow to import
 
-    return distribute_tensor(
-        tensor, parameter.device_mesh, parameter.placements, src_data_rank=None
-    )  # fmt: skip
+    # no source of the data: every process has read it
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def whole(tensor):
