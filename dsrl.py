@@ -19,7 +19,7 @@ Letters: P prompts per step, G group size, B = P*G rows, R response tokens.
     python dsrl.py --model Qwen2.5-1.5B     # MATH from the hub, one GPU
     python dsrl.py --model DIR --data FILE  # your checkpoint, your problems (.jsonl)
     python dsrl.py --variant grpo           # or nsr-rl psr-rl prerl nsr-prerl psr-prerl joint
-    torchrun --standalone --nproc-per-node 4 dsrl.py ...    # several GPUs
+    torchrun --standalone --nproc-per-node 4 dsrl.py ...    # several GPUs; --shard: a part on each
 """
 
 import math
@@ -37,7 +37,7 @@ from tqdm import tqdm, trange
 
 import run
 from eval import NEXT_QUESTIONS, count_thoughts, evaluate, summarize
-from model import fetch_folder, load_model
+from model import fetch_folder
 from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, conditional_logprobs
 from prerl import gradient_alignment, group_advantages, loss_mask, marginal_logprobs
 from prerl import policy_gradient, start_token_of
@@ -78,31 +78,34 @@ def prompts_of(step, problems, config):
 # The loop
 
 
-def train(config: Config, state, model, tokenizer, optimizer, problems, held_out, grade):
-    """Both phases. The body of the loop is the algorithm of the header."""
+def train(config: Config, state, model, sampler, tokenizer, optimizer, problems, held_out, grade):
+    """Both phases. The body of the loop is the algorithm of the header.
+
+    The sampler is the model, but with --shard a whole copy of its weights: it does all but learn.
+    """
     tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
     tqdm.write(run.console_heading())
     for step in trange(state.done, config.steps, desc="updates", disable=run.rank() > 0):
         if step % config.eval_every == 0 or step == config.prerl_steps:
-            measure(config, step, model, tokenizer, held_out, grade, state)
+            measure(config, step, sampler, tokenizer, held_out, grade, state)
         clock = [perf_counter()]
         batch = run.share(prompts_of(step, problems, config))  # P problems, over all processes
-        rollout = sample(model, tokenizer, batch, config, step)
+        rollout = sample(sampler, tokenizer, batch, config, step)
         clock.append(perf_counter())
         texts = rollout.response_texts(tokenizer)
         rewards, reasons = grade_groups(grade, batch, texts, rollout)  # (P, G), {reason: share}
         clock.append(perf_counter())
         metrics = {"step": step, "phase": phase(step, config.prerl_steps)}
         metrics |= run.average(describe(rollout, texts, rewards) | reasons)
-        metrics |= diagnose(model, rollout, config, step)
-        metrics |= update(model, optimizer, rollout, rewards, config, step, state)
+        metrics |= diagnose(sampler, rollout, config, step)
+        metrics |= update(model, sampler, optimizer, rollout, rewards, config, step, state)
         clock.append(perf_counter())
         state.done = step + 1
         run.log_update(state, config, metrics, rollout, texts, clock)
         run.save_when_due(config, state, model, tokenizer, optimizer)
         if state.stop:
             return
-    measure(config, config.steps, model, tokenizer, held_out, grade, state)
+    measure(config, config.steps, sampler, tokenizer, held_out, grade, state)
 
 
 def sample(model, tokenizer, batch, config, step):
@@ -121,7 +124,7 @@ def sample(model, tokenizer, batch, config, step):
 # One update
 
 
-def update(model, optimizer, rollout, rewards, config, step, state):
+def update(model, sampler, optimizer, rollout, rewards, config, step, state):
     """Push the active objectives, clip, step. Returns metrics; "skipped": why it was not applied.
 
     "row", where an update is not finite: the one of the rollout that stands out.
@@ -129,7 +132,7 @@ def update(model, optimizer, rollout, rewards, config, step, state):
     objectives = active_objectives(config, step)
     old = {objective.space: None for objective in objectives}
     if config.updates_per_rollout > 1:  # off-policy from the second on: the ratio needs these
-        old = {space: old_logprobs(model, rollout, space, config) for space in old}
+        old = {space: old_logprobs(sampler, rollout, space, config) for space in old}
     longest = int((rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)).max())
     for _ in range(config.updates_per_rollout):
         metrics = run.fit_memory(
@@ -137,18 +140,20 @@ def update(model, optimizer, rollout, rewards, config, step, state):
             state, longest,
         )  # fmt: skip
         run.sum_gradients(model)
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM))
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        grad_norm = float(run.whole(norm))
         losses = [value for name, value in metrics.items() if name.endswith("loss")]
         metrics |= {"grad_norm": grad_norm, "skipped": None}
         if not all(map(math.isfinite, (grad_norm, *losses))):
             metrics["skipped"] = "the loss or the gradient is not finite"
-            metrics["row"] = offending_row(model, rollout, objectives[0].space, config)
+            metrics["row"] = offending_row(sampler, rollout, objectives[0].space, config)
             break
         elif not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
             metrics["skipped"] = "no row carries a signal"
             break
         else:
             run.adam_step(optimizer, model, config.offload)
+            run.copy_weights(model, sampler)
     optimizer.zero_grad(set_to_none=True)  # the next sampling has their memory
     return metrics
 
@@ -278,20 +283,22 @@ def measure(config, step, model, tokenizer, problems, grade, state):
 # Start
 
 
-def probe(config, model, tokenizer, optimizer, problems, state):
+def probe(config, model, sampler, tokenizer, optimizer, problems, state):
     """Print the seconds of an update, from ever larger ones that take about PROBE_SECONDS."""
     prompts, tokens, timed, started = 1, PROBE_TOKENS, [], perf_counter()
-    # The first also warms up; the last takes about as long as all before it.
-    while len(timed) < 2 or perf_counter() - started < PROBE_SECONDS / 2:
+    # The first also warms up; the last takes about as long as all before it. Of several processes
+    # one tells the time, as all must take as many turns.
+    while len(timed) < 2 or run.gather([perf_counter() - started])[0] < PROBE_SECONDS / 2:
         smaller = replace(config, max_response_tokens=min(tokens, config.max_response_tokens))
         began = perf_counter()
-        rollout = sample(model, tokenizer, problems[:prompts], smaller, 0)
+        rollout = sample(sampler, tokenizer, problems[:prompts], smaller, 0)
         sampled = perf_counter()
         rewards = torch.arange(len(rollout.finished), device=rollout.finished.device) % 2
         rewards = rewards.float().view(-1, config.group_size)  # 0, 1, 0, 1: every row is trained
-        update(model, optimizer, rollout, rewards, smaller, config.steps, state)
+        update(model, sampler, optimizer, rollout, rewards, smaller, config.steps, state)
         timed.append((sampled - began, perf_counter() - sampled))
-        missing = config.prompts_per_step / prompts, config.max_response_tokens / tokens
+        share = config.prompts_per_step / run.world_size()
+        missing = share / prompts, config.max_response_tokens / tokens
         if max(missing) <= 1:
             break
         prompts, tokens = (2 * prompts, tokens) if missing[0] > 1 else (prompts, 2 * tokens)
@@ -302,45 +309,43 @@ def probe(config, model, tokenizer, optimizer, problems, state):
 
 
 def load(config, device):
-    """(config with its start token, model, tokenizer, optimizer, problems, evaluation problems)."""
-    model, tokenizer = load_model(config.model, device=device)  # fp32 master weights, always
-    model.compute_dtype = run.compute_dtype(device)
-    model.checkpoint_activations = config.checkpoint_activations or run.too_large(config, device)
-    run.choose_threads(model)
+    """(config with start token, model, sampler, tokenizer, optimizer, problems, held-out ones)."""
+    model, sampler, tokenizer = run.load_weights(config, device)
     problems, held_out = run.load_data(config, tokenizer, model.max_positions)
     token, vocab_size = config.start_token, model.config.vocab_size
     token = start_token_of(tokenizer, vocab_size) if token is None else token
     check_start_token(token, vocab_size)
     print(f"start token of P(y): {token} {tokenizer.convert_ids_to_tokens(token)!r}")
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **ADAM)
-    return replace(config, start_token=token), model, tokenizer, optimizer, problems, held_out
+    config = replace(config, start_token=token)
+    return config, model, sampler, tokenizer, optimizer, problems, held_out
 
 
 def start(config):
     """A run from its flags to its summary; with --dry-run, what it would be."""
-    if config.dry_run and config.device == "cuda" and not torch.cuda.is_available():
-        return run.print_plan(config, torch.device("cuda"))  # of a machine elsewhere
-    device = run.join_processes(config.device, config.prompts_per_step)
+    elsewhere = config.dry_run and config.device == "cuda" and not torch.cuda.is_available()
+    device = run.join_processes(replace(config, device="cpu") if elsewhere else config)
     budget = config.micro_batch_tokens or PACK_TOKENS[device.type]
     if config.dry_run:
-        run.print_plan(config, device)
-        if any(fetch_folder(config.model, ["config.json"]).glob("model*.safetensors")):
+        run.print_plan(config, torch.device("cuda") if elsewhere else device)
+        has_weights = any(fetch_folder(config.model, ["config.json"]).glob("model*.safetensors"))
+        if has_weights and not elsewhere:
             config, *parts, _ = load(config, device)
             probe(config, *parts, run.State(Path(config.out), None, budget))
         return
     with run.open_folder(config.out, config.resume) as folder:
         grade = run.load_grader(config.reward)
-        config, model, tokenizer, optimizer, *data = load(config, device)
+        config, model, sampler, tokenizer, optimizer, *data = load(config, device)
         state = run.State(folder, run.open_tracker(config.report_to, config), budget)
-        parts = (config, state, model, tokenizer, optimizer)
         if config.resume:
-            run.resume(config, state, model, optimizer)
+            run.resume(config, state, model, sampler, optimizer)
         run.start_records(folder, config, model, device)
         run.catch_signals(state)
         try:
-            train(*parts, *data, grade)
+            train(config, state, model, sampler, tokenizer, optimizer, *data, grade)
         except OSError as error:  # disk full, folder gone
-            raise ValueError(run.rescue(error, *parts)) from error
+            rescued = run.rescue(error, config, state, model, tokenizer, optimizer)
+            raise ValueError(rescued) from error
         if state.tracker:
             state.tracker.finish()
     if not state.stop:

@@ -859,11 +859,15 @@ def eos_ids_of(folder, config, tokenizer):
     return tuple(sorted({*stated, tokenizer.eos_token_id} - {None}))
 
 
-def save_model(model, tokenizer, path):
-    """Write a Hugging Face folder that transformers and vLLM load. Weights keep their dtype."""
+def save_model(model, tokenizer, path, weights=None):
+    """Write a Hugging Face folder that transformers and vLLM load. Weights keep their dtype.
+
+    weights  {name: tensor}, those of a model that is cut over processes
+    """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: weight.detach().cpu() for name, weight in model.named_parameters()}
+    weights = weights or dict(model.named_parameters())
+    tensors = {name: weight.detach().cpu() for name, weight in weights.items()}
     config = copy.deepcopy(model.config)
     config.dtype = next(iter(tensors.values())).dtype
     config.architectures = [f"{FAMILIES[config.model_type]}ForCausalLM"]

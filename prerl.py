@@ -261,8 +261,10 @@ def policy_gradient(
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
     rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # neighbours share attention calls
     budget = micro_batch_tokens or PACK_TOKENS[rollout.response_ids.device.type]
+    cut = list(packs(rows, contexts, lengths, budget))
+    match_passes(model, len(cut))
     sums = torch.zeros(7, dtype=torch.float64, device=advantages.device)
-    for pack in packs(rows, contexts, lengths, budget):
+    for pack in cut:
         hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)
         mask, response_mask = token_mask[pack], rollout.response_mask[pack]
         hidden = hidden[mask[response_mask]]  # only tokens that carry loss enter the head
@@ -301,6 +303,27 @@ def all_sum(tensor):
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def is_sharded(model):
+    """Whether FSDP2's fully_shard has cut the model, so that the processes meet in each layer."""
+    return hasattr(model, "unshard")
+
+
+def match_passes(model, packs_here):
+    """Forward and backward of a sharded model, as often as a process has more packs than this one.
+
+    They add 0 to .grad; without them the other processes would wait for this one.
+    """
+    if not is_sharded(model):
+        return
+    device = model.lm_head.weight.device
+    most = torch.tensor(packs_here, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    for _ in range(int(most) - packs_here):
+        hidden = model(token)[0]  # (1, D), of which no state enters the head
+        backward_logprobs(hidden[:0], model.lm_head.weight, token[0, :0], lambda *_: None)
 
 
 # --------------------------------------------------------------------------------------------------

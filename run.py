@@ -15,6 +15,9 @@
 3. Nothing is pickled; tensors are safetensors, the rest JSON: a downloaded checkpoint runs no code.
 4. Processes of torchrun hold the same weights and a share of the prompts each; their gradients are
    summed. The first process alone writes.
+5. With --shard (FSDP2) N processes hold a part each: 16/N bytes a parameter for weights, gradients
+   and moments, and 2 (4 on CPU) for a whole copy in the compute dtype, which samples. A layer's
+   weights are gathered for its turn. Checkpoints are the same: any number goes on from them.
 
 Used by dsrl.py; `python dsrl.py --out out --resume` continues a run with the flags it had.
 """
@@ -49,8 +52,8 @@ from tqdm import tqdm
 
 from eval import encode_prompt, grade_all, load_problems, read_lines
 from model import LOGITS_PER_CHUNK, CausalLM, KVCache, fetch_folder, fill_parameters, load_config
-from model import save_model
-from prerl import OBJECTIVES, PACK_TOKENS
+from model import load_model, save_model, weight_files
+from prerl import OBJECTIVES, PACK_TOKENS, is_sharded
 
 PRESETS = {  # defaults by name; every value can be overridden by its flag
     "tiny": {"model": "tiny", "lr": 2e-4, "steps": 80, "prerl_steps": 10, "prompts_per_step": 32,
@@ -70,7 +73,7 @@ VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
 FIXED = ("model", "data", "prompts_per_step", "seed")  # flags that --resume cannot change
 FREE = (  # flags that change nothing of the result
     "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_problems", "preset",
-    "kv_cache_gb", "device", "dry_run", "report_to", "alignment_every", "offload",
+    "kv_cache_gb", "device", "dry_run", "report_to", "alignment_every", "offload", "shard",
 )  # fmt: skip
 COLUMNS = (  # of the console: metric, heading, width, format
     ("step", "step", 5, "d"), ("phase", "phase", 5, ""), ("reward", "reward", 6, ".3f"),
@@ -141,6 +144,7 @@ class Config:
     )
     checkpoint_activations: bool = flag(False, "compute layers again in backward: less memory")
     offload: bool = flag(False, "AdamW's moments in host memory: 8 bytes a parameter less on a GPU")
+    shard: bool = flag(False, "weights, gradients and moments cut over the processes of torchrun")
 
     eval_every: int = flag(25, "updates between evaluations", 1)
     eval_problems: int = flag(128, "problems of an evaluation, 8 responses each", 1)
@@ -158,6 +162,8 @@ class Config:
             value, least = getattr(self, item.name), item.metadata["least"]
             if value is not None and least is not None and not value >= least:  # NaN fails too
                 raise ValueError(f"{flag_of(item.name)} is {value}: it must be at least {least}")
+        if self.shard and (self.offload or self.alignment_every):
+            raise ValueError("--shard goes with neither --offload nor --alignment-every")
 
 
 GROUPS = {  # the field that opens each group of --help
@@ -188,7 +194,7 @@ def make_parser():
         choices = item.metadata["options"].get("choices")
         how = {"type": kind, "metavar": kind.__name__.upper()}
         how = {"choices": tuple(choices)} if choices else how
-        how = {"action": "store_true"} if kind is bool else how
+        how = {"action": argparse.BooleanOptionalAction} if kind is bool else how
         shown = "" if item.default is None or kind is bool else f" (default: {item.default})"
         text = item.metadata["help"] + shown
         group.add_argument(*names, dest=item.name, help=text, default=argparse.SUPPRESS, **how)
@@ -522,8 +528,8 @@ def save_when_due(config, state, model, tokenizer, optimizer):
     if not last and state.done % config.save_every:
         return
     path = state.folder / f"checkpoint-{state.done}"
+    save_checkpoint(path, state.done, model, tokenizer, optimizer, asdict(config))
     if rank() == 0:
-        save_checkpoint(path, state.done, model, tokenizer, optimizer, asdict(config))
         for _, old in checkpoints(state.folder)[config.keep :]:
             shutil.rmtree(old)
     how = f"go on with: {resume_command(config)}"
@@ -539,15 +545,20 @@ def resume_command(config):
 
 
 def save_checkpoint(target, step, model, tokenizer, optimizer, config):
-    """Write the folder `target`, after `step` updates: all of it, or on OSError nothing."""
+    """Write the folder `target`, after `step` updates: all of it, or on OSError nothing.
+
+    The first process writes; the others give their parts.
+    """
+    parameters = dict(model.named_parameters())
+    state = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
+    moments = {f"{key}|{name}": value for name in state for key, value in state[name].items()}
+    weights, moments = gather_tensors(parameters), gather_tensors(moments)
+    if rank():
+        return
     temporary = target.with_name(target.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        save_model(model, tokenizer, temporary)
-        moments = {}
-        for name, parameter in model.named_parameters():
-            for key, value in optimizer.state.get(parameter, {}).items():
-                moments[f"{key}|{name}"] = value.detach().cpu().clone()
+        save_model(model, tokenizer, temporary, weights)
         save_file(moments, temporary / "optimizer.safetensors")
         hashes = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "trainer.json", {"step": step, "config": config, "sha256": hashes})
@@ -571,7 +582,8 @@ def rescue(error, config, state, model, tokenizer, optimizer):
     reason = f"cannot go on ({error})"
     if rank():
         return reason
-    for folder in (state.folder, Path(tempfile.gettempdir()) / f"dsrl-rescue-{os.getpid()}"):
+    folders = (state.folder, Path(tempfile.gettempdir()) / f"dsrl-rescue-{os.getpid()}")
+    for folder in () if config.shard else folders:  # sharded, the others have parts of the state
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"checkpoint-{state.done}"
@@ -601,13 +613,15 @@ def newest_whole(folder):
     return None
 
 
-def load_checkpoint(path, model, optimizer, offload):
+def load_checkpoint(path, model, sampler, optimizer, offload):
     """Weights and AdamW's moments, to the bit, into a model and optimizer of the same shapes."""
-    fill_parameters(model, path)
+    fill_parameters(sampler, path)
+    if sampler is not model:
+        fill_parts(model, path)
     parameters = dict(model.named_parameters())
     for key, value in load_file(path / "optimizer.safetensors").items():
         kind, name = key.split("|")
-        value = value if offload else value.to(parameters[name].device)
+        value = value if offload else part_of(value, parameters[name])
         optimizer.state[parameters[name]][kind] = value
 
 
@@ -621,14 +635,14 @@ def cut_back(folder, step):
         os.replace(temporary, folder / name)
 
 
-def resume(config, state, model, optimizer):
+def resume(config, state, model, sampler, optimizer):
     """Load the newest whole checkpoint into model and optimizer, its number into state.done."""
     found = newest_whole(state.folder)
     if found is None:
         raise ValueError(f"--resume: no checkpoint in {state.folder} is whole: give another --out")
     step, path, trainer = found
     check_changes(trainer["config"], asdict(config), step)
-    load_checkpoint(path, model, optimizer, config.offload)
+    load_checkpoint(path, model, sampler, optimizer, config.offload)
     if rank() == 0:
         cut_back(state.folder, step)
     tqdm.write(f"going on from {path}: {step} updates done")
@@ -731,14 +745,14 @@ def move_moments(moments, device):
 
 
 # --------------------------------------------------------------------------------------------------
-# Several processes, started by torchrun: the same weights, a share of the prompts each
+# Several processes, started by torchrun: the same weights or parts, a share of the prompts each
 
 
-def join_processes(asked, prompts_per_step):
+def join_processes(config):
     """The device of this process; joins those that torchrun started. Raises ValueError."""
-    if asked == "cuda" and not torch.cuda.is_available():
+    if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no CUDA device here; give --device cpu")
-    cuda = asked != "cpu" and torch.cuda.is_available()
+    cuda = config.device != "cpu" and torch.cuda.is_available()
     local = os.environ.get("LOCAL_RANK", "0")
     device = torch.device(f"cuda:{local}" if cuda else "cpu")
     if cuda:
@@ -750,9 +764,12 @@ def join_processes(asked, prompts_per_step):
             reason = f"the processes cannot meet ({str(error).splitlines()[0]})"
             advice = "another run may hold the port: torchrun --standalone, or --master-port N"
             raise ValueError(f"{reason}; {advice}") from error
-    if prompts_per_step % world_size():
-        shares = f"{prompts_per_step} is not divided by {world_size()} processes"
+    if config.prompts_per_step % world_size():
+        shares = f"{config.prompts_per_step} is not divided by {world_size()} processes"
         raise ValueError(f"--prompts-per-step {shares}")
+    if config.shard and world_size() == 1:
+        start = "torchrun --standalone --nproc-per-node N dsrl.py"
+        raise ValueError(f"--shard needs several processes: {start} ..., or give --no-shard")
     if rank():
         sys.stdout = open(os.devnull, "w")  # the first process speaks for all; not of errors
     return device
@@ -793,10 +810,84 @@ def average(metrics):
 
 def sum_gradients(model):
     """Each .grad becomes the sum over the processes: their denominator is global already."""
-    for parameter in model.parameters() if world_size() > 1 else ():
+    if world_size() == 1 or is_sharded(model):  # whose backward sums
+        return
+    for parameter in model.parameters():
         if parameter.grad is None:  # no row of this process carried loss
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)
+
+
+def load_weights(config, device):
+    """(model, sampler, tokenizer): fp32 master weights, always, and what samples.
+
+    They are one model, but with --shard, where the sampler is a whole copy in the compute dtype.
+    """
+    dtype = compute_dtype(device)
+    weights = dtype if config.shard else torch.float32
+    sampler, tokenizer = load_model(config.model, dtype=weights, device=device)
+    sampler.compute_dtype = dtype
+    model = shard_model(sampler, config.model, device) if config.shard else sampler
+    model.checkpoint_activations = config.checkpoint_activations or too_large(config, device)
+    choose_threads(model)
+    return model, sampler, tokenizer
+
+
+def shard_model(sampler, name, device):
+    """The fp32 model of a folder or hub id, cut over the processes: this one holds its part."""
+    from torch.distributed.fsdp import fully_shard  # slow to import
+
+    model = shapes_of(name, sampler.compute_dtype)
+    mesh = dist.init_device_mesh(device.type, (world_size(),))
+    for module in (*model.model.layers, model):
+        fully_shard(module, mesh=mesh)
+        module.set_force_sum_reduction_for_comms(True)  # not the mean: as in `sum_gradients`
+        module.set_gradient_divide_factor(1.0)
+    model.to_empty(device=device)
+    fill_parts(model, fetch_folder(name))
+    model.eos_ids = sampler.eos_ids
+    return model
+
+
+def fill_parts(model, folder):
+    """As fill_parameters, for a sharded model; that one has checked the folder."""
+    parameters = dict(model.named_parameters())
+    for file in weight_files(folder):
+        for name, tensor in load_file(file).items():
+            if name in parameters:
+                parameters[name].data.copy_(part_of(tensor, parameters[name]))
+
+
+def part_of(tensor, like):
+    """What this process holds of a tensor that is cut as the parameter `like`; on its device."""
+    if tensor.ndim == 0 or not hasattr(like, "placements"):
+        return tensor.to(like.device)
+    from torch.distributed.tensor import distribute_tensor  # slow to import
+
+    # no source of the data: every process has read it
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole(tensor):
+    """A tensor put together from its parts: all processes call it. Any other is whole already."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def gather_tensors(tensors):
+    """{name: whole tensor on the CPU} in the first process, {} in the others."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        tensor = whole(tensor.detach())
+        if rank() == 0:
+            gathered[name] = tensor.cpu()
+    return gathered
+
+
+def copy_weights(model, sampler):
+    """Give a sharded model's weights to the whole one that samples, in its dtype."""
+    if sampler is not model:
+        for copied, part in zip(sampler.parameters(), model.parameters(), strict=True):
+            copied.data.copy_(whole(part.detach().to(copied.dtype)))
 
 
 def choose_threads(model):
@@ -851,10 +942,16 @@ def memory_plan(config, model, device):
     rows = config.prompts_per_step * config.group_size // world_size()
     cache = rows * length * KVCache.bytes_per_token(model.config, model.compute_dtype)
     logits = min(LOGITS_PER_CHUNK[device.type], tokens * model.config.vocab_size)
+    parts = world_size() if config.shard else 1
+    # whole for their turn: weights, gradients, and these once more as they are summed
+    in_layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    gathered = 12 * (parameters - in_layers + 2 * in_layers // layers)
     return {
-        "weights (float32)": 4 * parameters,
-        "gradients (float32)": 4 * parameters,
-        "AdamW moments (float32)": 0 if config.offload else 8 * parameters,
+        "weights (float32)": 4 * parameters // parts,
+        "gradients (float32)": 4 * parameters // parts,
+        "AdamW moments (float32)": 0 if config.offload else 8 * parameters // parts,
+        "copy that samples": size * parameters if config.shard else 0,
+        "head and 2 layers, gathered": gathered if config.shard else 0,
         f"activations, {tokens:,} tokens": tokens * a_token + casts,
         "logits chunk": logits * size,
         f"KV cache, {rows:,} rows": min(cache, 1e9 * (config.kv_cache_gb or math.inf)),
@@ -878,7 +975,8 @@ def print_plan(config, device):
     """What a run would be: settings, dtypes, parameters, memory by item, tokens per update."""
     model = shapes_of(config.model, compute_dtype(device))
     items = memory_plan(config, model, device)
-    weights, gradients, moments, activations, logits, cache = items.values()
+    *update, cache = items.values()
+    weights, _, moments, copy, *_ = update
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = config.prompts_per_step * config.group_size
     compute = str(model.compute_dtype).removeprefix("torch.")
@@ -888,9 +986,10 @@ def print_plan(config, device):
           f"activations, logits, KV cache {compute}")
     print("memory, GB (10^9 bytes); what does not fit of the KV cache waits its turn:")
     totals = {
-        "in an update": weights + gradients + moments + activations + logits,
-        "in sampling": weights + moments + cache,  # gradients are dropped after an update
+        "in an update": sum(update),
+        "in sampling": weights + moments + copy + cache,  # no gradients are left of an update
     }
     for name, size in (items | totals).items():
-        print(f"  {name:28} {size / 1e9:9.3f}")
+        if size:
+            print(f"  {name:28} {size / 1e9:9.3f}")
     print(f"tokens per update: {rows:,} responses, {rows * config.max_response_tokens:,} at most")

@@ -20,22 +20,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from conftest import arguments, random_model
 from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 
 import dsrl
 import run
 from model import load_model
-from prerl import marginal_logprobs
+from prerl import marginal_logprobs, policy_gradient
 
+CPU = torch.device("cpu")
 DRAW_CURVES = run.draw_curves
 ROOT = Path(__file__).parent.parent
 QWEN = dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
 QWEN |= dict(num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)
 
 
-def start(words, environment=(), output=os.devnull):
+def start(words, environment=(), output=os.devnull, main=dsrl.main):
     """dsrl.main in a process of its own, forked: what is imported is there at once."""
 
     def child():
@@ -43,11 +44,31 @@ def start(words, environment=(), output=os.devnull):
         sys.stdout = sys.stderr = open(output, "a", buffering=1)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
-        os._exit(dsrl.main([str(word) for word in words]))
+        os._exit(main([str(word) for word in words]))
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     return process
+
+
+def start_two(words, logs, main=dsrl.main):
+    """Two processes, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [{"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    return [start(words, common | own, log, main) for own, log in zip(ranks, logs, strict=True)]
+
+
+def join_two(words, logs, main=dsrl.main):
+    """Start two processes and wait for their good end."""
+    processes = start_two(words, logs, main)
+    for process in processes:
+        process.join(30)
+        process.kill()  # if it hangs, so that the tests do not
+        process.join()
+    codes = [process.exitcode for process in processes]
+    assert codes == [0, 0], [log.read_text() for log in logs]
 
 
 def wait_for(condition, process):
@@ -225,6 +246,13 @@ def test_a_full_disk_leaves_no_half_checkpoint(world, finished, tmp_path, monkey
     assert same_weights(finished / "checkpoint-4", rescued / "checkpoint-4")
 
 
+def test_a_sharded_state_is_not_rescued_by_one_process(tmp_path):
+    """Bug: a process that waits for the others to save with it; they know nothing of its error."""
+    config, state = dsrl.parse_args(["--shard"]), run.State(tmp_path, None, 1)
+    message = run.rescue(OSError("full"), config, state, None, None, None)
+    assert "the checkpoints before are whole" in message and not list(tmp_path.iterdir())
+
+
 # --------------------------------------------------------------------------------------------------
 # Memory
 
@@ -275,7 +303,7 @@ def test_activations_are_counted(model, dtype):
     with torch.device("meta"):
         shapes = type(model)(model.config)
     shapes.compute_dtype = dtype
-    plan = run.memory_plan(config, shapes, torch.device("cpu"))
+    plan = run.memory_plan(config, shapes, CPU)
     assert plan["activations, 96 tokens"] == pytest.approx(counted, rel=0.15)
 
 
@@ -301,6 +329,19 @@ def test_presets_fit_their_cards(tmp_path, capsys, preset, room):
     assert "time per update" not in output
 
 
+def test_the_plan_of_a_sharded_run(tmp_path, monkeypatch):
+    """Bug: what does not fit one GPU said not to fit four; the copy that samples forgotten."""
+    from transformers import Qwen2Config
+
+    Qwen2Config(**QWEN).save_pretrained(tmp_path)
+    monkeypatch.setattr(run, "world_size", lambda: 4)
+    shapes = run.shapes_of(str(tmp_path), torch.bfloat16)
+    plan = run.memory_plan(dsrl.parse_args(["--shard"]), shapes, torch.device("cuda"))
+    weights, gradients, moments, copied, *_ = plan.values()
+    size = 1_543_714_304
+    assert (weights, gradients, moments, copied) == (size, size, 2 * size, 2 * size)  # bytes
+
+
 def test_dry_run_leaves_no_trace(world, tmp_path, capsys):
     """Bug: a dry run that trains, or says nothing of time."""
     assert dsrl.main(arguments(world, tmp_path / "out", "--dry-run")) == 0
@@ -313,25 +354,24 @@ def test_dry_run_leaves_no_trace(world, tmp_path, capsys):
 # Several processes
 
 
-def test_two_processes_are_one(world, finished, tmp_path):
+@pytest.mark.parametrize(
+    ("dies", "more"), [(1, ()), (0, ("--shard", "--micro-batch-tokens", "100"))]
+)
+def test_two_processes_are_one(world, finished, tmp_path, dies, more):
     """Bug: a gradient averaged instead of summed, a denominator of one process, shares that draw
     the same numbers; a run that hangs when one process dies, or cannot go on with another number.
+    Sharded, with packs of two rows: a process that waits for another with fewer packs.
     """
     out, logs = tmp_path / "two", [tmp_path / "log0", tmp_path / "log1"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    words = arguments(world, out, "--steps", "500", "--keep", "500", "--eval-every", "500")
-    first, second = (
-        start(words, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, logs[rank])
-        for rank in (0, 1)
-    )
-    wait_for(lambda: (out / "checkpoint-5").exists(), first)
-    second.kill()
-    first.join(60)
-    assert first.exitcode == 1 and "process 0 lost the others" in logs[0].read_text()
-    assert logs[1].read_text() == ""  # one process speaks for both
+    more = ("--steps", "500", "--keep", "500", "--eval-every", "500", *more)
+    processes, lives = start_two(arguments(world, out, *more), logs), 1 - dies
+    wait_for(lambda: (out / "checkpoint-5").exists(), processes[0])
+    processes[dies].kill()
+    processes[lives].join(30)
+    processes[lives].kill()  # if it hangs, so that the tests do not
+    assert processes[lives].exitcode == 1
+    assert f"process {lives} lost the others" in logs[lives].read_text()
+    assert logs[1].read_text().count("\n") == lives  # one process speaks for both
     for one, two in zip(updates(finished), updates(out), strict=False):
         assert one.keys() == two.keys() and one["skipped"] == two["skipped"]
         for name in one.keys() - {"phase", "skipped"}:
@@ -343,7 +383,63 @@ def test_two_processes_are_one(world, finished, tmp_path):
     one, two = (weights(path / "checkpoint-4") for path in (finished, out))
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
     done = run.checkpoints(out)[0][0]
-    assert dsrl.main(["--out", str(out), "--resume", "--steps", str(done + 1)]) == 0  # alone
+    words = ["--out", str(out), "--resume", "--no-shard", "--steps", str(done + 1)]
+    assert dsrl.main(words) == 0  # alone
+
+
+def test_two_processes_resume_one(world, finished, copy, tmp_path):
+    """Bug: a part of the moments given to the wrong process, or a sampler with the old weights."""
+    words = ["--out", copy, "--resume", "--shard", "--steps", "6"]
+    join_two(words, [tmp_path / "log0", tmp_path / "log1"])
+    words = arguments(world, tmp_path / "one", "--steps", "6")
+    assert dsrl.main(words) == 0
+    one, two = (weights(path / "checkpoint-6") for path in (tmp_path / "one", copy))
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+SHARDED = [(True, False), (False, True)]  # (tied head, layers computed again in backward)
+
+
+def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
+    """Bug: a process without rows, or with fewer packs, that leaves the other waiting; a gradient
+    of an untied head, or of layers computed again, that is not summed. Two objectives, as in joint.
+    """
+
+    def pushed(model, part):
+        for space, budget in (("conditional", 12), ("marginal", 1000)):
+            advantages = torch.tensor([1.0, -2.0, 0.5, 0, 0, -1.0, 0, 0, 0, 0, 0, 0])[part]
+            rows = {name: rows[part] for name, rows in vars(rollout).items() if name != "stats"}
+            policy_gradient(
+                model, dataclasses.replace(rollout, **rows), advantages, space=space,
+                samples="all", start_token_id=2, micro_batch_tokens=budget,
+            )  # fmt: skip
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        return run.gather_tensors(gradients)
+
+    def main(folders):
+        run.join_processes(dsrl.parse_args(["--device", "cpu", "--shard"]))
+        for folder, (tied, again) in zip(folders, SHARDED, strict=True):
+            model = run.shard_model(random_model(tie_word_embeddings=tied), folder, CPU)
+            model.checkpoint_activations = again
+            found = pushed(model, slice(6 * run.rank(), 6 * run.rank() + 6))  # 5 rows and none
+            if run.rank() == 0:
+                save_file(found, Path(folder, "gradients.safetensors"))
+        return 0
+
+    folders = []
+    for tied, _ in SHARDED:
+        model, folder = random_model(tie_word_embeddings=tied), tmp_path / f"tied {tied}"
+        model.config.save_pretrained(folder)
+        save_file(dict(model.named_parameters()), folder / "model.safetensors")
+        folders.append(folder)
+    join_two(folders, [tmp_path / "log0", tmp_path / "log1"], main)
+    for (tied, _), folder in zip(SHARDED, folders, strict=True):
+        expected = pushed(random_model(tie_word_embeddings=tied), slice(0, 12))
+        found = load_file(folder / "gradients.safetensors")
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            scale = gradient.abs().max()
+            assert scale > 0 and (found[name] - gradient).abs().max() <= 1e-5 * scale, name
 
 
 # --------------------------------------------------------------------------------------------------
@@ -404,6 +500,8 @@ def test_a_tracker_gets_every_number(world, tmp_path, monkeypatch, capsys):
         (("--device", "cuda"), "--device cpu"),
         (("--model", "{tmp}/no_tokenizer"), "no tokenizer"),
         (("--resume",), "has no checkpoint"),
+        (("--shard",), "torchrun"),
+        (("--shard", "--offload"), "neither --offload nor"),
     ],
 )
 def test_user_mistakes_get_one_line(world, tmp_path, capsys, more, message):
