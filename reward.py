@@ -53,7 +53,8 @@ class Unreadable(ValueError):
 # Extract: response -> answer
 
 BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
-BOX_OR_BRACE = re.compile(BOX.pattern + "|[{}]")
+BRACES = re.compile(BOX.pattern + "|[{}]")
+BRACES_AND_ESCAPES = re.compile(BOX.pattern + r"|\\[{}\\]|[{}]")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
 CUE = re.compile(r"(?:answer|correct (?:option|choice))(?:(?: (?:to|of|for) [^.\n]{1,60})? is\b|"
@@ -64,14 +65,22 @@ SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.
                   r"\*\*([^*]+)\*\*)", re.S)
 
 
+def closing_braces(text, pattern):
+    """{end of a box's start or of an opening brace: where it closes}; an escaped brace is none."""
+    opened, closes = [], {}
+    for match in pattern.finditer(text):
+        if match[0] == "}" and opened:
+            closes[opened.pop()] = match.start()
+        elif match[0].endswith("{") and match[0] != "\\{":
+            opened.append(match.end())
+    return closes
+
+
 def last_box(text):
     """The last box, or the last run of joined boxes as a comma list; or None; and the reason."""
-    opened, closes, contents, later = [], {}, [], 0
-    for match in BOX_OR_BRACE.finditer(text):
-        if match[0] != "}":
-            opened.append(match.end())
-        elif opened:
-            closes[opened.pop()] = match.start()
+    contents, later = [], 0
+    closes = closing_braces(text, BRACES)  # \boxed{185\} closes too
+    closes |= closing_braces(text, BRACES_AND_ESCAPES)
     for match in reversed(list(BOX.finditer(text))[-MAX_ITEMS:]):
         close = closes.get(match.end(), -1)
         if close < 0 and not contents:
