@@ -36,7 +36,7 @@ import torch
 from tqdm import tqdm, trange
 
 import run
-from eval import NEXT_QUESTIONS, count_thoughts, evaluate, summarize
+from eval import count_thoughts, evaluate, stop_strings_of, summarize
 from model import fetch_folder
 from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, conditional_logprobs
 from prerl import gradient_alignment, group_advantages, loss_mask, marginal_logprobs
@@ -113,7 +113,7 @@ def sample(model, tokenizer, batch, config, step):
     return generate(
         model, [problem["prompt_ids"] for problem in batch], group_size=config.group_size,
         max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
-        eos_ids=model.eos_ids, stop_strings=() if tokenizer.chat_template else NEXT_QUESTIONS,
+        eos_ids=model.eos_ids, stop_strings=stop_strings_of(tokenizer, batch),
         tokenizer=tokenizer, seed=config.seed * 1_000_003 + step,
         first_prompt=run.first_of_share(config.prompts_per_step),
         progress=None if run.rank() else f"sampling for update {step}",

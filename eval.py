@@ -495,6 +495,12 @@ def summarize(problems, rows, k):
 # --------------------------------------------------------------------------------------------------
 # Evaluation
 
+def stop_strings_of(tokenizer, problems, template="chat"):
+    """What ends a response beside EOS: a further question, where the prompt is to be continued."""
+    shown = any(problem.get("shots") for problem in problems)
+    return NEXT_QUESTIONS if shown or template == "base" or not tokenizer.chat_template else ()
+
+
 ROWS_PER_CALL = 512  # responses sampled together, then saved
 
 
@@ -508,11 +514,10 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
     Returns     rows, a dict for each response, the k of a problem adjacent: `summarize` takes them
     """
     prompts = [encode_prompt(tokenizer, problem, template) for problem in problems]
-    shown = any(problem.get("shots") for problem in problems)  # what may be continued
-    continues = shown or template == "base" or not tokenizer.chat_template
+    stops = stop_strings_of(tokenizer, problems, template)
     rollout = generate(
         model, prompts, group_size=k, max_new_tokens=max_new_tokens, eos_ids=model.eos_ids,
-        tokenizer=tokenizer, stop_strings=NEXT_QUESTIONS if continues else (), **sampling,
+        tokenizer=tokenizer, stop_strings=stops, **sampling,
     )  # fmt: skip
     texts, of_row = rollout.response_texts(tokenizer), [one for one in problems for _ in range(k)]
     loose = not strict and grade_with is None

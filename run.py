@@ -954,6 +954,7 @@ def memory_plan(config, model, device):
         "head and 2 layers, gathered": gathered if config.shard else 0,
         f"activations, {tokens:,} tokens": tokens * a_token + casts,
         "logits chunk": logits * size,
+        "weights laid out for sampling": size * parameters,
         f"KV cache, {rows:,} rows": min(cache, 1e9 * (config.kv_cache_gb or math.inf)),
     }
 
@@ -963,7 +964,7 @@ def too_large(config, device):
     if device.type != "cuda":
         return False
     model = shapes_of(config.model, compute_dtype(device))
-    *update, _ = memory_plan(config, model, device).values()
+    *update, _, _ = memory_plan(config, model, device).values()
     room = torch.cuda.get_device_properties(device).total_memory
     if sum(update) > room:
         needed = f"an update needs about {sum(update) / 1e9:.0f} GB of {room / 1e9:.0f}"
@@ -975,7 +976,7 @@ def print_plan(config, device):
     """What a run would be: settings, dtypes, parameters, memory by item, tokens per update."""
     model = shapes_of(config.model, compute_dtype(device))
     items = memory_plan(config, model, device)
-    *update, cache = items.values()
+    *update, laid_out, cache = items.values()
     weights, _, moments, copy, *_ = update
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = config.prompts_per_step * config.group_size
@@ -987,9 +988,9 @@ def print_plan(config, device):
     print("memory, GB (10^9 bytes); what does not fit of the KV cache waits its turn:")
     totals = {
         "in an update": sum(update),
-        "in sampling": weights + moments + copy + cache,  # no gradients are left of an update
+        "in sampling": weights + moments + copy + laid_out + cache,  # gradients are gone
     }
     for name, size in (items | totals).items():
         if size:
-            print(f"  {name:28} {size / 1e9:9.3f}")
+            print(f"  {name:29} {size / 1e9:9.3f}")
     print(f"tokens per update: {rows:,} responses, {rows * config.max_response_tokens:,} at most")
