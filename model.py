@@ -100,10 +100,10 @@ def joined(layers, dtype):
 
 @contextmanager
 def sampling_weights(model):
-    """While it holds, products take a copy of the weights, made for sampling once and not per token.
+    """While it holds, products take a copy of the weights, made for sampling once, not per token.
 
     The copy is joined and cast to compute_dtype; on a CPU it lies in oneDNN's blocks, with which a
-    product of few rows takes 0.4 to 0.9 of the time. Changes of the weights meanwhile are not seen.
+    product of few rows takes 0.4 to 0.9 of the time. Later changes of the weights are not seen.
     """
     groups = [(model.lm_head,)]
     for layer in model.model.layers:
@@ -400,7 +400,7 @@ def packed_attention(q, k, v, row_lengths):
 
 
 def visibility_bias(positions, groups, kv_cache):
-    """(B, 1, T*H/K, limit): -inf at the future and at what is no longer or not yet alive, else 0."""
+    """(B, 1, T*H/K, limit): -inf at the future and at what is no more or not yet alive, else 0."""
     hidden = torch.arange(kv_cache.limit, device=positions.device) > positions[:, :, None]
     bias = torch.zeros(hidden.shape, dtype=kv_cache.keys.dtype, device=positions.device)
     return bias.masked_fill_(hidden, float("-inf")).repeat_interleave(groups, dim=1)[:, None]

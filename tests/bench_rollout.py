@@ -15,7 +15,7 @@ large product measured in the same run, as a share of the engine's time (`least_
     tail    the same model, 16 prompts x 8, lengths lognormal: median 60, sigma 0.7, at most 256
     135M    the checkpoint in DSRL_REAL_MODEL, 32 prompts of 32 tokens, 64 tokens each
     1.5B    CUDA: the shape of Qwen2.5-1.5B, 256 prompts of 150 tokens, 512 tokens each
-    1.5B-64, 1.5B-512, 1.5B-tail  CUDA: other batch sizes; 64 x 8, median 700, sigma 0.8, at most 1024
+    1.5B-64, 1.5B-512, 1.5B-tail  CUDA: other batches; 64 x 8, median 700, sigma 0.8, at most 1024
 
     python tests/bench_rollout.py --quick
     python tests/bench_rollout.py --dtype bfloat16 --peer-only
@@ -219,7 +219,7 @@ def rates(dtype):
 
 
 def least_seconds(model, prompts, group_size, lengths, flops, bandwidth):
-    """The work's lower bound if rows leave as they end: per step the weights are read or multiplied,
+    """The least time if rows leave as they end: per step the weights are read or multiplied,
     whichever takes longer, the cache is read, logits are written and read as float32.
     """
     config, size, tied = (
