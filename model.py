@@ -367,10 +367,18 @@ def attention_over(positions, groups, kv_cache, row_lengths, cache_rows):
     return attend
 
 
+@cache
+def flash_attention():
+    """torch's attention over ragged rows (CUDA) and its parameters; late, its import takes 2 s."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn, inspect.signature(varlen_attn).parameters
+
+
 def causal_attention(q, k, v):
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # (B, heads, T, E)
     dtype = q.dtype
-    if not q.is_cuda:  # in bf16 the backward pass takes a CPU five times as long
+    if q.is_cpu:  # whose bf16 backward pass takes five times as long
         q, k, v = q.float(), k.float(), v.float()
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     return out.transpose(1, 2).to(dtype)
@@ -379,14 +387,12 @@ def causal_attention(q, k, v):
 def packed_attention(q, k, v, row_lengths):
     """Causal attention inside each of the rows that lie end to end in one stream, B = 1."""
     if q.is_cuda and q.dtype != torch.float32:  # flash attention over ragged rows, one kernel
-        from torch.nn.attention.varlen import varlen_attn
-
+        varlen_attn, parameters = flash_attention()
         ends = torch.tensor([0, *row_lengths], device=q.device).cumsum(0, dtype=torch.int32)
         groups, longest = q.shape[2] // k.shape[2], max(row_lengths)
         k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (N, H, E)
         # torch 2.11 and older say "causal" by a flag, newer ones by a window that ends at the query
-        has_flag = "is_causal" in inspect.signature(varlen_attn).parameters
-        causal = {"is_causal": True} if has_flag else {"window_size": (-1, 0)}
+        causal = {"is_causal": True} if "is_causal" in parameters else {"window_size": (-1, 0)}
         return varlen_attn(q[0], k, v, ends, ends, longest, longest, **causal)[None]
     # neighbours of one length are a batch without padding: one call instead of one for each
     runs = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
@@ -422,11 +428,7 @@ def cached_attention(q, bias, keys, values):
 
 def reads_live_part(keys):
     """Whether flash attention can be told how long each row is: CUDA, bf16, torch 2.12 or newer."""
-    if not keys.is_cuda or keys.dtype == torch.float32:
-        return False
-    from torch.nn.attention.varlen import varlen_attn
-
-    return "seqused_k" in inspect.signature(varlen_attn).parameters
+    return keys.is_cuda and keys.dtype != torch.float32 and "seqused_k" in flash_attention()[1]
 
 
 def live_attention(q, keys, values, lengths):
@@ -434,13 +436,12 @@ def live_attention(q, keys, values, lengths):
 
     q (B, 1, H, E);  keys, values (B, K, capacity, E), by token in memory;  lengths (B,) int64
     """
-    from torch.nn.attention.varlen import varlen_attn
-
     B, capacity = len(q), keys.shape[2]
     starts = torch.arange(B + 1, dtype=torch.int32, device=q.device)
     keys, values = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (keys, values))
     ends = dict(cu_seq_q=starts, cu_seq_k=starts * capacity, max_q=1, max_k=capacity)
-    out = varlen_attn(q[:, 0], keys, values, **ends, seqused_k=lengths.int(), enable_gqa=True)
+    live = dict(seqused_k=lengths.int(), enable_gqa=True)
+    out = flash_attention()[0](q[:, 0], keys, values, **ends, **live)
     return out[:, None]
 
 

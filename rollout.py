@@ -31,6 +31,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet s
 # decode steps between two looks at the stop flags: each look waits for the device
 CHECK_EVERY = {"cuda": 16, "cpu": 1}
 GRAPHS_ON = ("cuda",)  # where a step is recorded once per batch size and replayed
+BATCH_SIZES = sorted({1} | {base << power for base in (2, 3) for power in range(20)})  # of graphs
 LIMIT_STEP = {"cuda": 512, "cpu": 1}  # tokens: a recorded step reads the cache up to a multiple
 SPLIT_TOKENS = 8  # a character may be split over several tokens, and a first one loses its space
 BAR_DELAY = 2  # seconds: what is done sooner shows no bar
@@ -338,13 +340,14 @@ def sample(model, request, rows, num_slots, capacity, bar):
     rows.stats |= {"cache_rows": num_slots, "cache_gb": slots.cache.num_bytes / 1e9}
     watched = request.stop_strings or request.on_tokens is not None
     check_every = 1 if watched else CHECK_EVERY[device.type]
-    start, tokens, graphs = time.perf_counter(), 0, {}
+    take_step, graphs = partial(step, model, request, rows, slots), {}
+    start, tokens = time.perf_counter(), 0
     while slots.waiting or slots.live:
         admit(model, request, rows, slots)
         before = slots.live
         choose_shape(slots, check_every, capacity, idle_row=len(rows.limit) - 1)
         for _ in range(check_every):
-            advance(lambda: step(model, request, rows, slots), slots, graphs)
+            advance(take_step, slots, graphs)
         look(request, rows, slots)
         compact(rows, slots)
         tokens += before * check_every
@@ -359,8 +362,7 @@ def choose_shape(slots, check_every, capacity, idle_row):
     kind, num_slots = slots.row.device.type, len(slots.row)
     slots.width = slots.live
     if kind in GRAPHS_ON:  # few sizes, as each is recorded: powers of two and the halves between
-        sizes = sorted({base << power for base in (2, 3) for power in range(32)} | {1})
-        slots.width = min(num_slots, next(size for size in sizes if size >= slots.live))
+        slots.width = min(num_slots, next(size for size in BATCH_SIZES if size >= slots.live))
         slots.row[slots.live : slots.width] = idle_row
         slots.cache.lengths[slots.live : slots.width] = 0
     longest = int(slots.cache.lengths[: slots.live].max()) + check_every

@@ -261,7 +261,7 @@ def test_live_attention_by_the_documentation(tmp_path, monkeypatch):
         rows = torch.tensor([0, 2, 1])
         model(ids[None], row_lengths=[4, 1, 5], kv_cache=cache, cache_rows=rows)
     expected = [model(token, kv_cache=caches[0]) for token in random_ids(2, 3, 1)]
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", documented_varlen_attn)
+    monkeypatch.setattr(M, "flash_attention", lambda: (documented_varlen_attn, {}))
     monkeypatch.setattr(M, "reads_live_part", lambda keys: True)
     found = [model(token, kv_cache=caches[1]) for token in random_ids(2, 3, 1)]
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
