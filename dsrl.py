@@ -37,7 +37,7 @@ from tqdm import tqdm, trange
 
 import run
 from eval import count_thoughts, evaluate, stop_strings_of, summarize
-from model import fetch_folder
+from model import fetch_folder, whole
 from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, conditional_logprobs
 from prerl import gradient_alignment, group_advantages, loss_mask, marginal_logprobs
 from prerl import policy_gradient, start_token_of
@@ -141,7 +141,7 @@ def update(model, sampler, optimizer, rollout, rewards, config, step, state):
         )  # fmt: skip
         run.sum_gradients(model)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-        grad_norm = float(run.whole(norm))
+        grad_norm = float(whole(norm))
         losses = [value for name, value in metrics.items() if name.endswith("loss")]
         metrics |= {"grad_norm": grad_norm, "skipped": None}
         if not all(map(math.isfinite, (grad_norm, *losses))):

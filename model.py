@@ -827,7 +827,7 @@ def fill_parameters(model, folder):
             raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from error
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} tensors, first {next(iter(missing))}")
-    head = model.lm_head.weight.data
+    head = second_head and whole(model.lm_head.weight.data)
     if second_head and not torch.equal(read_tensor(second_head, "lm_head.weight").to(head), head):
         differs = "a head that is not the embedding, to which config.json ties it"
         raise ValueError(f"{second_head} has {differs}: set tie_word_embeddings to false there")
@@ -847,7 +847,22 @@ def fill(parameter, key, tensor, file):
     if parameter.shape != tensor.shape:
         shapes = f"{tuple(tensor.shape)}, by config.json it is {tuple(parameter.shape)}"
         raise ValueError(f"{file}: {key} has shape {shapes}")
-    parameter.data.copy_(tensor)
+    parameter.data.copy_(part_of(tensor, parameter))
+
+
+def part_of(tensor, like):
+    """What this process holds of a tensor that is cut as the parameter `like`; on its device."""
+    if tensor.ndim == 0 or not hasattr(like, "placements"):
+        return tensor.to(like.device)
+    from torch.distributed.tensor import distribute_tensor  # slow to import
+
+    # no source of the data: every process has read it
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole(tensor):
+    """A tensor put together from its parts: all processes call it. Any other is whole already."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def eos_ids_of(folder, config, tokenizer):

@@ -52,7 +52,7 @@ from tqdm import tqdm
 
 from eval import encode_prompt, grade_all, load_problems, read_lines
 from model import LOGITS_PER_CHUNK, CausalLM, KVCache, fetch_folder, fill_parameters, load_config
-from model import load_model, save_model, weight_files
+from model import load_model, part_of, save_model, whole
 from prerl import OBJECTIVES, PACK_TOKENS, is_sharded
 
 PRESETS = {  # defaults by name; every value can be overridden by its flag
@@ -615,9 +615,8 @@ def newest_whole(folder):
 
 def load_checkpoint(path, model, sampler, optimizer, offload):
     """Weights and AdamW's moments, to the bit, into a model and optimizer of the same shapes."""
-    fill_parameters(sampler, path)
-    if sampler is not model:
-        fill_parts(model, path)
+    fill_parameters(model, path)
+    copy_weights(model, sampler)
     parameters = dict(model.named_parameters())
     for key, value in load_file(path / "optimizer.safetensors").items():
         kind, name = key.split("|")
@@ -844,33 +843,9 @@ def shard_model(sampler, name, device):
         module.set_force_sum_reduction_for_comms(True)  # not the mean: as in `sum_gradients`
         module.set_gradient_divide_factor(1.0)
     model.to_empty(device=device)
-    fill_parts(model, fetch_folder(name))
+    fill_parameters(model, fetch_folder(name))
     model.eos_ids = sampler.eos_ids
     return model
-
-
-def fill_parts(model, folder):
-    """As fill_parameters, for a sharded model; that one has checked the folder."""
-    parameters = dict(model.named_parameters())
-    for file in weight_files(folder):
-        for name, tensor in load_file(file).items():
-            if name in parameters:
-                parameters[name].data.copy_(part_of(tensor, parameters[name]))
-
-
-def part_of(tensor, like):
-    """What this process holds of a tensor that is cut as the parameter `like`; on its device."""
-    if tensor.ndim == 0 or not hasattr(like, "placements"):
-        return tensor.to(like.device)
-    from torch.distributed.tensor import distribute_tensor  # slow to import
-
-    # no source of the data: every process has read it
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def whole(tensor):
-    """A tensor put together from its parts: all processes call it. Any other is whole already."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def gather_tensors(tensors):
