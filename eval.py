@@ -495,13 +495,13 @@ def summarize(problems, rows, k):
 # --------------------------------------------------------------------------------------------------
 # Evaluation
 
+ROWS_PER_CALL = 512  # responses sampled together, then saved
+
+
 def stop_strings_of(tokenizer, problems, template="chat"):
     """What ends a response beside EOS: a further question, where the prompt is to be continued."""
     shown = any(problem.get("shots") for problem in problems)
     return NEXT_QUESTIONS if shown or template == "base" or not tokenizer.chat_template else ()
-
-
-ROWS_PER_CALL = 512  # responses sampled together, then saved
 
 
 def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", strict=False,

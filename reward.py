@@ -166,7 +166,7 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"(^|\{)([^{}]*)\\(over|choose)(?![a-zA-Z])([^{}]*)(\}|$)", r"\1\\\3{\2}{\4}\5"),
     (r"\\(?:text(?:bf|it|rm|tt)|mathrm|[mh]box|operatorname|normal)\s*\*?\s*\{", r"\\text{"),
     (r"(?<=\d)\s*(?:\\text\s?\{)?\s*\(?base\s+(\w+)\)?\}?$", r"_{\1}"),
-    (r"(?<![a-z^_])[({](\d\w*|[A-F]\d+)[)}]_", r"\1_"), 
+    (r"(?<![a-z^_])[({](\d\w*|[A-F]\d+)[)}]_", r"\1_"),
     (r"(?<=\d)_\{?\s*(?:\\text\s?\{|\()\s*(\w+)\s*[)}]+", r"_{\1}"),
     (r"\\text\s?\{\s*(-?\w?\d[^{}]*|[:=])\}", r"\1"),
     (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|\bdegrees?\b", r"\\circ "),

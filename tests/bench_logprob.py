@@ -136,13 +136,18 @@ def run(engine, inputs):
     return engine(*inputs)
 
 
-def seconds(engine, inputs):
-    clock = time.process_time if DEVICE == "cpu" else time.perf_counter
-    start = clock()
-    run(engine, inputs)
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+def now():
+    """Seconds: of CPU time, or on CUDA of the wall clock when all that was launched is done."""
+    if DEVICE == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds(function, *arguments):
+    start = now()
+    function(*arguments)
+    return now() - start
 
 
 def outputs(engine, inputs):
@@ -209,7 +214,7 @@ def measure(names, shape, rounds):
         results[name]["error"] = errors(outputs(ENGINES[name], inputs), exact)
     del float64, exact
     engines = [three_products, *(ENGINES[name] for name in names)]
-    rows = [[seconds(engine, inputs) for engine in engines] for _ in range(rounds)]
+    rows = [[seconds(run, engine, inputs) for engine in engines] for _ in range(rounds)]
     floor, *medians = [statistics.median(column) for column in zip(*rows, strict=True)]
     for column, (name, median) in enumerate(zip(names, medians, strict=True), start=1):
         ratios = [row[column] / row[1] for row in rows]

@@ -27,7 +27,6 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
@@ -40,7 +39,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qw
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import rollout
-from bench_logprob import DEVICE, about_this_machine
+from bench_logprob import DEVICE, about_this_machine, seconds
 from model import CausalLM, KVCache
 
 # --------------------------------------------------------------------------------------------------
@@ -165,39 +164,26 @@ ENGINES = {
     "without inverse CDF": without_inverse_cdf,
     "without prepared weights": without_prepared_weights,
 }
-PEERS = ("ours", "transformers generate")
-if DEVICE == "cuda":
-    ENGINES["without CUDA graphs"] = without_graphs
-ENGINES["transformers generate_batch"] = transformers_generate_batch  # CUDA, equal lengths
+PEERS = ["ours", "transformers generate"]
+ON_CUDA = {"without CUDA graphs": without_graphs}
+ON_CUDA_EQUAL_LENGTHS = {"transformers generate_batch": transformers_generate_batch}
 
 
 # --------------------------------------------------------------------------------------------------
 # Measuring
 
 
-def seconds(function, *arguments):
-    if DEVICE == "cpu":
-        start = time.process_time()
-        function(*arguments)
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    function(*arguments)
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measure(names, models, workload, rounds):
+def measure(engines, models, workload, rounds):
     """{engine: {seconds, tokens_per_second, ratio, ratio_range}}"""
-    for name in names:  # warm-up
-        ENGINES[name](models, *workload)
-    times = {name: [] for name in names}
+    for engine in engines.values():  # warm-up
+        engine(models, *workload)
+    times = {name: [] for name in engines}
     for _ in range(rounds):
-        for name in names:
-            times[name].append(seconds(ENGINES[name], models, *workload))
-    medians = {name: statistics.median(times[name]) for name in names}
+        for name, engine in engines.items():
+            times[name].append(seconds(engine, models, *workload))
+    medians = {name: statistics.median(times[name]) for name in engines}
     results = {}
-    for name in names:
+    for name in engines:
         per_round = [a / b for a, b in zip(times[name], times["ours"], strict=True)]
         results[name] = {
             "seconds": medians[name],
@@ -222,13 +208,10 @@ def least_seconds(model, prompts, group_size, lengths, flops, bandwidth):
     """The least time if rows leave as they end: per step the weights are read or multiplied,
     whichever takes longer, the cache is read, logits are written and read as float32.
     """
-    config, size, tied = (
-        model.config,
-        model.compute_dtype.itemsize,
-        model.config.tie_word_embeddings,
-    )
+    config, size = model.config, model.compute_dtype.itemsize
     embedding = model.model.embed_tokens.weight.numel()
-    weights = sum(p.numel() for p in model.parameters()) - (0 if tied else embedding)
+    looked_up = 0 if config.tie_word_embeddings else embedding  # not multiplied
+    weights = sum(p.numel() for p in model.parameters()) - looked_up
     cache = KVCache.bytes_per_token(config, model.compute_dtype)
     total = 2 * (weights - embedding) * len(prompts) * (len(prompts[0]) - 1) / flops  # prefill
     for step in range(max(lengths)):
@@ -252,7 +235,7 @@ def run_case(name, folder, workload, engines, args):
     workload = workload(models["ours"].config.vocab_size)
     least = least_seconds(models["ours"], *workload, *rates(models["ours"].compute_dtype))
     if DEVICE == "cuda" and len(set(workload[2])) == 1:
-        engines = [*engines, "transformers generate_batch"]
+        engines = engines | ON_CUDA_EQUAL_LENGTHS
     results = measure(engines, models, workload, args.rounds)
     rows, tokens = len(workload[2]), sum(workload[2])
     limit = f"at most {tokens / least:,.0f} tokens/s"
@@ -286,7 +269,9 @@ def main():
     args = parse_args()
     torch.set_num_threads(1)
     report = about_this_machine() | {"date": str(date.today()), "dtype": args.dtype}
-    engines = PEERS if args.peer_only or args.quick else [*ENGINES][:-1]
+    engines = ENGINES | (ON_CUDA if DEVICE == "cuda" else {})
+    if args.peer_only or args.quick:
+        engines = {name: ENGINES[name] for name in PEERS}
     names, args.rounds = (["quick"], 1) if args.quick else (args.cases, args.rounds)
     print("{hardware}; load {load:.1f}".format(**report))
     cases = {}

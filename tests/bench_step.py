@@ -22,7 +22,6 @@ import json
 import statistics
 import sys
 import tempfile
-import time
 from datetime import date
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from transformers import AutoModelForCausalLM as AutoModel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
 import prerl
-from bench_logprob import DEVICE, about_this_machine
+from bench_logprob import DEVICE, about_this_machine, now
 from model import load_model
 from rollout import generate
 
@@ -94,13 +93,6 @@ def products_seconds(metrics, dtype):
     weights = SIZES["num_hidden_layers"] * (3 * D * D + 3 * D * inner)  # 2 of 4 heads have keys
     flops = 6 * (weights * metrics["tokens_forward"] + V * D * metrics["tokens_trained"])
     return flops / rate
-
-
-def now():
-    if DEVICE == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 class Ours:
