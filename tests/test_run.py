@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from conftest import arguments, random_model
 from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 
@@ -42,6 +44,7 @@ def start(words, environment=(), output=os.devnull, main=dsrl.main):
     def child():
         os.environ.update(environment)
         sys.stdout = sys.stderr = open(output, "a", buffering=1)
+        tqdm.set_lock(threading.RLock())  # its own: killed with the shared one, all would wait
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         os._exit(main([str(word) for word in words]))
