@@ -92,7 +92,7 @@ def read_rows(path):
         return pyarrow.parquet.read_table(path).to_pylist()
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True)))
+        return list(csv.DictReader(io.StringIO(text, newline="")))
     try:
         lines = [line for line in text.split("\n") if line.strip()]
         rows = json.loads(text) if path.suffix == ".json" else list(map(json.loads, lines))

@@ -692,7 +692,9 @@ def resolve_model(name):
         return name
     if name in MODELS:
         return MODELS[name]
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"no folder {name!r}")
+    if "/" in name:
         return name
     known = ", ".join(["tiny", *MODELS])
     raise ValueError(f"unknown model {name!r}: give a folder, an owner/name, or one of {known}")

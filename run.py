@@ -420,17 +420,19 @@ def draw_curves(folder):
 
 
 def show_evaluation(title, record, rows):
-    """Print the figures of an evaluation and two of its responses."""
+    """Print the figures of an evaluation, a question and two of the responses to it."""
     tqdm.write(
         f"{title}: Avg@{EVAL_K} {record['avg_at_k']:.3f} +- {record['avg_at_k_se']:.3f}, "
         f"pass@{EVAL_K} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f} and "
         f"transition {record['transition']:.3f} per response, {record['length']:.1f} tokens"
     )
+    shown = [("asked", row["problem"]) for row in rows[:1]]
     for row in rows[:2]:
-        text = " ".join(row["response"].split())
-        text = text if len(text) <= SHOWN else text[:SHOWN] + " ..."
         verdict = {1.0: "right", 0.0: "wrong"}.get(row["correct"], f"{row['correct']:.2f}")
-        tqdm.write(f"    {verdict}: {text}")
+        shown.append((verdict, row["response"]))
+    for label, text in shown:
+        text = " ".join(text.split())
+        tqdm.write(f"    {label}: {text if len(text) <= SHOWN else text[:SHOWN] + ' ...'}")
 
 
 def summarize_run(config, folder):

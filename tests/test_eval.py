@@ -106,6 +106,13 @@ def test_every_public_layout_is_read(tmp_path, name, row, problem, answer, kind)
     assert load_problems(path, task="minerva")[0]["kind"] == "minerva"  # of --data minerva=...
 
 
+def test_csv_cells_keep_their_separators(tmp_path):
+    """Catches: a row torn at a line separator of Unicode, or at a line break within quotes."""
+    rows = [{"problem": "p\u2028q\x0cr", "answer": "4"}, {"problem": 'two\nlines, "x"', "answer": "5"}]
+    problems = load_problems(write(tmp_path, "mine.csv", rows))
+    assert [problem["problem"] for problem in problems] == [row["problem"] for row in rows]
+
+
 def test_gpqa_options_are_shuffled_once_and_for_all(tmp_path):
     """Catches: the right option always A, another shuffle each time, a letter of another option."""
     wrong = {f"Incorrect Answer {i}": f"wrong {i}" for i in (1, 2, 3)}

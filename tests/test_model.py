@@ -473,8 +473,11 @@ def test_names(tmp_path):
     assert "Qwen3-32B-Base" not in M.MODELS  # never published
     assert M.resolve_model("owner/name") == "owner/name"
     assert M.resolve_model(str(tmp_path)) == str(tmp_path)
-    for name in ("Qwen2.5-2B", "./missing/folder", "qwen"):
+    for name in ("Qwen2.5-2B", "qwen"):
         with pytest.raises(ValueError, match="SmolLM2-135M"):
+            M.resolve_model(name)
+    for name in ("./missing", "/missing", "../missing/folder", "a/b/c"):
+        with pytest.raises(ValueError, match=f"no folder '{name}'$"):
             M.resolve_model(name)
 
 

@@ -483,7 +483,7 @@ def test_a_tracker_gets_every_number(world, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--model", "/nowhere/at/all"), "unknown model '/nowhere/at/all'"),
+        (("--model", "/nowhere/at/all"), "no folder '/nowhere/at/all'"),
         (("--model", "Qwen9-1B"), "Qwen2.5-1.5B"),
         (("--group-size", "1"), "--group-size is 1"),
         (("--group-size", "two"), "invalid int value: 'two'"),
