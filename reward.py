@@ -134,9 +134,9 @@ SIGNS = "sqrt infty le ge ne approx cup cap in emptyset pm mp setminus circ".spl
 UNICODE = str.maketrans(
     {sign: rf"\{name} " for sign, name in zip(
         "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΣΦΨΩ√∞≤≥≠≈∪∩∈∅±∓∖°", GREEK + SIGNS)}
-    | dict(zip("−–—×·⋅÷∕⁄⟨⟩", "---***///()")) | dict.fromkeys('£€¢"“”\u200b')
-    | dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹", (f"^{digit}" for digit in range(10))))
+    | dict(zip("−–—⁻⁺×·⋅÷∕⁄⟨⟩", "----+***///()")) | dict.fromkeys('£€¢"“”\u200b')
     | dict(zip("½⅓⅔¼¾", (rf"\frac{digits}" for digits in (12, 13, 23, 14, 34)))))
+SCRIPTS = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿˣ]+)|[₀₁₂₃₄₅₆₇₈₉]+")  # 10⁻¹² and 101₂
 
 
 def mixed_number(match):
@@ -177,7 +177,8 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     # {x : x > 3} is x > 3, and f(x) = ... is f = ...
     (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1"),
     (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
-    (r"([a-zA-Z]'*)(?:\^\{-1\})?\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
+    (r"(?<![-+*/)a-zA-Z])(?<![-+*/)] )(?<!\b[a-zA-Z] )"
+     r"([a-zA-Z]'*)(?:\^\{-1\})?\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
     (r"\bP\s*\([^()]*\)\s*(?==)", "P"),
     (r"(?<![\d.^_}/])(\d+)(?:\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
      r"| +(\d+)/(\d+))(?![\d.])", mixed_number),
@@ -187,7 +188,8 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
 @lru_cache(256)
 def normalise(text):
     """The text without layout, with one spelling of each sign and style."""
-    text = unicodedata.normalize("NFKC", text[:MAX_ANSWER].translate(UNICODE))[:MAX_ANSWER]
+    text = SCRIPTS.sub(lambda run: "_^"[bool(run[1])] + f"{{{run[0]}}}", text[:MAX_ANSWER])
+    text = unicodedata.normalize("NFKC", text.translate(UNICODE))[:MAX_ANSWER]
     text = re.sub(r"\s+", " ", text)  # a long run would make the patterns slow
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # \\sqrt{5}: escaped once too often
@@ -208,8 +210,8 @@ RELATIONS = {"<": lt, "<=": le, ">": gt, ">=": ge, "!=": ne, "=": None, "~=": No
 ALIASES = dict(zip(*[iter("""leqslant <= leq <= le <= geqslant >= geq >= ge >= lt < gt > neq !=
     ne != approx ~= times * cdot * div / pm +- mp -+ +/- +- backslash setminus colon : lor or vee or
     land and == = := = ** ^ percent % pct % langle ( rangle ) vert | lvert | rvert | mid | in in
-    cup cup cap cap setminus setminus lfloor lfloor rfloor rfloor
-    lceil lceil rceil rceil circ circ""".split())] * 2))
+    cup cup cap cap setminus setminus lfloor lfloor rfloor rfloor lceil lceil rceil rceil circ circ
+    lbrace \\{ rbrace \\}""".split())] * 2))
 NAMES = [*GREEK, *"varepsilon varphi ell hbar oo sum int prod".split()]
 KNOWN = ({name: ("name", name) for name in NAMES}
          | {name: ("name", "oo") for name in ("infty", "infinity")}
@@ -742,6 +744,8 @@ def same(a, b):
     if kinds == {":"}:
         return len(a[1]) == len(b[1]) and all(
             same_value((":", (x, a[1][0])), (":", (y, b[1][0]))) for x, y in zip(a[1], b[1]))
+    if kinds == {"name", "text"}:
+        return a[1].lower() == b[1].lower()  # B is \text{B}
     for node, other in ((a, b), (b, a)):
         if node[0] == "set" != other[0] and len(node[1]) == 1:
             return is_same(node[1][0], other)

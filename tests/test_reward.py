@@ -66,12 +66,12 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         2(\frac13) == 2/3   3.2 \times 10^{5} == 3.2e5   3.2E+5 == 320000   3.2*10^5 == 320000
         3.2×10^5 == 320000   3.2x10^5 == 320000   1.0\times10^{-3} == 0.001
         3.2\times10^5 != 3.2\times10^6   3.83 \times 10^{35} == 3.83e35
-        32\times10^4 == 3.2\times10^5""",
+        32\times10^4 == 3.2\times10^5   10¹² == 10^{12}   10¹² != 10   3.2×10⁻³ == 0.0032""",
     "base": r"""
         1011_{2} == 1011_2   1011_{two} == 1011_2   11 != 1011_2   1011_2 != 1011
         \text{1011}_2 == 1011_2   1011_{(2)} == 1011_2   1{,}011_2 == 1011_2   221_3 != -221_3
         152A_{11} == 152A_{11}   \texttt{1011}_2 == 1011_2   1011 \text{ (base 2)} == 1011_2
-        01011_2 == 1011_2""",
+        01011_2 == 1011_2   1011₂ == 1011_2   1011₂ != 10112   1011₁₀ == 1011""",
     "numeric": r"""
         \sqrt{18} == 3\sqrt{2}   3\sqrt2 == \sqrt{18}   \frac{6}{\sqrt2} == 3\sqrt2
         \sqrt[3]{54} == 3\sqrt[3]{2}   2^{1/3} == \sqrt[3]{2}   \sqrt{4} != -2
@@ -104,7 +104,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \text{Perimeter} = 20 == 20   10x-4y-5z-20=0 == -10x+4y+5z+20=0   x = y = 3 == 3
         x \to 3 != 3   a = 2, a = -6-4\sqrt{2} == a=2, a=-6-4\sqrt{2}   AB=9, CD=4 == AB=9,CD=4
         AB=4, CD=9 != AB=9,CD=4   f(x)=x,f(x)=2-x == f(x)=2-x, f(x)=x   f(x)=x != f(x)=x,f(x)=2-x
-        y^2-4x-6y+9=0 == (y-3)^2=4x   5=5=6 != 5   x=2\pi \approx 6.28 == 2\pi""",
+        y^2-4x-6y+9=0 == (y-3)^2=4x   5=5=6 != 5   x=2\pi \approx 6.28 == 2\pi
+        y'+ry=rx(t) == y^{\prime}+ry-rx(t)=0   y+g(x)=0 != y+g(t)=0   y=f(x)=2x == 2x""",
     "inequality, interval": r"""
         x \gt 2 == x>2   x\geq2 == x\ge 2   x<2 != x>2   2 != x>2   1<x<5 != 1\le x\le5
         x \in (1,5) == (1,5)   x<1, x>5 == (-\infty,1)\cup(5,\infty)   -2x<-4 == x>2
@@ -134,7 +135,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \{0\} != \emptyset   1,2,\ldots,10 != 1,2,10   1000,2000 == 1000, 2000   1,234 == 1,234
         \pm5 != 5   -5,5 == \pm5   1\pm\sqrt{19} != 1\pm\sqrt{18}   3\pm2\sqrt2 != 3+2\sqrt{2}
         \frac{3\pm\sqrt5}{2} == \frac{3+\sqrt5}{2},\frac{3-\sqrt5}{2}   x=\pm1 == -1,1   ±5 == 5,-5
-        \{1\pm\sqrt{5},-2\} == -2,1-\sqrt5,1+\sqrt5""",
+        \{1\pm\sqrt{5},-2\} == -2,1-\sqrt5,1+\sqrt5   \lbrace 3,4\rbrace == \{3,4\}
+        \text{B and C} == B,C   \text{A, D} == {A,D}   \text{A, D} != A,C""",
     "matrix": r"""
         \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} == \begin{bmatrix}1&2\\3&4\end{bmatrix}
         \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} != \begin{pmatrix}1&2\\4&3\end{pmatrix}
