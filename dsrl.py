@@ -134,7 +134,7 @@ def update(model, sampler, optimizer, rollout, rewards, config, step, state):
     if config.updates_per_rollout > 1:  # off-policy from the second on: the ratio needs these
         old = {space: old_logprobs(sampler, rollout, space, config) for space in old}
     longest = int((rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)).max())
-    for _ in range(config.updates_per_rollout):
+    for turn in range(config.updates_per_rollout):
         metrics = run.fit_memory(
             lambda budget: push(model, rollout, rewards, objectives, old, config, budget),
             state, longest,
@@ -146,14 +146,14 @@ def update(model, sampler, optimizer, rollout, rewards, config, step, state):
         metrics |= {"grad_norm": grad_norm, "skipped": None}
         if not all(map(math.isfinite, (grad_norm, *losses))):
             metrics["skipped"] = "the loss or the gradient is not finite"
+            metrics["skipped"] += f", after {turn} updates on this rollout" if turn else ""
             metrics["row"] = offending_row(sampler, rollout, objectives[0].space, config)
             break
-        elif not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
+        if not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
             metrics["skipped"] = "no row carries a signal"
             break
-        else:
-            run.adam_step(optimizer, model, config.offload)
-            run.copy_weights(model, sampler)
+        run.adam_step(optimizer, model, config.offload)
+        run.copy_weights(model, sampler)
     optimizer.zero_grad(set_to_none=True)  # the next sampling has their memory
     return metrics
 
@@ -291,7 +291,8 @@ def probe(config, model, sampler, tokenizer, optimizer, problems, state):
     while len(timed) < 2 or run.gather([perf_counter() - started])[0] < PROBE_SECONDS / 2:
         smaller = replace(config, max_response_tokens=min(tokens, config.max_response_tokens))
         began = perf_counter()
-        rollout = sample(sampler, tokenizer, problems[:prompts], smaller, 0)
+        batch = prompts_of(0, problems, replace(config, prompts_per_step=prompts))
+        rollout = sample(sampler, tokenizer, batch, smaller, 0)
         sampled = perf_counter()
         rewards = torch.arange(len(rollout.finished), device=rollout.finished.device) % 2
         rewards = rewards.float().view(-1, config.group_size)  # 0, 1, 0, 1: every row is trained
@@ -312,9 +313,8 @@ def load(config, device):
     """(config with start token, model, sampler, tokenizer, optimizer, problems, held-out ones)."""
     model, sampler, tokenizer = run.load_weights(config, device)
     problems, held_out = run.load_data(config, tokenizer, model.max_positions)
-    token, vocab_size = config.start_token, model.config.vocab_size
-    token = start_token_of(tokenizer, vocab_size) if token is None else token
-    check_start_token(token, vocab_size)
+    given, size = config.start_token, model.config.vocab_size
+    token = start_token_of(tokenizer, size) if given is None else check_start_token(given, size)
     print(f"start token of P(y): {token} {tokenizer.convert_ids_to_tokens(token)!r}")
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **ADAM)
     config = replace(config, start_token=token)

@@ -9,7 +9,8 @@ What a reader may expect and will not find here:
 2. No (N, V) tensor of logits for a whole batch. The last layer works on chunks of tokens, and
    `backward_logprobs` makes the gradient in the same pass: the policy gradient knows each token's
    coefficient by then, so logits are neither kept nor computed twice (6 N D V FLOPs instead of 8).
-3. No hidden state. The KV cache is an object that the caller makes, passes in and drops.
+3. No hidden state. The KV cache is an object that the caller makes, passes in and drops; only the
+   copy of the weights for sampling hangs on the modules, as long as `sampling_weights` is open.
 4. Parameter names are those of the checkpoint, so loading is strict and needs no mapping table.
 
 Shapes: B rows, T tokens of a row, N tokens of a packed batch (n of a chunk), V vocabulary, D width,
@@ -100,23 +101,26 @@ def joined(layers, dtype):
 
 @contextmanager
 def sampling_weights(model):
-    """While it holds, products take a copy of the weights, made for sampling once, not per token.
+    """While it holds, layers take a copy of the weights, made for sampling once, not per token.
 
     The copy is joined and cast to compute_dtype; on a CPU it lies in oneDNN's blocks, with which a
-    product of few rows takes 0.4 to 0.9 of the time. Later changes of the weights are not seen.
+    product of few rows takes 0.4 to 0.9 of the time. Weights changed meanwhile may not be seen.
     """
     groups = [(model.lm_head,)]
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         groups += [(attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)]
         groups += [(mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)]
+    norms = [module for module in model.modules() if isinstance(module, RMSNorm)]
     try:
         for layers in groups:
             layers[0].prepared = prepare(*joined(layers, model.compute_dtype))
+        for norm in norms:
+            norm.prepared = norm.weight.detach().to(model.compute_dtype)
         yield
     finally:
-        for layers in groups:
-            layers[0].prepared = None
+        for module in (*norms, *(layers[0] for layers in groups)):
+            module.prepared = None
 
 
 def prepare(weight, bias):
@@ -130,13 +134,16 @@ def prepare(weight, bias):
 
 
 class RMSNorm(nn.Module):
+    prepared = None  # the weight in compute_dtype, as long as `sampling_weights` holds
+
     def __init__(self, width, eps):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, x):
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        weight = self.weight.to(x.dtype) if self.prepared is None else self.prepared
+        return F.rms_norm(x, weight.shape, weight, self.eps)
 
 
 def head_dim(config):
@@ -318,7 +325,6 @@ class KVCache:
             self.values = self.values.view(layers, rows, capacity, heads, -1).transpose(2, 3)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self.limit = capacity
-        self.num_bytes = self.keys.nbytes + self.values.nbytes
 
     @staticmethod
     def bytes_per_token(config, dtype=torch.float32):
@@ -345,34 +351,44 @@ def attention_over(positions, groups, kv_cache, row_lengths, cache_rows):
         B, T = positions.shape
         rows = torch.arange(B, device=positions.device).repeat_interleave(T)  # (B*T,)
         ragged = T == 1 and reads_live_part(kv_cache.keys)
-        bias = None if ragged else visibility_bias(positions, groups, kv_cache)
+        if ragged:
+            starts = torch.arange(B + 1, dtype=torch.int32, device=positions.device)
+            used = (kv_cache.lengths[:B] + 1).int()  # with the token that is about to be written
+        else:
+            bias = visibility_bias(positions, groups, kv_cache)
 
         def attend(layer, q, k, v):
             kv_cache.write(layer, rows, positions.reshape(-1), k.flatten(0, 1), v.flatten(0, 1))
             keys, values = kv_cache.keys[layer, :B], kv_cache.values[layer, :B]
             if ragged:
-                return live_attention(q, keys, values, kv_cache.lengths[:B] + 1)
+                return live_attention(q, keys, values, starts, used, kv_cache.limit)
             return cached_attention(q, bias, keys, values)
 
     else:
+        ends = torch.tensor([0, *row_lengths], device=positions.device)
+        ends = ends.cumsum(0, dtype=torch.int32)
         if kv_cache is not None:
-            lengths = torch.tensor(row_lengths, device=cache_rows.device)
-            rows = cache_rows.repeat_interleave(lengths)  # (N,)
+            rows = cache_rows.repeat_interleave(ends.diff())  # (N,)
 
         def attend(layer, q, k, v):
             if kv_cache is not None:
                 kv_cache.write(layer, rows, positions[0], k[0], v[0])
-            return packed_attention(q, k, v, row_lengths)
+            return packed_attention(q, k, v, row_lengths, ends)
 
     return attend
 
 
-@cache
 def flash_attention():
-    """torch's attention over ragged rows (CUDA) and its parameters; late, its import takes 2 s."""
+    """torch's attention over ragged rows; imported late, as that takes 2 s."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return varlen_attn, inspect.signature(varlen_attn).parameters
+    return varlen_attn
+
+
+def runs_flash(tensor):
+    """Whether flash attention takes it: half precision, on a GPU from Ampere (2020) on."""
+    fits = tensor.is_cuda and tensor.dtype != torch.float32
+    return fits and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
 
 
 def causal_attention(q, k, v):
@@ -384,16 +400,17 @@ def causal_attention(q, k, v):
     return out.transpose(1, 2).to(dtype)
 
 
-def packed_attention(q, k, v, row_lengths):
-    """Causal attention inside each of the rows that lie end to end in one stream, B = 1."""
-    if q.is_cuda and q.dtype != torch.float32:  # flash attention over ragged rows, one kernel
-        varlen_attn, parameters = flash_attention()
-        ends = torch.tensor([0, *row_lengths], device=q.device).cumsum(0, dtype=torch.int32)
+def packed_attention(q, k, v, row_lengths, ends):
+    """Causal attention inside each of the rows that lie end to end in one stream, B = 1.
+
+    ends  (rows + 1,) int32: 0, and where each row ends
+    """
+    if runs_flash(q):  # one kernel over ragged rows
         groups, longest = q.shape[2] // k.shape[2], max(row_lengths)
         k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (N, H, E)
-        # torch 2.11 and older say "causal" by a flag, newer ones by a window that ends at the query
-        causal = {"is_causal": True} if "is_causal" in parameters else {"window_size": (-1, 0)}
-        return varlen_attn(q[0], k, v, ends, ends, longest, longest, **causal)[None]
+        causal = (-1, 0)  # a window: all that is before a query, nothing after it
+        out = flash_attention()(q[0], k, v, ends, ends, longest, longest, window_size=causal)
+        return out[None]
     # neighbours of one length are a batch without padding: one call instead of one for each
     runs = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
     sizes = [length * rows for length, rows in runs]
@@ -427,22 +444,21 @@ def cached_attention(q, bias, keys, values):
 
 
 def reads_live_part(keys):
-    """Whether flash attention can be told how long each row is: CUDA, bf16, torch 2.12 or newer."""
-    return keys.is_cuda and keys.dtype != torch.float32 and "seqused_k" in flash_attention()[1]
+    """Whether flash attention can be told how long each row is, which torch 2.12 began with."""
+    return runs_flash(keys) and "seqused_k" in inspect.signature(flash_attention()).parameters
 
 
-def live_attention(q, keys, values, lengths):
+def live_attention(q, keys, values, starts, used, limit):
     """One new token of each row against the live part of its cache row: nothing else is read.
 
-    q (B, 1, H, E);  keys, values (B, K, capacity, E), by token in memory;  lengths (B,) int64
+    q (B, 1, H, E);  keys, values (B, K, capacity, E), by token in memory
+    starts (B + 1,) int32, 0 to B;  used (B,) int32, tokens of each row, at most `limit`
     """
-    B, capacity = len(q), keys.shape[2]
-    starts = torch.arange(B + 1, dtype=torch.int32, device=q.device)
+    cache_starts = starts * keys.shape[2]
     keys, values = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (keys, values))
-    ends = dict(cu_seq_q=starts, cu_seq_k=starts * capacity, max_q=1, max_k=capacity)
-    live = dict(seqused_k=lengths.int(), enable_gqa=True)
-    out = flash_attention()[0](q[:, 0], keys, values, **ends, **live)
-    return out[:, None]
+    # the kernel shares out its work by max_k: the bound, not the capacity
+    places = dict(cu_seq_q=starts, cu_seq_k=cache_starts, max_q=1, max_k=limit, seqused_k=used)
+    return flash_attention()(q[:, 0], keys, values, **places, enable_gqa=True)[:, None]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -525,6 +541,8 @@ def triton_kernels():
 
 def launch(kernel, logits, *tensors):
     assert logits.stride(1) == 1, f"a row must lie in one piece, strides are {logits.stride()}"
+    # The kernels read the others as they lie, and autograd's expanded gradients do not lie so.
+    tensors = [tensor.contiguous() for tensor in tensors]
     n, V = logits.shape
     block = min(4096, triton.next_power_of_2(V))
     kernel[(n,)](logits, logits.stride(0), *tensors, V, BLOCK=block, num_warps=8)
@@ -688,7 +706,7 @@ def resolve_model(name):
         from tiny import build  # the embedded world is made by a file that itself needs this one
 
         return build()
-    if Path(name).is_dir() or name in MODELS.values():
+    if Path(name).is_dir():
         return name
     if name in MODELS:
         return MODELS[name]

@@ -190,11 +190,11 @@ def packs(rows, contexts, lengths, budget):
 def predicting_hidden(model, contexts, response_ids, lengths, pack):
     """Run a pack of rows; return the states (n, D) that predict response tokens, and tokens fed."""
     rows = [torch.cat([contexts[row], response_ids[row, : lengths[row] - 1]]) for row in pack]
-    hidden = model(torch.cat(rows)[None], row_lengths=[len(row) for row in rows])[0]  # (fed, D)
-    starts = [len(contexts[row]) - 1 for row in pack]  # the first position that predicts one
-    positions = [torch.arange(len(ids), device=hidden.device) for ids in rows]
-    predicting = torch.cat([at >= start for at, start in zip(positions, starts, strict=True)])
-    return hidden[predicting], len(predicting)
+    sizes = [len(ids) for ids in rows]
+    hidden = model(torch.cat(rows)[None], row_lengths=sizes)[0].split(sizes)  # (size, D) each
+    # the state at the last context token is the first that predicts a response token
+    ends = [states[len(contexts[row]) - 1 :] for states, row in zip(hidden, pack, strict=True)]
+    return torch.cat(ends), sum(sizes)
 
 
 def response_logprobs(
@@ -465,7 +465,9 @@ def measure_alignment(args):
     from model import best_device, load_model
     from rollout import generate
 
-    model, tokenizer = load_model(args.model, **best_device())
+    best = best_device()
+    model, tokenizer = load_model(args.model, device=best["device"])  # fp32 weights, as in training
+    model.compute_dtype = best["dtype"]
     problems = load_problems(args.data, limit=args.prompts)
     prompts = [encode_prompt(tokenizer, problem) for problem in problems]
     options = dict(group_size=4, max_new_tokens=args.max_new_tokens, eos_ids=model.eos_ids)

@@ -13,9 +13,10 @@
    no code of its own.
 3. The cache holds as many rows as memory allows (`kv_cache_gb`, or what is free); the rest wait and
    refill the slots.
-4. Finished rows cost nothing: after each look at the stop flags the batch holds live rows only.
+4. Finished rows cost at most CHECK_EVERY steps: after each look at the stop flags the batch holds
+   live rows only, on CUDA filled up to the next batch size that is recorded.
 5. The weights are cast and laid out for sampling once per call (`model.sampling_weights`), and on
-   CUDA a step is one graph, recorded at the second step of a batch size (`advance`).
+   CUDA a step is one graph, recorded after the first step of its shape (`advance`).
 
 Shapes: P prompts, G group size, B = P*G rows, L prompt tokens, R response tokens, V vocabulary;
 n live rows now.
@@ -42,7 +43,7 @@ from model import KVCache, sampling_weights
 PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet saturates a device
 # decode steps between two looks at the stop flags: each look waits for the device
 CHECK_EVERY = {"cuda": 16, "cpu": 1}
-GRAPHS_ON = ("cuda",)  # where a step is recorded once per batch size and replayed
+GRAPHS_ON = ("cuda",)  # where a step is recorded once per shape and replayed
 BATCH_SIZES = sorted({1} | {base << power for base in (2, 3) for power in range(20)})  # of graphs
 LIMIT_STEP = {"cuda": 512, "cpu": 1}  # tokens: a recorded step reads the cache up to a multiple
 SPLIT_TOKENS = 8  # a character may be split over several tokens, and a first one loses its space
@@ -155,7 +156,7 @@ def draw(logits, uniforms, temperature, top_k=0, top_p=1.0):
     point = uniforms[:, None] * cumulative[:, -1:]
     found = torch.searchsorted(cumulative, point, right=True)[:, 0]
     tokens = found.clamp_(max=logits.shape[-1] - 1)
-    if not plain:  # a cumsum in parallel, as CUDA's, may dip a little where tokens were cut out
+    if not plain or logits.is_cuda:  # whose parallel cumsum may dip where tokens have no mass
         tokens = torch.where(pick(probabilities, tokens) > 0, tokens, probabilities.argmax(-1))
     logprobs = pick(probabilities, tokens).log()
     return tokens, logprobs, logprobs if plain else pick(logits.log_softmax(-1), tokens)
@@ -337,7 +338,8 @@ def sample(model, request, rows, num_slots, capacity, bar):
         row=torch.zeros(num_slots, dtype=torch.int64, device=device),
         waiting=deque((~rows.stopped).nonzero()[:, 0].tolist()),
     )
-    rows.stats |= {"cache_rows": num_slots, "cache_gb": slots.cache.num_bytes / 1e9}
+    cache_gb = 2 * slots.cache.keys.nbytes / 1e9
+    rows.stats |= {"cache_rows": num_slots, "cache_gb": cache_gb}
     watched = request.stop_strings or request.on_tokens is not None
     check_every = 1 if watched else CHECK_EVERY[device.type]
     take_step, graphs = partial(step, model, request, rows, slots), {}
@@ -374,8 +376,7 @@ def advance(take_step, slots, graphs):
 
     A CUDA graph repeats those kernels on the same memory. So a step reads and writes tensors that
     last (weights, cache, rows, slots), and its shape, (width, limit), is all that is fixed in it.
-    The graphs go with the cache when sampling ends, as training needs the memory: to record one
-    costs about as much time as one step launched kernel by kernel.
+    The graphs go with the cache when sampling ends, as training needs the memory.
     """
     if slots.row.device.type not in GRAPHS_ON:
         return take_step()

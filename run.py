@@ -350,7 +350,7 @@ def log_update(state, config, metrics, rollout, texts, clock):
         size = "{cache_rows} rows at a time, {cache_gb:.3f} GB".format(**rollout.stats)
         tqdm.write(f"KV cache: {size} (--kv-cache-gb limits it)")
     if "row" in metrics:
-        what = f"update {metrics['step']} ({metrics['phase']}) is not finite and was not applied"
+        what = f"update {metrics['step']} was not applied: {metrics['skipped']}"
         tqdm.write(f"{what}; the row that stands out:\n{metrics['text']}")
     state.failures = state.failures + 1 if "row" in metrics else 0
     state.unrewarded = 0 if metrics["reward"] > 0 else state.unrewarded + 1

@@ -261,7 +261,7 @@ def test_live_attention_by_the_documentation(tmp_path, monkeypatch):
         rows = torch.tensor([0, 2, 1])
         model(ids[None], row_lengths=[4, 1, 5], kv_cache=cache, cache_rows=rows)
     expected = [model(token, kv_cache=caches[0]) for token in random_ids(2, 3, 1)]
-    monkeypatch.setattr(M, "flash_attention", lambda: (documented_varlen_attn, {}))
+    monkeypatch.setattr(M, "flash_attention", lambda: documented_varlen_attn)
     monkeypatch.setattr(M, "reads_live_part", lambda keys: True)
     found = [model(token, kv_cache=caches[1]) for token in random_ids(2, 3, 1)]
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
@@ -592,6 +592,20 @@ def test_log_probs_and_gradients_equal_float64(shape, temperature, backend, monk
             torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=5e-6)
     reference = M.token_logprobs_reference(*inputs[:3], temperature)
     torch.testing.assert_close(reference.double(), expected[0], rtol=1e-6, atol=1e-6)
+
+
+def test_targets_and_gradients_that_do_not_lie_in_one_piece(backend):
+    """Bug: a kernel reads neighbours of an expanded gradient's one element, or other targets."""
+    hidden, weight, targets, _ = head_inputs(6, 8, 50, backend)
+    expected = float64_oracle(hidden, weight, targets, torch.ones(6, device=backend), 1.0)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    column = torch.stack([targets, 49 - targets], 1)[:, 0]
+    logprobs = M.token_logprobs(hidden, weight, column)
+    logprobs.sum().backward()
+    found = (logprobs, hidden.grad, weight.grad)
+    for ours, theirs in zip(found, (expected[0], *expected[2:]), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

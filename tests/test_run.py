@@ -179,9 +179,19 @@ def test_not_finite_is_counted_logged_and_stops(world, tmp_path, monkeypatch, ca
     records, (output, error) = updates(tmp_path), capsys.readouterr()
     assert len(records) == 3 and all("not finite" in record["skipped"] for record in records)
     assert all(record["grad_norm"] is None and record["text"] for record in records)
-    assert "update 2 (rl) is not finite" in output and records[2]["text"] in output
+    assert "update 2 was not applied: the loss or" in output and records[2]["text"] in output
     assert "3 updates in a row" in error and "--resume" in error
     assert same_weights(world, tmp_path / "checkpoint-3")
+
+
+def test_a_later_update_on_a_rollout_that_is_not_finite(world, tmp_path, monkeypatch):
+    """Bug: an update that half happened is recorded as if nothing had."""
+    norms = iter(map(torch.tensor, (1.0, float("nan"))))
+    monkeypatch.setattr(dsrl.torch.nn.utils, "clip_grad_norm_", lambda *_: next(norms))
+    more = ("--variant", "grpo", "--steps", "1", "--updates-per-rollout", "2")
+    assert dsrl.main(arguments(world, tmp_path, *more)) == 0
+    assert updates(tmp_path)[0]["skipped"].endswith("not finite, after 1 updates on this rollout")
+    assert not same_weights(world, tmp_path / "checkpoint-1")
 
 
 def test_the_row_that_is_not_finite_is_found(rollout):
