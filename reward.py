@@ -31,8 +31,8 @@ import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
-from itertools import product
-from operator import add, ge, gt, le, lt, mul, ne
+from itertools import cycle, product
+from operator import add, eq, ge, gt, le, lt, mul, ne
 
 import mpmath
 
@@ -145,6 +145,12 @@ def mixed_number(match):
     return f"({whole}+{top}/{bottom})" if 0 < int(top) < int(bottom) else match[0]
 
 
+def repeating(match):
+    r"""0.1\bar{6} is (16 - 1)/90."""
+    whole, head, period = filter(lambda group: group is not None, match.groups())
+    return f"(({whole}{head}{period}-0{whole}{head})/{'9' * len(period)}{'0' * len(head)})"
+
+
 def matrix(match):
     """A matrix as a tuple of its rows; one row or one column as a tuple of its cells."""
     rows = [row.replace("&", ",") for row in re.split(r"\\\\|\\(?=[-\d.])", match[1])]
@@ -156,15 +162,19 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!\s*", ""),
     (r"\\color\s*\{[^{}]*\}|m?\\angle(?![a-zA-Z])", ""), (r"\{,\}", ","),
     (r"(?<=\d)(?:\\[, ]| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
+    (r"(?<!\d)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\))", repeating),
+    (r"\\(d?)dot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))", r"\2\3'\1"),
+    (r"'d", "''"), (r"\^\{\s*(-?\d)\s*\}", r"^\1"), (r"\\\\\s?\[-?[\d.]+[a-z]{2}\]", r"\\\\"),
     (r"(?<!\\)\\(?:[$()\[\],;:> ]|q?quad)|[$~]|\*\*(?=\s*$)|^\s*\*\*", " "),
-    (r"\\(?:math(?:bf|it|sf|cal)|bm|boldsymbol|vec|hat|bar|d?dot|overline(?=\s*\{\s*[a-zA-Z])|"
-     r"underline|overrightarrow|boxed)(?![a-zA-Z])", ""),
+    (r"\\(?:math(?:bf|it|sf|cal|tt)|bf|rm|it|bm|boldsymbol|vec|hat|bar|underline|overrightarrow|"
+     r"boxed|overline(?=\s*\{\s*[a-zA-Z]))(?![a-zA-Z])", ""),
     (r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array\}\s*\{[^{}]*)\}(.*?)\\end\s*\{[a-zA-Z]*\}",
      matrix),
     # Other names of the same
     (r"\\[dtc](?=frac|binom)", r"\\"),
     (r"(^|\{)([^{}]*)\\(over|choose)(?![a-zA-Z])([^{}]*)(\}|$)", r"\1\\\3{\2}{\4}\5"),
-    (r"\\(?:text(?:bf|it|rm|tt)|mathrm|[mh]box|operatorname|normal)\s*\*?\s*\{", r"\\text{"),
+    (r"\\(?:text(?:bf|it|rm|tt|sf)|emph|mathrm|[mh]box|operatorname|normal)\s*\*?\s*\{",
+     r"\\text{"),
     (r"(?<=\d)\s*(?:\\text\s?\{)?\s*\(?base\s+(\w+)\)?\}?$", r"_{\1}"),
     (r"(?<![a-z^_])[({](\d\w*|[A-F]\d+)[)}]_", r"\1_"),
     (r"(?<=\d)_\{?\s*(?:\\text\s?\{|\()\s*(\w+)\s*[)}]+", r"_{\1}"),
@@ -174,7 +184,10 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"(?<=\d)\s*(?:\\text\s?\{\s*to\s*\}|to)\s*(?=\d)", ":"),
     (r"(?<=[\])}])\s*U\s*(?=[\[({\\])", r"\\cup "), (r"(?<=\})\s*-\s*(?=\\\{)", r"\\setminus "),
     (r"\\emptyset|\\varnothing", r"\\{\\}"),
-    # {x : x > 3} is x > 3, and f(x) = ... is f = ...
+    (r"(?<=\d)\^?\{?(?:\\text\s?\{)?(?:st|nd|rd|th)\b\}{0,2}$", ""),
+    # 2x for all x, and 3+2k, k in Z; {x : x > 3} is x > 3, and f(x) = ... is f = ...
+    (r"(?:\\text\s?\{\s*)?\bfor (?:all|any|every)\b[^,;=]{0,60}$", ""),
+    (r",\s*[a-z]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?$", ""),
     (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1"),
     (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
     (r"(?<![-+*/)a-zA-Z])(?<![-+*/)] )(?<!\b[a-zA-Z] )"
@@ -206,13 +219,13 @@ TRIG = "sin cos tan sec csc cot".split()
 ANALYTIC = [*TRIG, *(f"a{name}" for name in TRIG), *(f"{name}h" for name in TRIG[:3]), "ln"]
 FUNCTIONS = [f"arc{name}" for name in TRIG] + ANALYTIC[::-1]
 FUNCTIONS += "exp log lg sqrt frac over binom choose abs".split()
-RELATIONS = {"<": lt, "<=": le, ">": gt, ">=": ge, "!=": ne, "=": None, "~=": None, "in": None}
+RELATIONS = {"<": lt, "<=": le, ">": gt, ">=": ge, "!=": ne, "=": eq, "~=": None, "in": None}
 ALIASES = dict(zip(*[iter("""leqslant <= leq <= le <= geqslant >= geq >= ge >= lt < gt > neq !=
     ne != approx ~= times * cdot * div / pm +- mp -+ +/- +- backslash setminus colon : lor or vee or
     land and == = := = ** ^ percent % pct % langle ( rangle ) vert | lvert | rvert | mid | in in
     cup cup cap cap setminus setminus lfloor lfloor rfloor rfloor lceil lceil rceil rceil circ circ
     lbrace \\{ rbrace \\}""".split())] * 2))
-NAMES = [*GREEK, *"varepsilon varphi ell hbar oo sum int prod".split()]
+NAMES = [*GREEK, *"varepsilon varphi ell hbar oo sum int prod max min".split()]
 KNOWN = ({name: ("name", name) for name in NAMES}
          | {name: ("name", "oo") for name in ("infty", "infinity")}
          | {name: ("function", name) for name in FUNCTIONS}
@@ -221,9 +234,12 @@ KNOWN_WORD = re.compile("|".join(sorted(filter(str.isalpha, KNOWN), key=len, rev
 IN_WORDS = re.compile(f"({'|'.join(FUNCTIONS)}|theta|infinity|pi|oo)")
 UNIT_WORDS = set("no on up am pm is of if in mph sq cm mm km kg mg ml ft mi hr".split())
 # A number with such words after it may be no answer, or a second one
-DOUBT = re.compile(r"(?<!\^)(?<!\^-)\d|\b(?:no|not|never|but|maybe|wrong|false|if|plus|minus|times|"
-                   "half|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|"
-                   r"dozen|hundred|thousand|million|billion)\b")
+DOUBT = re.compile(
+    r"(?<!\^)(?<!\^-)\d|\b(?:no|not|never|but|maybe|wrong|false|if|plus|minus|times|half|one|two|"
+    r"three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|least|most|negative|twice|"
+    r"except|outside|squared|cubed|halves|thirds?)\b|\b(?:dozen|hundred|thousand|[mbtr]+illion|"
+    r"fourth|fifth|sixth|eighth|tenth|factorial|incorrect|invalid|reject|extraneous|exclu|"
+    r"impossible|cannot|undefined|divided|recurring|repeating)")
 TOKEN = re.compile(r"""(?P<based>\d*\.?\d+_\s*(?:\{\s*(?:\d+|two|three|eight)\s*\}|\d+))
     | (?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)(?![eE][+-]?\d{4})
     | \\text\s?\{(?P<text>[^{}]*)\} | \\(?P<command>[a-zA-Z]+) | (?P<letters>[a-zA-Z]+)
@@ -305,11 +321,11 @@ def combine(operator, left, right):
         return "relation", (*(left[1] if left[0] == "relation" else (left,)), operator, right)
     if operator == "and" and left[0] == right[0] == "relation" and "=" not in left[1] + right[1]:
         operator = "cap"  # x > 1 and x < 3
+    if operator in "*/" and any(n[0] == "text" and DOUBT.search(n[1]) for n in (left, right)):
+        raise Unreadable("words that may be a second answer")
     if operator in "*/" and left[0] == "text":
         return "text", f"{left[1]} {right[1]}"
     if operator in "*/" and is_unit(right):
-        if right[0] == "text" and DOUBT.search(right[1]):
-            raise Unreadable("words that may be a second answer")
         return left
     if operator == "-":
         return combine("+", left, negative(right))
@@ -361,8 +377,9 @@ class Parser:
             if binding <= level:
                 self.depth -= 1
                 return node
-            if implicit and kind == node[0] == "number":
-                raise Unreadable("two numbers side by side")
+            last = node[1][-1] if node[0] == "*" else node
+            if implicit and kind == "number" and last[0] in ("number", "name"):
+                raise Unreadable("a number after a number or a name")
             operator = "*" if implicit else self.tokens.pop()[1]
             while binding == 1 and LEVELS.get(self.peek()) == 1:  # "1, 2, and 3"
                 self.tokens.pop()
@@ -392,9 +409,11 @@ class Parser:
                 kind, value = "number", value[:-3]
         while kind == "name" and self.peek() == "_":
             self.tokens.pop()
-            value += f"_{self.expression(ATOM)[1]}"
-        if value == "f" and self.peek() == "(":  # f(x + 1) is no product
-            value += str(self.expression(ATOM))
+            index = self.expression(ATOM)
+            value += f"_{index if isinstance(index[1], tuple) else index[1]}"
+        is_call = self.tokens[-2:][0][0] == "number" and self.tokens[-3] == ("op", ")")  # I(0)
+        if self.peek() == "(" and kind == "name" and value not in REAL and (value == "f" or is_call):
+            value += str(self.expression(ATOM))  # no product
         return "text" if kind == "word" else kind, Fraction(value) if kind == "number" else value
 
     def bracket(self, opening):
@@ -450,6 +469,8 @@ class Parser:
 def read(text):
     """The tree of a normalised answer; one with +- becomes the list of its values."""
     tokens = tokenize(text)
+    if any(a[0] == "word" and b[0] == "number" for a, b in zip(tokens[1:], tokens[2:])):
+        raise Unreadable("a number after words")  # 3 out of 4
     signs = [i for i, token in enumerate(tokens) if token in (("op", "+-"), ("op", "-+"))]
     # They go together next to -+ and in tuples, elsewhere each is free
     together = ("op", "-+") in tokens or {("op", "("), ("op", ",")} <= {*tokens} or len(signs) > 4
@@ -493,8 +514,11 @@ REAL = {"pi": +MP.pi, "e": +MP.e, "oo": MP.inf, "log": +MP.e, "circ": Fraction(1
 # From 1/100 to 6 and of both signs, so that no root, absolute value or small term can hide
 COORDINATES = [Fraction(n, 1000) for n in (
     1237, 2871, 413, 3319, 1709, 523, 5011, 2203, 811, 4157, 1453, 3701)]
-TRIALS = [  # first coordinate, scale, signs
-    (0, 1, (1,)), (3, 1, (1,)), (5, Fraction(1, 40), (1,)), (7, 1, (-1,)), (2, 1, (1, -1))]
+TRIALS = [
+    [scale * sign * x for x, sign in zip(COORDINATES[i:] + COORDINATES[:i], cycle(signs))]
+    for i, scale, signs in ((0, 1, (1,)), (3, 1, (1,)), (5, Fraction(1, 40), (1,)), (7, 1, (-1,)),
+                            (2, 1, (1, -1)), (9, 1, (1, 1, -1)))]
+WHOLE = [[Fraction(n + 3 * i) for i in range(12)] for n in range(1, 17)]  # for floor and ceiling
 
 
 def power(base, exponent):
@@ -532,6 +556,9 @@ def binomial(n, k):
 
 
 CALLS = {name: getattr(MP, name) for name in ANALYTIC}
+for name, other in zip(TRIG[3:], ("cos", "sin", "tan")):  # mpmath's own are not safe in threads
+    CALLS[name] = lambda x, call=CALLS[other]: 1 / call(x)
+    CALLS[f"a{name}"] = lambda x, call=CALLS[f"a{other}"]: call(1 / MP.convert(x))
 CALLS |= {"+": add, "*": mul, "^": power, ":": lambda x, y: x * power(y, Fraction(-1)), "abs": abs,
           "!": factorial, "binom": binomial, "floor": floor, "ceil": lambda x: -floor(-x)}
 
@@ -565,11 +592,12 @@ def variables(*nodes):
 def values_at_points(nodes, point=REAL):
     """The nodes' values at each point where all are defined; over the reals where names are < 0."""
     names, found = variables(*nodes), 0
-    for shift, scale, signs in TRIALS if names else TRIALS[:1]:
-        here = point | {
-            name: COORDINATES[(shift + i) % len(COORDINATES)] * scale * signs[i % len(signs)]
-            for i, name in enumerate(names)}
-        if -1 not in signs or ("name", "i") in walk(*nodes):
+    trials = TRIALS if names else TRIALS[:1]
+    if names and any(node[0] in ("floor", "ceil") for node in walk(*nodes)):
+        trials = WHOLE if {*names} <= {*"ijkmnN"} else TRIALS + WHOLE
+    for coordinates in trials:
+        here = point | dict(zip(names, cycle(coordinates)))
+        if min(coordinates) > 0 or ("name", "i") in walk(*nodes):
             here["i"] = MP.j
         try:
             values = [evaluate(node, here) for node in nodes]
@@ -620,7 +648,8 @@ def title(node):
     """What the left side of an assignment names: x, AB, A:B, (p, q), |AB|, speed; or ""."""
     kind, content = node
     if kind in ("name", "text"):
-        return "" if content in [*REAL, "i", "sum", "int", "prod"] else content
+        none = content in [*REAL, "i", "sum", "int", "prod"]
+        return "" if none or kind == "text" and DOUBT.search(content) else content
     names = [*map(title, content)] if kind in ("()", ":", "*", "abs", *TRIG) else [""]
     letters = {"abs": "[A-Z]", "*": "^[A-Z,]+$"}.get(kind, "[A-Z]|[a-z]{2}|,")  # not |x|, sin x
     return ",".join(names) if all(names) and re.search(letters, ",".join(names)) else ""
@@ -643,7 +672,7 @@ def without_names(node):
     """(names, bare value) of assignments: x = 2, y = 1 is (2, 1); x_1 = 2, x_2 = 3 is 2, 3."""
     pairs = [assigned(item) for item in (node[1] if node[0] == "list" else (node,))]
     values = tuple(value for _, value in pairs)
-    names = [re.split(r"[_\d']", name)[0] for name, _ in pairs]
+    names = [re.split(r"[_\d]", name)[0] for name, _ in pairs]
     width = len({*names})
     if width == 1:
         return names[0], values[0] if len(values) == 1 else ("list", values)
@@ -675,7 +704,9 @@ def constant(node):
     return MP.mpf(MP.nstr(MP.convert(evaluate(node, REAL)), 40))
 
 
-UNITED = {"cup": any, "list": any, "cap": all, "setminus": lambda row: row[0] and not any(row[1:])}
+# In a list of sets none may lie in another: (1,9), (2,3) are points, and x<2, x<1 two answers
+UNITED = {"cup": any, "list": lambda row: row.count(True) == 1, "cap": all,
+          "setminus": lambda row: row[0] and not any(row[1:])}
 
 
 def contains(node, x):
@@ -692,7 +723,9 @@ def contains(node, x):
     sides, signs = (children[::2], children[1::2]) if kind == "relation" else ((), ())
     if signs == ("in",) and title(sides[0]):
         return contains(sides[1], x)
-    if not all(map(RELATIONS.get, signs)) or [*map(bool, map(title, sides))].count(True) != 1:
+    is_chain = all(map(RELATIONS.get, signs)) and (
+        "=" not in signs or len(signs) == 1 and sides[0][0] == "name")
+    if not is_chain or [*map(bool, map(title, sides))].count(True) != 1:
         raise Unreadable("not a set of numbers")
     values = [x if title(side) else constant(side) for side in sides]
     return all(RELATIONS[sign](low, high) for sign, low, high in zip(signs, values, values[1:]))
@@ -739,8 +772,9 @@ def same(a, b):
     kinds = {a[0], b[0]}
     if any(node[0] == "relation" for node in walk(a, b)):
         (name, x), (other, y) = without_names(a), without_names(b)
-        if (x, y) != (a, b) and (name == other or not (name and other)) and is_same(x, y):
-            return True
+        if (x, y) != (a, b) and (name == other or not (name and other)):
+            if is_same(x, y) or {"(=)", "list"} == {x[0], y[0]}:
+                return is_same(x, y)  # 2, 1 is not x = 1, y = 2
     if kinds == {":"}:
         return len(a[1]) == len(b[1]) and all(
             same_value((":", (x, a[1][0])), (":", (y, b[1][0]))) for x, y in zip(a[1], b[1]))
@@ -768,7 +802,8 @@ def same(a, b):
 
 CHOICE = re.compile(  # B, (b), option B, B. five; but no second letter: C. or D
     r"\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):? )?[(\[]?([A-Ja-j])(?:[)\].:\s]*|[).:]+"
-    r"(?:\s+|(?<=\))(?=\w))(?!(?:or|and|not)\b|.*\b(?:[B-J]|A(?! [a-z]))\b)(.+))")
+    r"(?:\s+|(?<=\))(?=\w))(?!(?:or|and|not|false|incorrect|is|no wait)\b|"
+    r".*\b(?:[B-J]|A(?! [a-z]))\b|\(?[a-j](?:\)| is\b)|(?:.*[a-z]{2} )?[b-j]\b\W*$)(.+))")
 LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
 # Signs that make a formula of a text: a-b is not ab, north-east is northeast
 FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")
@@ -816,6 +851,8 @@ def judge(predicted, ground_truth, strict=False):
         return letter == gold_letter, "multiple choice"
     if plain_words(a) and plain_words(a) == plain_words(b):
         return True, "same words"
+    if {plain_words(a)[-2:], plain_words(b)[-2:]} == {"am", "pm"}:
+        return False, "another time"
     if not re.search("[a-zA-Z]", b):
         a = UNIT.sub("", a)  # "5 m" where the gold has no names
     try:
