@@ -497,7 +497,8 @@ def triton_kernels():
     import triton.language as tl
 
     @triton.jit
-    def score(logits, stride, targets, logprobs, logsumexps, entropies, V, BLOCK: tl.constexpr):
+    def score(logits, stride, targets, logprobs, logsumexps, entropies,
+              V: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)  # as offset: n V passes 2^31 at 14,135 Qwen tokens
         logits += row * stride
         largest, total, weighted = float("-inf"), 0.0, 0.0  # m, s and w of the blocks so far
@@ -522,7 +523,8 @@ def triton_kernels():
         tl.store(entropies + row, tl.where(total == 0, 0.0, tl.log(total) - weighted / total))
 
     @triton.jit
-    def gradient(logits, stride, targets, logsumexps, coefficients, V, BLOCK: tl.constexpr):
+    def gradient(logits, stride, targets, logsumexps, coefficients,
+                 V: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)
         logits += row * stride
         target, logsumexp = tl.load(targets + row), tl.load(logsumexps + row)
