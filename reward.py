@@ -30,7 +30,7 @@ import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import cycle, product
 from operator import add, eq, ge, gt, le, lt, mul, ne
 
@@ -160,11 +160,12 @@ def matrix(match):
 REWRITES = [(re.compile(pattern), new) for pattern, new in [
     # What does not show, or is style only
     (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!\s*", ""),
-    (r"\\color\s*\{[^{}]*\}|m?\\angle(?![a-zA-Z])", ""), (r"\{,\}", ","),
-    (r"(?<=\d)(?:\\[, ]| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
-    (r"(?<!\d)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\))", repeating),
+    (r"\\color\s*\{[^{}]*\}|m?\\angle(?![a-zA-Z])", ""),
+    (r"(?<=\d)(?:\{,\}|\\[, ]| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
+    (r"\{,\}|(?<=\d),?\{\}(?=-?\d)", ","),
+    (r"(?<!\d)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|(?<=\.)\((\d+)\))", repeating),
     (r"\\(d?)dot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))", r"\2\3'\1"),
-    (r"'d", "''"), (r"\^\{\s*(-?\d)\s*\}", r"^\1"), (r"\\\\\s?\[-?[\d.]+[a-z]{2}\]", r"\\\\"),
+    (r"'d", "''"), (r"\^\{(-?\d)\}(?=[^{}]*\})", r"^\1"), (r"\\\\\s?\[-?[\d.]+[a-z]{2}\]", r"\\\\"),
     (r"(?<!\\)\\(?:[$()\[\],;:> ]|q?quad)|[$~]|\*\*(?=\s*$)|^\s*\*\*", " "),
     (r"\\(?:math(?:bf|it|sf|cal|tt)|bf|rm|it|bm|boldsymbol|vec|hat|bar|underline|overrightarrow|"
      r"boxed|overline(?=\s*\{\s*[a-zA-Z]))(?![a-zA-Z])", ""),
@@ -175,8 +176,10 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"(^|\{)([^{}]*)\\(over|choose)(?![a-zA-Z])([^{}]*)(\}|$)", r"\1\\\3{\2}{\4}\5"),
     (r"\\(?:text(?:bf|it|rm|tt|sf)|emph|mathrm|[mh]box|operatorname|normal)\s*\*?\s*\{",
      r"\\text{"),
-    (r"(?<=\d)\s*(?:\\text\s?\{)?\s*\(?base\s+(\w+)\)?\}?$", r"_{\1}"),
+    (r"(?<=\d)\s*(?:\\text\s?\{)?\s*\(?(?:in )?base[ }]{1,3}(\w+)\)?\}?(?: ?\\text\s?\{\)\})?$",
+     r"_{\1}"),
     (r"(?<![a-z^_])[({](\d\w*|[A-F]\d+)[)}]_", r"\1_"),
+    (r"(?<=\d)\\text\s?\{([A-F]+)\}(?=\d*_)", r"\1"),
     (r"(?<=\d)_\{?\s*(?:\\text\s?\{|\()\s*(\w+)\s*[)}]+", r"_{\1}"),
     (r"\\text\s?\{\s*(-?\w?\d[^{}]*|[:=])\}", r"\1"),
     (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|\bdegrees?\b", r"\\circ "),
@@ -186,15 +189,16 @@ REWRITES = [(re.compile(pattern), new) for pattern, new in [
     (r"\\emptyset|\\varnothing", r"\\{\\}"),
     (r"(?<=\d)\^?\{?(?:\\text\s?\{)?(?:st|nd|rd|th)\b\}{0,2}$", ""),
     # 2x for all x, and 3+2k, k in Z; {x : x > 3} is x > 3, and f(x) = ... is f = ...
-    (r"(?:\\text\s?\{\s*)?\bfor (?:all|any|every)\b[^,;=]{0,60}$", ""),
+    (r"(?:\\text\s?\{\s*)?\bfor (?:all|any|every)\b[^,;=\d]{0,60}$", ""),
     (r",\s*[a-z]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?$", ""),
     (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1"),
     (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
+    (r"(^|= ?)\{?([a-zA-Z])\}?\s*\^\s*\{?-1\}?\s*(?==|\([a-z]\)\s*=)", r"\1\2' "),
     (r"(?<![-+*/)a-zA-Z])(?<![-+*/)] )(?<!\b[a-zA-Z] )"
-     r"([a-zA-Z]'*)(?:\^\{-1\})?\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
+     r"([a-zA-Z]'*)\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
     (r"\bP\s*\([^()]*\)\s*(?==)", "P"),
     (r"(?<![\d.^_}/])(\d+)(?:\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
-     r"| +(\d+)/(\d+))(?![\d.])", mixed_number),
+     r"| +(\d+)/(\d+))(?!\.?\d)", mixed_number),
 ]]
 
 
@@ -233,13 +237,15 @@ KNOWN = ({name: ("name", name) for name in NAMES}
 KNOWN_WORD = re.compile("|".join(sorted(filter(str.isalpha, KNOWN), key=len, reverse=True)))
 IN_WORDS = re.compile(f"({'|'.join(FUNCTIONS)}|theta|infinity|pi|oo)")
 UNIT_WORDS = set("no on up am pm is of if in mph sq cm mm km kg mg ml ft mi hr".split())
+DENIAL = re.compile(
+    r"\b(?:no|not|never|neither|wrong|false|minus|negative|opposite|half|twice|outside)\b")
 # A number with such words after it may be no answer, or a second one
 DOUBT = re.compile(
-    r"(?<!\^)(?<!\^-)\d|\b(?:no|not|never|but|maybe|wrong|false|if|plus|minus|times|half|one|two|"
-    r"three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|least|most|negative|twice|"
-    r"except|outside|squared|cubed|halves|thirds?)\b|\b(?:dozen|hundred|thousand|[mbtr]+illion|"
-    r"fourth|fifth|sixth|eighth|tenth|factorial|incorrect|invalid|reject|extraneous|exclu|"
-    r"impossible|cannot|undefined|divided|recurring|repeating)")
+    DENIAL.pattern + r"|(?<!\^)(?<!\^-)\d|\b(?:but|maybe|if|plus|times|one|two|three|four|five|"
+    r"six|seven|eight|nine|ten|eleven|twelve|twenty|least|most|except|halves|thirds?)\b|"
+    r"(?<![a-z] )\b(?:squared|cubed)\b|\b(?:dozen|hundred|thousand|[mbtr]+illion|fourth|fifth|"
+    r"sixth|eighth|tenth|factorial|incorrect|invalid|reject|extraneous|exclu|impossible|cannot|"
+    r"undefined|divided|recurring|repeating)")
 TOKEN = re.compile(r"""(?P<based>\d*\.?\d+_\s*(?:\{\s*(?:\d+|two|three|eight)\s*\}|\d+))
     | (?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)(?![eE][+-]?\d{4})
     | \\text\s?\{(?P<text>[^{}]*)\} | \\(?P<command>[a-zA-Z]+) | (?P<letters>[a-zA-Z]+)
@@ -321,8 +327,9 @@ def combine(operator, left, right):
         return "relation", (*(left[1] if left[0] == "relation" else (left,)), operator, right)
     if operator == "and" and left[0] == right[0] == "relation" and "=" not in left[1] + right[1]:
         operator = "cap"  # x > 1 and x < 3
-    if operator in "*/" and any(n[0] == "text" and DOUBT.search(n[1]) for n in (left, right)):
-        raise Unreadable("words that may be a second answer")
+    for node, words in ((left, DENIAL), (right, DOUBT)) if operator in "*/" else ():
+        if node[0] == "text" and words.search(node[1]):
+            raise Unreadable("words that may be another answer")
     if operator in "*/" and left[0] == "text":
         return "text", f"{left[1]} {right[1]}"
     if operator in "*/" and is_unit(right):
@@ -378,7 +385,8 @@ class Parser:
                 self.depth -= 1
                 return node
             last = node[1][-1] if node[0] == "*" else node
-            if implicit and kind == "number" and last[0] in ("number", "name"):
+            slip = last[0] == "name" and self.tokens[-2:][0] != ("op", "^")  # x2, but not n 2^n
+            if implicit and kind == "number" and (slip or last[0] == "number"):
                 raise Unreadable("a number after a number or a name")
             operator = "*" if implicit else self.tokens.pop()[1]
             while binding == 1 and LEVELS.get(self.peek()) == 1:  # "1, 2, and 3"
@@ -411,8 +419,10 @@ class Parser:
             self.tokens.pop()
             index = self.expression(ATOM)
             value += f"_{index if isinstance(index[1], tuple) else index[1]}"
-        is_call = self.tokens[-2:][0][0] == "number" and self.tokens[-3] == ("op", ")")  # I(0)
-        if self.peek() == "(" and kind == "name" and value not in REAL and (value == "f" or is_call):
+        inside = self.tokens[-2:-5:-1]
+        is_call = value == "f" or inside[:2] == [("number", "0"), ("op", ")")] or (  # I(0), g(2)=
+            inside[0:1] and inside[0][0] == "number" and inside[1:] == [("op", ")"), ("op", "=")])
+        if kind == "name" and value not in REAL and self.peek() == "(" and is_call:
             value += str(self.expression(ATOM))  # no product
         return "text" if kind == "word" else kind, Fraction(value) if kind == "number" else value
 
@@ -518,7 +528,7 @@ TRIALS = [
     [scale * sign * x for x, sign in zip(COORDINATES[i:] + COORDINATES[:i], cycle(signs))]
     for i, scale, signs in ((0, 1, (1,)), (3, 1, (1,)), (5, Fraction(1, 40), (1,)), (7, 1, (-1,)),
                             (2, 1, (1, -1)), (9, 1, (1, 1, -1)))]
-WHOLE = [[Fraction(n + 3 * i) for i in range(12)] for n in range(1, 17)]  # for floor and ceiling
+WHOLE = [[Fraction(n + n % 5 * i) for i in range(12)] for n in range(1, 21)]  # for floors
 
 
 def power(base, exponent):
@@ -571,7 +581,7 @@ def evaluate(node, point):
     if kind not in CALLS or kind == ":" and content[2:]:
         raise Unreadable(f"a {kind} has no value")
     if kind in TRIG:
-        point = point | {"circ": MP.pi / 180}
+        point = point | {"circ": point.get("degree", MP.pi / 180)}
     value, *others = [evaluate(child, point) for child in content]
     if not others and kind != "abs" and value and abs(MP.mag(value)) > 300:
         raise Unreadable("an argument is too large")
@@ -630,10 +640,12 @@ def tolerance(*nodes):
 
 
 def same_value(a, b, rounding=0):
-    """Equal at all points.  % next to none is 1/100 or nothing; log is of base e or 10."""
+    """Equal at all points.  % or degrees next to none may mean nothing; log has base e or 10."""
     points = [REAL]
     if (("name", "%") in walk(a)) != (("name", "%") in walk(b)):
         points.append(REAL | {"%": Fraction(1)})
+    if (("name", "circ") in walk(a)) != (("name", "circ") in walk(b)):
+        points.append(REAL | {"degree": Fraction(1)})
     if ("name", "log") in walk(a, b):
         points.append(REAL | {"log": Fraction(10)})
     return any(all(same_number(x, y, rounding or tolerance(a, b))
@@ -649,12 +661,13 @@ def title(node):
     kind, content = node
     if kind in ("name", "text"):
         none = content in [*REAL, "i", "sum", "int", "prod"]
-        return "" if none or kind == "text" and DOUBT.search(content) else content
+        return "" if (none if kind == "name" else DENIAL.search(content)) else content
     names = [*map(title, content)] if kind in ("()", ":", "*", "abs", *TRIG) else [""]
     letters = {"abs": "[A-Z]", "*": "^[A-Z,]+$"}.get(kind, "[A-Z]|[a-z]{2}|,")  # not |x|, sin x
     return ",".join(names) if all(names) and re.search(letters, ",".join(names)) else ""
 
 
+@lru_cache(256)  # a long chain is compared with each item of a list
 def assigned(node):
     """(name, value) of x = 5, y = f = 2x or 1/2 = 0.5; ("", node) if nothing is: 42 = 43."""
     sides, signs = (node[1][::2], node[1][1::2]) if node[0] == "relation" else ((node,), "")
@@ -663,7 +676,8 @@ def assigned(node):
     if not {*signs} <= {"=", "~=", "in"} or {*variables(*names)} & {*variables(*sides)}:
         return "", node  # x = x + 1
     rounding = Fraction("~=" in signs, 100)  # 7/12 ~= 0.58
-    if value[0] == "text" or not all(same_value(value, other, rounding) for other in others):
+    equal_to = is_same if is_tuple(value) else partial(same_value, rounding=rounding)
+    if value[0] == "text" or not all(equal_to(value, other) for other in others):
         return "", node  # yes = no
     return title(names[-1]) if names else "", value
 

@@ -32,7 +32,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         0.1428571 == 1/7   0.1429 != 1/7   2.9999999 != 3.0   0.0000001 != 0.0
         1000000.5 == 1000000.6   123456789 != 123456788   0.\overline{3} == 1/3
         0.1\bar{6} == \frac16
-        0.1\bar{6} != 0.6   1.(6) != 6   30th == 30   7^{\text{th}} == 7   -(-3) == 3
+        0.1\bar{6} != 0.6   0.75(12) == 9   33\frac{1}{3}. == 100/3   1.(6) != 6   30th == 30
+        7^{\text{th}} == 7   -(-3) == 3
         3 .5 != 3.5   12 = 5+7 == 12
         5+7=13 != 12   \infty != 1000000   1\!,\!234 == 1234   \(12\) == 12
         \displaystyle 12 == 12   "12" == 12   12 , == 12   three != 3   0x10 != 16
@@ -58,7 +59,9 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         12 degrees Celsius == 12   \text{12 units} == 12   12 N == 12   12 years == 12
         \text{approximately } 12 != 12   12 \text{ ways} == 12
         12 \text{ cm or } 13 \text{ cm} != 12   5\text{ ft } 3\text{ in} != 5
-        3 \text{ squared} != 3   5 hundredths != 5   3, 5 (extraneous) != 3,5   -3 out of 4 != -12
+        3 \text{ squared} != 3   12 \text{ cm squared} == 12   \cos 58^\circ == \cos58
+        \cos 59^\circ != \cos58   3 for every 4 != 3   5 hundredths != 5
+        3, 5 (extraneous) != 3,5   -3 out of 4 != -12
         9.8\mathrm{~m\,s^{-2}} == 9.8   2^1 hours 30 minutes != 60   \frac31 \text{ mod } 4 != 12
         1.5\text{ million} != 1500000   3\text{ hours }20\text{ minutes} != 3   12\,\Omega != 12
         €12 == 12   45 miles == 45\text{ miles}   1.6 \text{ g/cm}^3 == 1.6
@@ -76,7 +79,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         1011_{2} == 1011_2   1011_{two} == 1011_2   11 != 1011_2   1011_2 != 1011
         \text{1011}_2 == 1011_2   1011_{(2)} == 1011_2   1{,}011_2 == 1011_2   221_3 != -221_3
         152A_{11} == 152A_{11}   \texttt{1011}_2 == 1011_2   1011 \text{ (base 2)} == 1011_2
-        01011_2 == 1011_2   1011₂ == 1011_2   1011₂ != 10112   1011₁₀ == 1011""",
+        01011_2 == 1011_2   506 \text{ (base } 7) == 506_7   506 \text{ (base } 7 \text{)} == 506_7
+        1\mathrm{AF}_{16} == 1AF_{16}   1011₂ == 1011_2   1011₂ != 10112   1011₁₀ == 1011""",
     "numeric": r"""
         \sqrt{18} == 3\sqrt{2}   3\sqrt2 == \sqrt{18}   \frac{6}{\sqrt2} == 3\sqrt2
         \sqrt[3]{54} == 3\sqrt[3]{2}   2^{1/3} == \sqrt[3]{2}   \sqrt{4} != -2
@@ -99,6 +103,9 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         t^2 != x^2   \theta == θ   x^2 y^2 == (xy)^2   f(x)+1 != f(x)+2
         \frac{\pi}{4} + n\pi != k\pi+\frac\pi4   C_1 e^{t}+C_2 e^{-t} == C_{1}e^{t}+C_{2}e^{-t}
         \lfloor n/2 \rfloor == \left\lfloor \frac{n}{2} \right\rfloor   \lfloor n/2 \rfloor != n/2
+        mn-\lfloor\frac{n-3}{2}\rfloor != mn-\lfloor\frac m2\rfloor
+        n-\lfloor\frac{n}{17}\rfloor != n
+        \sin^{-1}\frac13 == \arcsin\frac13
         y+|xz| != y+xz
         \lceil\log_2 n\rceil != \lfloor\log_2 n\rfloor+1
         \lceil n/2\rceil+1 == \lfloor\frac{n+3}{2}\rfloor
@@ -116,6 +123,9 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         y^2-4x-6y+9=0 == (y-3)^2=4x   5=5=6 != 5   x=2\pi \approx 6.28 == 2\pi
         y'+ry=rx(t) == y^{\prime}+ry-rx(t)=0   y+g(x)=0 != y+g(t)=0   y=f(x)=2x == 2x
         f'(x)=3x^2 != f(x)=3x^2   m\ddot{x} != m\dot{x}   m\ddot{x} == x''m   0 != I(0)e^{-t}
+        g(2)=5 == 5   2x(3) == 6x   n2^{n-1} == n\cdot2^{n-1}   x2 != 2x
+        f^{-1}(x)=\frac{x-1}{2} == \frac{x-1}{2}   f^{-1}(x)=2x != f(x)=2x   \text{Sum} = 30 == 30
+        \text{Least common multiple} = 30 == 30   \text{opposite of } x=5 != 5
         \text{not } x=5 != 5   \text{twice } x = 5 != 5   \text{wrong} = 5 != 5   not 0 != 0
         2, 1 != x=1, y=2   1, 2 == x=1, y=2   a_{n^2} != a_{n+2}   x=5<6 != x=5
         \cos(A)=\frac35 == 3/5
@@ -141,11 +151,11 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         (3.0,4) == (3,4)   (a,b)=(3,4) == (3,4)   (2,\pi/3) == (2,\frac{\pi}{3})
         (3,4),(5,6) == (5,6),(3,4)   (3,4) != (3,4),(5,6)   (3,4);(5,6) == (3,4),(5,6)
         (3,4),(5,6) != (4,3),(6,5)   5,4,3 != (3,4,5)   (1,1,1) != (1,1)   (x,y) != (y,x)
-        (3, 4) != [3,4]   (10,000, 5) != (10000,5)
+        (3, 4) != [3,4]   (10,000, 5) != (10000,5)   (12{,}000, 5) == (12000,5)
         (2,32) != (2,32),(8,18)   2<x<32 != (2,32),(8,18)   (2,4),(3,4) != (2,4)
         (2,4) \text{ or } (3,4) != (2,4)   (1,9) != (1,9),(3,3),(2,5)""",
     "list, set, plus-minus": r"""
-        3,4 == 4,3   3 and 4 == 4, 3   3\text{ and }4 != 3   3,4,5 != 3,4   3,3 != 3
+        3,4 == 4,3   3 and 4 == 4, 3   3\text{ and }4 != 3   3,4,5 != 3,4   3,3 != 3   3,4 == 3{}4
         \{3,4\} == \{4,3\}   \{3, 4\} != (3,4)   -2,\frac32 == \frac{3}{2},-2
         \frac{1}{2}, \frac{1}{3} == \frac13,\frac12   1+i,1-i,-1+i,-1-i == \pm1\pm i
         1, 2, 3, 4 == 4,3,2,1   1,2,3,4 != 1,2,3,5   E, B, A == {A,B,E}   10^3, 10 == 10,1000
@@ -162,6 +172,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \begin{pmatrix} 1 \\ 2 \end{pmatrix} != \begin{pmatrix} 2 \\ 1 \end{pmatrix}
         \begin{pmatrix}1&-1\\1&-1\end{pmatrix} != \begin{pmatrix}1&-1\1&\phantom-1\end{pmatrix}
         \begin{pmatrix}1\\[6pt]2\end{pmatrix} == \begin{pmatrix}1\\2\end{pmatrix}
+        \mathbf{v}=2\begin{pmatrix}1\\2\end{pmatrix}=\begin{pmatrix}2\\4\end{pmatrix} == (2,4)
+        \mathbf{A}^{-1}=\begin{pmatrix}1\\2\end{pmatrix} == \begin{pmatrix}1\\2\end{pmatrix}
         \begin{pmatrix}1\\2\\3\end{pmatrix} != \begin{pmatrix}1\\2\end{pmatrix}
         \begin{vmatrix}1&2\\3&4\end{vmatrix} != \begin{pmatrix}1&2\\3&4\end{pmatrix}""",
     "ratio": r"""
