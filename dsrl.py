@@ -46,7 +46,7 @@ from run import EVAL_K, VARIANTS, Config, parse_args
 
 MAX_GRAD_NORM = 1.0
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}  # as the authors; constant lr
-DIAGNOSED_ROWS = 8  # about so many rows of each update are scored in both spaces, for the log
+DIAGNOSED_ROWS = 8  # rows of each update that are scored in both spaces, for the log
 PROBE_SECONDS, PROBE_TOKENS = 10, 8  # of --dry-run
 
 
@@ -237,8 +237,7 @@ def diagnose(model, rollout, config, step):
     Every --alignment-every updates also the cosine of the two spaces' gradients.
     """
     tensors = {name: value for name, value in vars(rollout).items() if name != "stats"}
-    apart = slice(None, None, max(1, len(rollout.finished) // DIAGNOSED_ROWS))  # of many prompts
-    part = replace(rollout, **{name: rows[apart] for name, rows in tensors.items()})
+    part = replace(rollout, **{name: rows[:DIAGNOSED_ROWS] for name, rows in tensors.items()})
     mask = part.response_mask
     conditional = scores(model, part, "conditional", config)
     marginal = scores(model, part, "marginal", config)
