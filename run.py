@@ -456,7 +456,8 @@ def summarize_run(config, folder):
 
 def load_data(config, tokenizer, max_positions):
     """(training problems with "prompt_ids", evaluation problems); says what is left, held out."""
-    splits = {"tiny": "tiny", "math": "math500"}  # those that come with a training and a test set
+    # those that come with a training and a test set
+    splits = {"tiny": "tiny", "math": "math500", "gsm8k": "gsm8k"}
     problems = load_problems(config.data, split="train" if config.data in splits else None)
     if config.eval_data or config.data in splits:
         held_out = load_problems(config.eval_data or splits[config.data])
