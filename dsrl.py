@@ -12,7 +12,7 @@
 Differences from the authors' code: `prerl_steps = N` is exactly N updates; only the active
 objective is computed; one token denominator for the whole update; the old log-probs of an on-policy
 update are its own. The README lists them all. What is not the method (flags, records, checkpoints,
-several processes) is in run.py.
+several processes) is in plumbing/.
 Letters: P prompts per step, G group size, B = P*G rows, R response tokens.
 
     python dsrl.py                          # tiny world: builds its base model, minutes on a laptop
@@ -26,28 +26,28 @@ import math
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 
 # Idle threads sleep: two that spin for each other on a busy machine run 20 to 70 times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it when it is loaded
 
 import torch
 from tqdm import tqdm, trange
 
-import run
-from eval import count_thoughts, evaluate, stop_strings_of, summarize
-from model import fetch_folder, whole
+from plumbing import plan, processes, records, resume
+from plumbing.alignment import gradient_alignment
+from plumbing.benchmarks import load_data, load_grader
+from plumbing.checkpoints import fetch_folder
+from plumbing.evaluation import count_thoughts, evaluate, stop_strings_of, summarize
+from plumbing.flags import VARIANTS, parse_args
+from plumbing.records import EVAL_K, Run
 from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, conditional_logprobs
-from prerl import gradient_alignment, group_advantages, loss_mask, marginal_logprobs
-from prerl import policy_gradient, start_token_of
+from prerl import group_advantages, loss_mask, marginal_logprobs, policy_gradient, start_token_of
 from rollout import generate
-from run import EVAL_K, VARIANTS, Config, parse_args
 
 MAX_GRAD_NORM = 1.0
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}  # as the authors; constant lr
 DIAGNOSED_ROWS = 8  # rows of each update that are scored in both spaces, for the log
-PROBE_SECONDS, PROBE_TOKENS = 10, 8  # of --dry-run
 
 
 def phase(step, prerl_steps):
@@ -78,45 +78,44 @@ def prompts_of(step, problems, config):
 # The loop
 
 
-def train(config: Config, state, model, sampler, tokenizer, optimizer, problems, held_out, grade):
-    """Both phases. The body of the loop is the algorithm of the header.
-
-    The sampler is the model, but with --shard a whole copy of its weights: it does all but learn.
-    """
+def train(run):
+    """Both phases. The body of the loop is the algorithm of the header."""
+    config = run.config
     tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
-    tqdm.write(run.console_heading())
-    for step in trange(state.done, config.steps, desc="updates", disable=run.rank() > 0):
+    tqdm.write(records.console_heading())
+    for step in trange(run.done, config.steps, desc="updates", disable=processes.rank() > 0):
         if step % config.eval_every == 0 or step == config.prerl_steps:
-            measure(config, step, sampler, tokenizer, held_out, grade, state)
+            measure(run, step)
         clock = [perf_counter()]
-        batch = run.share(prompts_of(step, problems, config))  # P problems, over all processes
-        rollout = sample(sampler, tokenizer, batch, config, step)
+        batch = processes.share(prompts_of(step, run.problems, config))  # P problems over all
+        rollout = sample(run, batch, step)
         clock.append(perf_counter())
-        texts = rollout.response_texts(tokenizer)
-        rewards, reasons = grade_groups(grade, batch, texts, rollout)  # (P, G), {reason: share}
+        texts = rollout.response_texts(run.tokenizer)
+        rewards, reasons = grade_groups(run, batch, texts)  # (P, G), {reason: share}
         clock.append(perf_counter())
         metrics = {"step": step, "phase": phase(step, config.prerl_steps)}
-        metrics |= run.average(describe(rollout, texts, rewards) | reasons)
-        metrics |= diagnose(sampler, rollout, config, step)
-        metrics |= update(model, sampler, optimizer, rollout, rewards, config, step, state)
+        metrics |= processes.average(describe(rollout, texts, rewards) | reasons)
+        metrics |= diagnose(run, rollout, step)
+        metrics |= update(run, rollout, rewards, step)
         clock.append(perf_counter())
-        state.done = step + 1
-        run.log_update(state, config, metrics, rollout, texts, clock)
-        run.save_when_due(config, state, model, tokenizer, optimizer)
-        if state.stop:
+        run.done = step + 1
+        records.log_update(run, metrics, rollout, texts, clock)
+        resume.save_when_due(run)
+        if run.stop:
             return
-    measure(config, config.steps, sampler, tokenizer, held_out, grade, state)
+    measure(run, config.steps)
 
 
-def sample(model, tokenizer, batch, config, step):
+def sample(run, batch, step):
     """G responses to each problem of this process's share; each draw is the same in any share."""
+    config = run.config
     return generate(
-        model, [problem["prompt_ids"] for problem in batch], group_size=config.group_size,
+        run.sampler, [problem["prompt_ids"] for problem in batch], group_size=config.group_size,
         max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
-        eos_ids=model.eos_ids, stop_strings=stop_strings_of(tokenizer, batch),
-        tokenizer=tokenizer, seed=config.seed * 1_000_003 + step,
-        first_prompt=run.first_of_share(config.prompts_per_step),
-        progress=None if run.rank() else f"sampling for update {step}",
+        eos_ids=run.sampler.eos_ids, stop_strings=stop_strings_of(run.tokenizer, batch),
+        tokenizer=run.tokenizer, seed=config.seed * 1_000_003 + step,
+        first_prompt=processes.first_of_share(config.prompts_per_step),
+        progress=None if processes.rank() else f"sampling for update {step}",
     )  # fmt: skip
 
 
@@ -124,98 +123,96 @@ def sample(model, tokenizer, batch, config, step):
 # One update
 
 
-def update(model, sampler, optimizer, rollout, rewards, config, step, state):
+def update(run, rollout, rewards, step):
     """Push the active objectives, clip, step. Returns metrics; "skipped": why it was not applied.
 
     "row", where an update is not finite: the one of the rollout that stands out.
     """
+    config, model, optimizer = run.config, run.model, run.optimizer
     objectives = active_objectives(config, step)
     old = {objective.space: None for objective in objectives}
     if config.updates_per_rollout > 1:  # off-policy from the second on: the ratio needs these
-        old = {space: old_logprobs(sampler, rollout, space, config) for space in old}
-    longest = int((rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)).max())
+        old = {space: old_logprobs(run, rollout, space) for space in old}
     for turn in range(config.updates_per_rollout):
-        metrics = run.fit_memory(
-            lambda budget: push(model, rollout, rewards, objectives, old, config, budget),
-            state, longest,
-        )  # fmt: skip
-        run.sum_gradients(model)
+        metrics = plan.fit_memory(accumulate_gradients, run, rollout, rewards, objectives, old)
+        processes.sum_gradients(model)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-        grad_norm = float(whole(norm))
+        grad_norm = float(processes.whole(norm))
         losses = [value for name, value in metrics.items() if name.endswith("loss")]
         metrics |= {"grad_norm": grad_norm, "skipped": None}
         if not all(map(math.isfinite, (grad_norm, *losses))):
-            metrics["skipped"] = "the loss or the gradient is not finite"
-            metrics["skipped"] += f", after {turn} updates on this rollout" if turn else ""
-            metrics["row"] = offending_row(sampler, rollout, objectives[0].space, config)
+            applied = f", after {turn} updates on this rollout" if turn else ""
+            metrics["skipped"] = f"the loss or the gradient is not finite{applied}"
+            metrics["row"] = offending_row(run, rollout, objectives[0].space)
             break
         if not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
             metrics["skipped"] = "no row carries a signal"
             break
-        run.adam_step(optimizer, model, config.offload)
-        run.copy_weights(model, sampler)
+        plan.adam_step(optimizer, model, config.offload)
+        processes.copy_weights(model, run.sampler)
     optimizer.zero_grad(set_to_none=True)  # the next sampling has their memory
     return metrics
 
 
-def push(model, rollout, rewards, objectives, old, config, micro_batch_tokens):
+def accumulate_gradients(run, rollout, rewards, objectives, old):
     """Leave the objectives' gradient in .grad, and nothing else there; returns its metrics."""
-    model.zero_grad(set_to_none=True)
-    metrics = {}
+    config, metrics = run.config, {}
+    run.model.zero_grad(set_to_none=True)
     for objective in objectives:
         own_coef = config.prerl_coef is None or objective.space != "marginal"
-        pushed = policy_gradient(
-            model, rollout, advantages_for(objective, rewards, config.advantage),
+        found = policy_gradient(
+            run.model, rollout, advantages_for(objective, rewards, config.advantage),
             space=objective.space, samples=objective.samples, start_token_id=config.start_token,
             coef=objective.coef if own_coef else config.prerl_coef,
-            micro_batch_tokens=micro_batch_tokens, old_logprobs=old[objective.space],
+            micro_batch_tokens=run.micro_batch_tokens, old_logprobs=old[objective.space],
             token_mask=loss_mask(rollout, config.mask_eos, config.skip_first),
         )  # fmt: skip
         prefix = "" if objective is objectives[0] else f"{objective.space}_"
-        metrics |= {prefix + name: value for name, value in pushed.items()}
+        metrics |= {prefix + name: value for name, value in found.items()}
     return metrics
 
 
-def advantages_for(objective, rewards, how):
+def advantages_for(objective, rewards, override):
     """(P, G) rewards -> (B,) advantages, normalised as the objective says or --advantage overrides.
 
     "sign" is +1 / -1 whatever the siblings did, all-wrong groups included
     (NSR as in RLVR-Decomposed, arXiv 2506.01347).
     """
-    if how == "sign":
+    if override == "sign":
         return (2 * check_rewards(rewards) - 1).reshape(-1)
-    scale_std = objective.scale_std if how is None else how == "zscore"
+    scale_std = objective.scale_std if override is None else override == "zscore"
     return group_advantages(rewards, scale_std).reshape(-1)
 
 
-def old_logprobs(model, rollout, space, config):
+def old_logprobs(run, rollout, space):
     """(B, R) log-probs of the weights that sampled: the sampler's own; P(y) is scored here."""
-    return rollout.logprobs if space == "conditional" else scores(model, rollout, space, config)
+    return rollout.logprobs if space == "conditional" else scores(run, rollout, space)
 
 
 @torch.no_grad()
-def scores(model, rollout, space, config):
+def scores(run, rollout, space):
     """(B, R) log-probs of the current weights in one space, without gradient."""
+    budget = run.config.micro_batch_tokens
     if space == "conditional":
-        return conditional_logprobs(model, rollout, micro_batch_tokens=config.micro_batch_tokens)
+        return conditional_logprobs(run.sampler, rollout, micro_batch_tokens=budget)
     return marginal_logprobs(
-        model, rollout.response_ids, rollout.response_mask, config.start_token,
-        micro_batch_tokens=config.micro_batch_tokens,
+        run.sampler, rollout.response_ids, rollout.response_mask, run.config.start_token,
+        micro_batch_tokens=budget,
     )  # fmt: skip
 
 
-def offending_row(model, rollout, space, config):
+def offending_row(run, rollout, space):
     """A row whose log-probs are not finite, else the least likely: it pulls hardest."""
-    return int(scores(model, rollout, space, config).sum(1).argmin())  # NaN is the least to argmin
+    return int(scores(run, rollout, space).sum(1).argmin())  # NaN is the least to argmin
 
 
-def grade_groups(grade, batch, texts, rollout):
+def grade_groups(run, batch, texts):
     """(P, G) rewards in [0, 1] of a rollout's texts, and the shares of the grader's reasons."""
-    group_size, counts = len(texts) // len(batch), {}
-    rewards = grade([problem for problem in batch for _ in range(group_size)], texts, counts=counts)
-    rewards = torch.tensor(rewards, device=rollout.response_ids.device).view(-1, group_size)
+    group_size, counts = run.config.group_size, {}
+    problems = [problem for problem in batch for _ in range(group_size)]
+    rewards = torch.tensor(run.grade(problems, texts, counts=counts), device=run.device)
     shares = {f"share_{name.replace(' ', '_')}": counts[name] / len(texts) for name in counts}
-    return rewards, shares
+    return rewards.view(-1, group_size), shares
 
 
 def describe(rollout, texts, rewards):
@@ -231,24 +228,23 @@ def describe(rollout, texts, rewards):
     }
 
 
-def diagnose(model, rollout, config, step):
+def diagnose(run, rollout, step):
     """Log-probs of a few rows in each space (nats per token); how far the sampler's are off.
 
     Every --alignment-every updates also the cosine of the two spaces' gradients.
     """
-    tensors = {name: value for name, value in vars(rollout).items() if name != "stats"}
-    part = replace(rollout, **{name: rows[:DIAGNOSED_ROWS] for name, rows in tensors.items()})
+    config, part = run.config, rollout.first_rows(DIAGNOSED_ROWS)
     mask = part.response_mask
-    conditional = scores(model, part, "conditional", config)
-    marginal = scores(model, part, "marginal", config)
+    conditional, marginal = scores(run, part, "conditional"), scores(run, part, "marginal")
     metrics = {
         "logprob_conditional": float(conditional[mask].mean()),
         "logprob_marginal": float(marginal[mask].mean()),
         "sampler_gap": float((conditional - part.logprobs)[mask].abs().mean()),
     }
     if config.alignment_every and step % config.alignment_every == 0:
-        options = (config.start_token, config.micro_batch_tokens)
-        alignment = gradient_alignment(model, part, *options, by_position=False)
+        alignment = gradient_alignment(
+            run.sampler, part, config.start_token, config.micro_batch_tokens, by_position=False
+        )
         metrics["alignment"] = alignment["whole_model"]
     return metrics
 
@@ -257,103 +253,75 @@ def diagnose(model, rollout, config, step):
 # Evaluation
 
 
-def measure(config, step, model, tokenizer, problems, grade, state):
+def measure(run, step):
     """Evaluate, each process its share; record, redraw the curves, print a few responses."""
+    config, problems = run.config, run.held_out
     rows = evaluate(
-        model, tokenizer, run.share(problems), k=EVAL_K, seed=config.seed,
+        run.sampler, run.tokenizer, processes.share(problems), k=EVAL_K, seed=config.seed,
         max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
-        first_prompt=run.first_of_share(len(problems)),
-        grade_with=grade,
-        progress=None if run.rank() else f"evaluation at {step}",
+        first_prompt=processes.first_of_share(len(problems)), grade_with=run.grade,
+        progress=None if processes.rank() else f"evaluation at {step}",
     )  # fmt: skip
-    rows = run.gather(rows)
-    summary = summarize(problems, rows, EVAL_K)
-    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-    thoughts = {name: rates["per_response"] for name, rates in summary["thoughts"].items()}
-    record = {"step": step, **numbers, "pass_at_k": summary["pass_at_k"][EVAL_K], **thoughts}
-    run.log_record(state, record)
-    for row in rows[: EVAL_K * 4]:
-        run.append_line(state.folder / "samples.jsonl", {"step": step, **row})
-    if run.rank() == 0:
-        run.draw_curves(state.folder)
-    run.show_evaluation(f"evaluation at {step}", record, rows)
+    rows = processes.gather(rows)
+    records.log_evaluation(run, step, summarize(problems, rows, EVAL_K), rows)
 
 
 # --------------------------------------------------------------------------------------------------
 # Start
 
 
-def probe(config, model, sampler, tokenizer, optimizer, problems, state):
-    """Print the seconds of an update, from ever larger ones that take about PROBE_SECONDS."""
-    prompts, tokens, timed, started = 1, PROBE_TOKENS, [], perf_counter()
-    # The first also warms up; the last takes about as long as all before it. Of several processes
-    # one tells the time, as all must take as many turns.
-    while len(timed) < 2 or run.gather([perf_counter() - started])[0] < PROBE_SECONDS / 2:
-        smaller = replace(config, max_response_tokens=min(tokens, config.max_response_tokens))
-        began = perf_counter()
-        batch = prompts_of(0, problems, replace(config, prompts_per_step=prompts))
-        rollout = sample(sampler, tokenizer, batch, smaller, 0)
-        sampled = perf_counter()
-        rewards = torch.arange(len(rollout.finished), device=rollout.finished.device) % 2
-        rewards = rewards.float().view(-1, config.group_size)  # 0, 1, 0, 1: every row is trained
-        update(model, sampler, optimizer, rollout, rewards, smaller, config.steps, state)
-        timed.append((sampled - began, perf_counter() - sampled))
-        share = config.prompts_per_step / run.world_size()
-        missing = share / prompts, config.max_response_tokens / tokens
-        if max(missing) <= 1:
-            break
-        prompts, tokens = (2 * prompts, tokens) if missing[0] > 1 else (prompts, 2 * tokens)
-    factor = max(1, missing[0]) * max(1, missing[1])
-    sampling, training = (factor * part for part in timed[-1])
-    how = f"a probe, times {factor:.0f}: about" if factor > 1 else "a probe of its size"
-    print(f"time per update: sampling {sampling:.1f} s, training {training:.1f} s ({how})")
-
-
 def load(config, device):
-    """(config with start token, model, sampler, tokenizer, optimizer, problems, held-out ones)."""
-    model, sampler, tokenizer = run.load_weights(config, device)
-    problems, held_out = run.load_data(config, tokenizer, model.max_positions)
+    """The Run of a config, with its start token looked up; no folder and no grader yet."""
+    model, sampler, tokenizer = plan.load_weights(config, device)
+    problems, held_out = load_data(config, tokenizer, model.max_positions)
     given, size = config.start_token, model.config.vocab_size
     token = start_token_of(tokenizer, size) if given is None else check_start_token(given, size)
     print(f"start token of P(y): {token} {tokenizer.convert_ids_to_tokens(token)!r}")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **ADAM)
-    config = replace(config, start_token=token)
-    return config, model, sampler, tokenizer, optimizer, problems, held_out
+    return Run(
+        config=replace(config, start_token=token), device=device,
+        model=model, sampler=sampler, tokenizer=tokenizer,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **ADAM),
+        problems=problems, held_out=held_out,
+        micro_batch_tokens=config.micro_batch_tokens or PACK_TOKENS[device.type],
+    )  # fmt: skip
+
+
+def dry_run(config):
+    """Print what a run would be, and with weights at hand how long an update takes."""
+    elsewhere = config.device == "cuda" and not torch.cuda.is_available()
+    device = processes.join_processes(replace(config, device="cpu") if elsewhere else config)
+    plan.print_plan(config, torch.device("cuda") if elsewhere else device)
+    has_weights = any(fetch_folder(config.model, ["config.json"]).glob("model*.safetensors"))
+    if has_weights and not elsewhere:
+        plan.probe(load(config, device), sample, update, prompts_of)
 
 
 def start(config):
-    """A run from its flags to its summary; with --dry-run, what it would be."""
-    elsewhere = config.dry_run and config.device == "cuda" and not torch.cuda.is_available()
-    device = run.join_processes(replace(config, device="cpu") if elsewhere else config)
-    budget = config.micro_batch_tokens or PACK_TOKENS[device.type]
+    """A run from its flags to its summary."""
     if config.dry_run:
-        run.print_plan(config, torch.device("cuda") if elsewhere else device)
-        has_weights = any(fetch_folder(config.model, ["config.json"]).glob("model*.safetensors"))
-        if has_weights and not elsewhere:
-            config, *parts, _ = load(config, device)
-            probe(config, *parts, run.State(Path(config.out), None, budget))
-        return
-    with run.open_folder(config.out, config.resume) as folder:
-        grade = run.load_grader(config.reward)
-        config, model, sampler, tokenizer, optimizer, *data = load(config, device)
-        state = run.State(folder, run.open_tracker(config.report_to, config), budget)
+        return dry_run(config)
+    device = processes.join_processes(config)
+    with resume.open_folder(config.out, config.resume) as folder:
+        grade = load_grader(config.reward)
+        run = load(config, device)
+        run.folder, run.grade = folder, grade
+        run.tracker = records.open_tracker(config.report_to, run.config)
         if config.resume:
-            run.resume(config, state, model, sampler, optimizer)
-        run.start_records(folder, config, model, device)
-        run.catch_signals(state)
+            resume.go_on(run)
+        records.start_records(run)
+        records.catch_signals(run)
         try:
-            train(config, state, model, sampler, tokenizer, optimizer, *data, grade)
+            train(run)
         except OSError as error:  # disk full, folder gone
-            rescued = run.rescue(error, config, state, model, tokenizer, optimizer)
-            raise ValueError(rescued) from error
-        if state.tracker:
-            state.tracker.finish()
-    if not state.stop:
-        run.summarize_run(config, folder)
+            raise ValueError(resume.rescue(error, run)) from error
+        if run.tracker:
+            run.tracker.finish()
+    if not run.stop:
+        records.summarize_run(run.config, folder)
 
 
 def main(argv=None):
-    return run.report_errors(lambda: start(parse_args(argv)))
+    return records.report_errors(lambda: start(parse_args(argv)))
 
 
 if __name__ == "__main__":

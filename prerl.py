@@ -4,6 +4,11 @@
     pre-train space    log P(y)     = sum_t log P(y_t | s, y_<t)    prompt removed: a start token s,
                                                                     positions from 0
 
+    conditional   <s> question | answer </s>        what the model reads, in each space;
+                                 ^^^^^^ ^^^^        the loss is on the marked tokens
+    marginal      <s>          | answer </s>        of both
+                                 ^^^^^^ ^^^^
+
     A      = r - mean(r)   or   (r - mean(r)) / (std(r) + 1e-6)     per group of G responses
     loss   = - coef / N * sum_t min(ratio_t A, clip(ratio_t) A)     over the kept rows
     ratio  = exp(logprob - old logprob)
@@ -17,28 +22,26 @@
    caller passes `old_logprobs`.
 3. A group of equal rewards has A = 0: an all-wrong group is NOT negative. `is_negative` defines it.
 
+Read `reference_update` for the whole update in plain PyTorch; `policy_gradient` gives the same
+gradient in packs of rows, with the fused last layer. Both take the loss from `token_losses`.
+
 Shapes: P prompts, G group size, B = P*G rows, R response, n tokens of a pack, D width.
 
-    python prerl.py                  # one update of NSR-PreRL, and where the probability went
-    python prerl.py --model tiny     # gradient alignment of the two spaces, printed and plotted
+    python prerl.py     # one update of NSR-PreRL, and where the probability went
 """
 
-import argparse
-import sys
 from dataclasses import dataclass
-from statistics import mean
 
 import torch
 import torch.distributed as dist
 
-from model import backward_logprobs, token_logprobs
+from logprobs import backward_losses, token_logprobs
 
 STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
 DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
 # Tokens of one forward and backward when no budget is given. CPU: few enough that element-wise
 # operations of a small model stay in its caches.
 PACK_TOKENS = {"cpu": 1024, "cuda": 16384}
-POSITION_BINS = (0, 1, 4, 16, 64, 256)  # first response token of each bin in `gradient_alignment`
 
 
 @dataclass(frozen=True)
@@ -131,17 +134,18 @@ def loss_mask(rollout, mask_eos=False, skip_first=0):
     return mask
 
 
-def clipped_surrogate(logprobs, old_logprobs, advantages, clip_low, clip_high):
-    """PPO's min(ratio A, clip(ratio) A), at least DUAL_CLIP * A if A < 0, elementwise; maximise.
+def token_losses(logprobs, old_logprobs, advantages, clip_low, clip_high):
+    """The loss of each token, (n,): PPO's clipped surrogate, with dual clip where A < 0.
 
-    Returns it, and a mask of where it is ratio * A: there its derivative by the log-prob is itself,
-    as the derivative of exp is exp; where it is clipped the derivative is 0.
+    For another loss change this function and nothing else: autograd differentiates it.
+    logprobs, old_logprobs  (n,) nats, of the current weights and of those that sampled
+    advantages              (n,) of each token's response
     """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(ratio * advantages, clipped * advantages)
-    surrogate = torch.where(advantages < 0, surrogate.maximum(DUAL_CLIP * advantages), surrogate)
-    return surrogate, surrogate == ratio * advantages
+    bounded = surrogate.maximum(DUAL_CLIP * advantages)
+    return -torch.where(advantages < 0, bounded, surrogate)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -197,9 +201,7 @@ def predicting_hidden(model, contexts, response_ids, lengths, pack):
     return torch.cat(ends), sum(sizes)
 
 
-def response_logprobs(
-    model, contexts, response_ids, response_mask, temperature, micro_batch_tokens
-):
+def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_tokens):
     check_mask(response_mask)
     lengths = response_mask.sum(1).tolist()
     budget = micro_batch_tokens or PACK_TOKENS[response_ids.device.type]
@@ -207,20 +209,21 @@ def response_logprobs(
     for pack in packs(range(len(lengths)), contexts, lengths, budget):
         hidden, _ = predicting_hidden(model, contexts, response_ids, lengths, pack)
         targets = response_ids[pack][response_mask[pack]]
-        scored.append(token_logprobs(hidden, model.lm_head.weight, targets, temperature))
+        scored.append(token_logprobs(hidden, model.lm_head.weight, targets))
     logprobs = torch.zeros(response_mask.shape, device=response_ids.device)
     return logprobs.masked_scatter(response_mask, torch.cat(scored))  # (B, R)
 
 
-def conditional_logprobs(model, rollout, *, temperature=1.0, micro_batch_tokens=None):
+def conditional_logprobs(model, rollout, *, micro_batch_tokens=None):
     """log P(y_t | x, y_<t): (B, R) float32, nats, 0 where the mask is False; carries gradient."""
     contexts = contexts_of(rollout, "conditional", None, None)
-    ids, mask = rollout.response_ids, rollout.response_mask
-    return response_logprobs(model, contexts, ids, mask, temperature, micro_batch_tokens)
+    return response_logprobs(
+        model, contexts, rollout.response_ids, rollout.response_mask, micro_batch_tokens
+    )
 
 
 def marginal_logprobs(
-    model, response_ids, response_mask, start_token_id, *, temperature=1.0, micro_batch_tokens=None
+    model, response_ids, response_mask, start_token_id, *, micro_batch_tokens=None
 ):
     """log P(y_t | s, y_<t): the response scored with the prompt removed (PreRL, arXiv 2604.14142).
 
@@ -231,18 +234,39 @@ def marginal_logprobs(
     Raises         ValueError     if a row is empty or has holes, or s is not in the vocabulary
     """
     contexts = start_contexts(response_ids, start_token_id, model.config.vocab_size)
-    options = (temperature, micro_batch_tokens)
-    return response_logprobs(model, contexts, response_ids, response_mask, *options)
+    return response_logprobs(model, contexts, response_ids, response_mask, micro_batch_tokens)
 
 
 # --------------------------------------------------------------------------------------------------
 # The gradient of one update
 
 
+def reference_update(
+    model, rollout, advantages, *, space, samples, start_token_id=None, coef=1.0,
+    old_logprobs=None, clip_low=0.2, clip_high=0.2,
+):  # fmt: skip
+    """Add the gradient of one update's loss to .grad, in plain PyTorch; return the loss.
+
+    For readers, tests and small models: `policy_gradient` makes the same gradient in less memory.
+    """
+    mask = rollout.response_mask & kept_rows(advantages, samples)[:, None]  # (B, R)
+    if space == "conditional":
+        logprobs = conditional_logprobs(model, rollout)
+    else:
+        ids = rollout.response_ids
+        logprobs = marginal_logprobs(model, ids, rollout.response_mask, start_token_id)
+    old = logprobs.detach() if old_logprobs is None else old_logprobs
+    advantages = advantages[:, None].expand_as(mask)
+    losses = token_losses(logprobs[mask], old[mask], advantages[mask], clip_low, clip_high)  # (N,)
+    loss = coef * losses.sum() / mask.sum()
+    loss.backward()
+    return float(loss.detach())
+
+
 def policy_gradient(
     model, rollout, advantages, *, space="marginal", samples="negative", start_token_id=None,
-    coef=1.0, micro_batch_tokens=None, temperature=1.0, old_logprobs=None, clip_low=0.2,
-    clip_high=0.2, token_mask=None,
+    coef=1.0, micro_batch_tokens=None, old_logprobs=None, clip_low=0.2, clip_high=0.2,
+    token_mask=None,
 ):  # fmt: skip
     """Add to .grad the gradient of one update's loss (see the header); return the update's metrics.
 
@@ -261,28 +285,24 @@ def policy_gradient(
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
     rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # neighbours share attention calls
     budget = micro_batch_tokens or PACK_TOKENS[rollout.response_ids.device.type]
-    cut = list(packs(rows, contexts, lengths, budget))
-    match_passes(model, len(cut))
+    packed = list(packs(rows, contexts, lengths, budget))
+    match_passes(model, len(packed))
     sums = torch.zeros(7, dtype=torch.float64, device=advantages.device)
-    for pack in cut:
+    for pack in packed:
         hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)
         mask, response_mask = token_mask[pack], rollout.response_mask[pack]
-        hidden = hidden[mask[response_mask]]  # only tokens that carry loss enter the head
+        hidden = hidden[mask[response_mask]]  # (n, D): only tokens that carry loss enter the head
         advantage = advantages[pack][:, None].expand_as(mask)[mask]  # (n,)
-        old = None if old_logprobs is None else old_logprobs[pack][mask]
+        old = None if old_logprobs is None else old_logprobs[pack][mask]  # (n,)
 
-        def surrogate(logprobs, chunk):
-            reference = logprobs if old is None else old[chunk]  # on-policy: the ratio is 1
-            return clipped_surrogate(logprobs, reference, advantage[chunk], clip_low, clip_high)
+        def losses_of(logprobs, chunk):
+            before = logprobs.detach() if old is None else old[chunk]  # on-policy: the ratio is 1
+            losses = token_losses(logprobs, before, advantage[chunk], clip_low, clip_high)
+            return coef / num_tokens * losses
 
-        def slope(logprobs, chunk):  # d loss / d logprob of each token
-            gain, unclipped = surrogate(logprobs, chunk)
-            return -coef / num_tokens * gain * unclipped
-
-        targets, head = rollout.response_ids[pack][mask], model.lm_head.weight
-        logprobs, entropy = backward_logprobs(hidden, head, targets, slope, temperature)
-        gain, unclipped = surrogate(logprobs, slice(None))
-        values = (-coef / num_tokens * gain, logprobs, entropy, ~unclipped)
+        targets = rollout.response_ids[pack][mask]
+        scored = backward_losses(hidden, model.lm_head.weight, targets, losses_of)
+        values = (scored.losses, scored.logprobs, scored.entropy, scored.slopes == 0)
         sums[:4] += torch.stack([value.double().sum() for value in values])
         sums[4:] += torch.tensor([len(pack), len(targets), fed], device=sums.device)
     return update_metrics(all_sum(sums).tolist(), num_tokens)
@@ -323,92 +343,14 @@ def match_passes(model, packs_here):
     token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     for _ in range(int(most) - packs_here):
         hidden = model(token)[0]  # (1, D), of which no state enters the head
-        backward_logprobs(hidden[:0], model.lm_head.weight, token[0, :0], lambda *_: None)
+        backward_losses(hidden[:0], model.lm_head.weight, token[0, :0], lambda *_: None)
 
 
 # --------------------------------------------------------------------------------------------------
-# Claim 1 of the paper: both spaces pull the weights the same way
+# Demo
 
 
-def logprob_gradient(model, rollout, space, start_token_id, token_mask, micro_batch_tokens):
-    """Gradient of the mean log-prob over token_mask, {parameter name: tensor}; .grad stays."""
-    parameters = dict(model.named_parameters())
-    before = {name: parameter.grad for name, parameter in parameters.items()}
-    for parameter in parameters.values():
-        parameter.grad = None
-    ones = torch.ones(len(rollout.response_ids), device=rollout.response_ids.device)
-    options = dict(space=space, start_token_id=start_token_id, token_mask=token_mask)
-    options |= dict(samples="all", coef=-1.0, micro_batch_tokens=micro_batch_tokens)
-    policy_gradient(model, rollout, ones, **options)
-    gradient = {name: parameter.grad for name, parameter in parameters.items()}
-    for name, parameter in parameters.items():
-        parameter.grad = before[name]
-    return gradient
-
-
-def cosine(first, second, names):
-    """Cosine of the angle between two gradients, over the named parameters together."""
-
-    def dot(a, b):
-        return sum((a[name] * b[name]).sum(dtype=torch.float64) for name in names)
-
-    lengths = (dot(first, first) * dot(second, second)).sqrt()
-    return float(dot(first, second) / lengths.clamp_min(1e-30))
-
-
-def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None, by_position=True):
-    """cos(grad log P(y), grad log P(y | x)) of each response, averaged (claim 1 of 2604.14142).
-
-    Response by response, as the mean of grad log P(y | x) over many sampled responses tends to 0
-    (the score identity) and has no direction.
-    Returns {"whole_model": float, "layers": {name: float}, "positions": {"4-15": float, ...}}: over
-    all weights, per layer (embedding, head and last norm by name), and with only the response
-    tokens of one range of positions in both gradients; `by_position=False` leaves that out, and
-    with it most of the cost: two forwards and backwards of each row remain.
-    """
-    groups = {"whole_model": [name for name, _ in model.named_parameters()]}
-    for name in groups["whole_model"]:
-        part, index = name.removeprefix("model.").split(".")[:2]
-        groups.setdefault(f"layer {index}" if part == "layers" else part, []).append(name)
-    ranges = position_ranges(rollout.response_mask) if by_position else {}
-
-    def cosines(token_mask, names_of):
-        options = (start_token_id, token_mask, micro_batch_tokens)
-        spaces = ("marginal", "conditional")
-        pair = [logprob_gradient(model, rollout, space, *options) for space in spaces]
-        return {group: cosine(*pair, names) for group, names in names_of.items()}
-
-    found = {"layers": {}, "positions": {}}
-    for row in range(len(rollout.response_ids)):
-        own = torch.zeros_like(rollout.response_mask)
-        own[row] = rollout.response_mask[row]
-        for group, value in cosines(own, groups).items():
-            found["layers"].setdefault(group, []).append(value)
-        for name, columns in ranges.items():
-            if (own & columns).any():
-                value = cosines(own & columns, {name: groups["whole_model"]})[name]
-                found["positions"].setdefault(name, []).append(value)
-    means = {part: {name: mean(v) for name, v in found[part].items()} for part in found}
-    return {"whole_model": means["layers"].pop("whole_model"), **means}
-
-
-def position_ranges(response_mask):
-    """{"4-15": (R,) bool, ...}: the columns of each bin of POSITION_BINS."""
-    width = response_mask.shape[1]
-    columns, ranges = torch.arange(width, device=response_mask.device), {}
-    for first, end in zip(POSITION_BINS, (*POSITION_BINS[1:], width), strict=True):
-        last = min(end, width) - 1
-        if first <= last:
-            name = str(first) if first == last else f"{first}-{last}"
-            ranges[name] = (columns >= first) & (columns <= last)
-    return ranges
-
-
-# --------------------------------------------------------------------------------------------------
-# Use from the shell
-
-
-def self_check():
+def demo():
     """One NSR-PreRL update of a random model: what a wrong response loses, and to which tokens."""
     from transformers import LlamaConfig
 
@@ -423,7 +365,17 @@ def self_check():
     wrong = rollout.response_ids[1][rollout.response_mask[1]]  # (r,)
     ids = torch.cat([torch.tensor([start]), wrong[:-1]])[None]  # (1, r)
     before = model.lm_head(model(ids))[0].log_softmax(-1).detach()  # (r, V) log P(. | s, y_<t)
-    policy_gradient(model, rollout, advantages, samples="negative", start_token_id=start)
+
+    objective = {"space": "marginal", "samples": "negative", "start_token_id": start}
+    reference_update(model, rollout, advantages, **objective)
+    plain = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    policy_gradient(model, rollout, advantages, **objective)
+    fast = [parameter.grad for parameter in model.parameters()]
+    gap = max(float((a - b).abs().max()) for a, b in zip(plain, fast, strict=True))
+    assert gap < 1e-6, gap
+    print(f"the plain update and the fast one give one gradient: {gap:.1e}")
+
     for parameter in model.parameters():
         parameter.data -= 0.1 * parameter.grad
     after = model.lm_head(model(ids))[0].log_softmax(-1).detach()
@@ -437,65 +389,5 @@ def self_check():
     assert sums[1] < sums[0], "the wrong response was not pushed down"
 
 
-def main(argv=None):
-    about = "Gradient alignment of log P(y) and log P(y | x); without --model a self-check."
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--model", help="tiny, a folder, a short name or a hub id")
-    parser.add_argument("--data", default="tiny", help="problems (default: the tiny world's)")
-    parser.add_argument("--prompts", type=int, default=16, help="prompts, 4 responses each")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="tokens")
-    parser.add_argument("--plot", default="alignment.png", help="file of the plot")
-    args = parser.parse_args(argv)
-    if args.model is None:
-        return self_check()
-    try:
-        alignment = measure_alignment(args)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"cos(grad log P(y), grad log P(y | x)): whole model {alignment['whole_model']:.4f}")
-    for part in ("layers", "positions"):
-        for name, value in alignment[part].items():
-            print(f"  {part:9} {name:>14} {value:8.4f}")
-    plot_alignment(alignment, args.plot)
-
-
-def measure_alignment(args):
-    from eval import encode_prompt, load_problems
-    from model import best_device, load_model
-    from rollout import generate
-
-    best = best_device()
-    model, tokenizer = load_model(args.model, device=best["device"])  # fp32 weights, as in training
-    model.compute_dtype = best["dtype"]
-    problems = load_problems(args.data, limit=args.prompts)
-    prompts = [encode_prompt(tokenizer, problem) for problem in problems]
-    options = dict(group_size=4, max_new_tokens=args.max_new_tokens, eos_ids=model.eos_ids)
-    rollout = generate(model, prompts, progress="sampling", **options)
-    return gradient_alignment(model, rollout, start_token_of(tokenizer, model.config.vocab_size))
-
-
-def plot_alignment(alignment, path):
-    from matplotlib.figure import Figure  # slow to import
-
-    figure = Figure(figsize=(11, 4.5))
-    axes = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
-    labels = {"layers": "layer", "positions": "response tokens in both gradients"}
-    for axis, (part, label) in zip(axes, labels.items(), strict=True):
-        names = [name.removeprefix("layer ").removesuffix("_tokens") for name in alignment[part]]
-        axis.bar(names, list(alignment[part].values()))
-        whole = f"whole model {alignment['whole_model']:.3f}"
-        axis.axhline(alignment["whole_model"], color="C1", linestyle="--", label=whole)
-        axis.axhline(0, color="black", linewidth=0.8)
-        axis.set_xlabel(label)
-    axes[0].tick_params(axis="x", rotation=90)
-    axes[0].set_ylabel("cosine")
-    axes[1].legend(loc="upper left")
-    figure.suptitle("Do both spaces pull the same way?  cos(grad log P(y), grad log P(y|x))")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    print(f"wrote {path}")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    demo()

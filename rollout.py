@@ -66,6 +66,11 @@ class Rollout:
     # cache_rows and cache_gb: how many rows the KV cache held at a time, and its size
     stats: dict = field(default_factory=dict)
 
+    def first_rows(self, count):
+        """The Rollout of its first `count` rows."""
+        tensors = {name: value for name, value in vars(self).items() if name != "stats"}
+        return Rollout(**{name: rows[:count] for name, rows in tensors.items()}, stats=self.stats)
+
     def response_texts(self, tokenizer):
         """The B responses as text, special tokens removed."""
         pairs = zip(self.response_ids, self.response_mask, strict=True)
@@ -559,8 +564,8 @@ def main(argv=None):
     if args.prompt is None:
         return self_check()
     try:
-        from eval import encode_prompt  # the same prompt function that training uses
-        from model import best_device, load_model
+        from plumbing.benchmarks import encode_prompt  # the same that training uses
+        from plumbing.checkpoints import best_device, load_model
         from tiny import CHAT_TEMPLATE
 
         model, tokenizer = load_model(args.model, **best_device())

@@ -46,7 +46,8 @@ from tqdm import tqdm
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 import reward
-from model import CausalLM, load_model, save_model
+from model import CausalLM
+from plumbing.checkpoints import load_model, save_model
 
 PAD, BOS, EOS, USER, ASSISTANT = "<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -341,7 +342,7 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
 
 def sample_test(folder, model, tokenizer, limit=None, seed=0):
     """(problems of test.jsonl, a Rollout of 8 responses to each)."""
-    from eval import encode_prompt, load_problems  # these files need this one for "tiny"
+    from plumbing.benchmarks import encode_prompt, load_problems  # these files need this one
     from rollout import generate
 
     problems = load_problems(f"{folder}/test.jsonl", limit=limit)
@@ -424,7 +425,7 @@ def train_and_evaluate(job):
 
 def read_run(out):
     """What the tables need of one run: evaluations, what was spent before each, Avg@8 outside."""
-    from eval import read_lines
+    from plumbing.records import read_lines
 
     lines = read_lines(out / "metrics.jsonl")
     updates = [line for line in lines if "reward" in line]
@@ -496,7 +497,8 @@ def study_variants(run_jobs, folder, seeds, steps):
 
 def alignment(base, seeds):
     """cos(grad log P(y), grad log P(y | x)) of the base, on 16 test problems x 8 for each seed."""
-    from prerl import gradient_alignment, start_token_of
+    from plumbing.alignment import gradient_alignment
+    from prerl import start_token_of
 
     model, tokenizer = load_model(base)
     start_token = start_token_of(tokenizer, model.config.vocab_size)

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 import torch.nn.functional as F
 
-import model
+import logprobs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PACKAGES = ("torch", "triton", "transformers", "trl", "liger_kernel", "cut-cross-entropy")
@@ -47,7 +47,9 @@ def back(logprobs, coefficients):
 
 
 def ours(hidden, weight, targets, coefficients):
-    return model.backward_logprobs(hidden, weight, targets, lambda _, chunk: coefficients[chunk])[0]
+    return logprobs.backward_losses(
+        hidden, weight, targets, lambda lp, chunk: coefficients[chunk] * lp
+    ).logprobs
 
 
 def ours_medium(*inputs):  # CPU: oneDNN's matrix products in place of MKL's. CUDA: nothing, in bf16
@@ -58,7 +60,7 @@ def ours_medium(*inputs):  # CPU: oneDNN's matrix products in place of MKL's. CU
 
 
 def ours_two_passes(hidden, weight, targets, coefficients):
-    return back(model.token_logprobs(hidden, weight, targets), coefficients)
+    return back(logprobs.token_logprobs(hidden, weight, targets), coefficients)
 
 
 def full_log_softmax(hidden, weight, targets, coefficients):

@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 import prerl
 from bench_logprob import DEVICE, about_this_machine, now
-from model import load_model
+from plumbing.checkpoints import load_model
 from rollout import generate
 
 SIZES = dict(

@@ -29,6 +29,12 @@ def random_model(seed=0, **overrides):
     return model
 
 
+def memory(field):
+    """VmRSS, resident bytes of this process now; VmHWM, their peak since the last reset."""
+    lines = Path("/proc/self/status").read_text().split("\n")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
 @pytest.fixture
 def model():
     return random_model()

@@ -7,23 +7,23 @@ import torch
 from conftest import arguments
 
 import dsrl
-import run
-from model import load_model
+from plumbing import records
+from plumbing.checkpoints import load_model
 from prerl import OBJECTIVES
 
 
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch, finished):
     """They are drawn once, in `finished`: a quarter of a second at each evaluation."""
-    monkeypatch.setattr(run, "draw_curves", lambda folder: None)
+    monkeypatch.setattr(records, "draw_curves", lambda folder: None)
 
 
 def updates(folder):
     """Metrics of the updates, without the clock."""
-    records = run.read_lines(Path(folder) / "metrics.jsonl")
+    lines = records.read_lines(Path(folder) / "metrics.jsonl")
     return [
         {name: value for name, value in record.items() if "second" not in name}
-        for record in records if "reward" in record
+        for record in lines if "reward" in record
     ]  # fmt: skip
 
 

@@ -20,8 +20,10 @@ import torch
 
 import eval as benchmarks
 from conftest import random_model
-from eval import answer_in, avg_at_k, count_thoughts, encode_prompt, evaluate, grade, grade_all
-from eval import load_problems, pass_at_k, standard_error
+from eval import avg_at_k, count_thoughts, evaluate, grade, load_problems, pass_at_k
+from plumbing import evaluation
+from plumbing.benchmarks import BOXED, answer_in, encode_prompt, grade_all
+from plumbing.evaluation import majority, standard_error
 
 MATH = {"kind": "math", "problem": "?", "answer": "18"}
 BBH = {"kind": "bbh", "problem": "?"}
@@ -223,9 +225,9 @@ def test_prompts_are_the_template_or_plain_text():
     def chat_ids(text):
         return chat(text, add_special_tokens=False).input_ids
 
-    assert encode_prompt(chat, MATH) == chat_ids(f"<system>{benchmarks.BOXED}<user>?<assistant>")
+    assert encode_prompt(chat, MATH) == chat_ids(f"<system>{BOXED}<user>?<assistant>")
     assert encode_prompt(chat, {**MATH, "kind": "tiny"}) == chat_ids("<user>?<assistant>")
-    base = plain(f"{benchmarks.BOXED}\n\nQuestion: ?\nAnswer:").input_ids
+    base = plain(f"{BOXED}\n\nQuestion: ?\nAnswer:").input_ids
     assert encode_prompt(plain, MATH) == encode_prompt(chat, MATH, template="base") == base
     shown = {**BBH, "answer": "No", "shots": "Q: 1\nA: 2\n\n"}
     text = "Q: 1\nA: 2\n\nQ: ?\nA: Let's think step by step."
@@ -453,7 +455,7 @@ def test_summary_by_hand():
         (["7", "1/2", None, None, None, "0.5"], [0, 1, 0, 0, 0, 1], 1), ([None], [0], 0),
         (["7", "18"], [0, 1], 0), (["18", "7", "7 m"], [1, 0, 0], 0),
     ):  # fmt: skip
-        assert benchmarks.majority(MATH, rows_for(answers, grades)) == expected
+        assert majority(MATH, rows_for(answers, grades)) == expected
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
@@ -462,7 +464,7 @@ def test_summary_by_hand():
 @pytest.fixture
 def stub(monkeypatch, tmp_path):
     """main() with a random model and six problems in a file, and the calls of `generate`."""
-    model, calls, generate = random_model(max_position_embeddings=256), [], benchmarks.generate
+    model, calls, generate = random_model(max_position_embeddings=256), [], evaluation.generate
     model.eos_ids = (1, 2)
 
     def counted(model, prompts, **how):
@@ -470,7 +472,7 @@ def stub(monkeypatch, tmp_path):
         return generate(model, prompts, **how)
 
     monkeypatch.setattr(benchmarks, "ROWS_PER_CALL", 4)
-    monkeypatch.setattr(benchmarks, "generate", counted)
+    monkeypatch.setattr("plumbing.evaluation.generate", counted)
     monkeypatch.setattr(benchmarks, "load_model", lambda *args, **how: (model, Letters(TURN)))
     rows = [{"problem": f"{i}?", "answer": str(i), "kind": "tiny"} for i in range(6)]
     path = write(tmp_path, "own.jsonl", rows)

@@ -14,7 +14,8 @@ import dsrl
 import prerl
 from conftest import random_model
 from rollout import Rollout
-from run import VARIANTS
+from plumbing.alignment import cosine, gradient_alignment
+from plumbing.flags import VARIANTS
 
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
 START = 2
@@ -27,7 +28,7 @@ def oracle_of(model):
     return oracle
 
 
-def oracle_logprobs(oracle, rollout, row, space, temperature=1.0):
+def oracle_logprobs(oracle, rollout, row, space):
     """(r,) log-probs of one response, computed alone, without padding, from full logits."""
     context = (
         rollout.prompt_ids[row][rollout.prompt_mask[row]]
@@ -35,15 +36,12 @@ def oracle_logprobs(oracle, rollout, row, space, temperature=1.0):
         else torch.tensor([START])
     )
     response = rollout.response_ids[row][rollout.response_mask[row]]
-    logits = (
-        oracle(torch.cat([context, response])[None]).logits[0, len(context) - 1 : -1].double()
-        / temperature
-    )
+    logits = oracle(torch.cat([context, response])[None]).logits[0, len(context) - 1 : -1].double()
     return logits.log_softmax(-1).gather(1, response[:, None])[:, 0]
 
 
 def oracle_gradient(
-    model, rollout, names, rewards=REWARDS, temperature=1.0, old=None, low=0.2, high=0.3, mask=None
+    model, rollout, names, rewards=REWARDS, old=None, low=0.2, high=0.3, mask=None
 ):
     """The losses of the objectives as their formulas read, one row at a time, with plain autograd.
 
@@ -66,7 +64,7 @@ def oracle_gradient(
         rows = [row for row in range(12) if keep(advantages[row])]
         num_tokens = sum(int(mask[row].sum()) for row in rows)
         for row in rows:
-            logprobs = oracle_logprobs(oracle, rollout, row, o.space, temperature)
+            logprobs = oracle_logprobs(oracle, rollout, row, o.space)
             before = logprobs.detach() if old is None else old[row, : len(logprobs)].double()
             ratio = (logprobs - before).exp()
             reach = (
@@ -191,7 +189,7 @@ def test_inputs_are_not_written_to(model, rollout):
         token_mask=mask,
         old_logprobs=rollout.logprobs,
     )
-    prerl.gradient_alignment(model, rollout, START)
+    gradient_alignment(model, rollout, START)
     assert all(torch.equal(inputs[name], before[name]) for name in inputs)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
@@ -214,14 +212,10 @@ def test_gradient_equals_plain_autograd(model, rollout, names, budget):
 @pytest.mark.parametrize("names", UPDATES, ids="+".join)
 @pytest.mark.parametrize("mask_eos, skip_first", [(True, 0), (False, 2), (True, 1)])
 def test_gradient_of_the_ablations(model, rollout, names, mask_eos, skip_first):
-    """Bug: tokens without loss in the denominator, or in the loss; a temperature applied to one of
-    log-prob and gradient.
-    """
+    """Bug: tokens without loss in the denominator, or in the loss."""
     mask = prerl.loss_mask(rollout, mask_eos, skip_first)
-    found, metrics = push(model, rollout, names, token_mask=mask, temperature=0.7)
-    assert (
-        distance(found, oracle_gradient(model, rollout, names, mask=mask, temperature=0.7)) < 1e-4
-    )
+    found, metrics = push(model, rollout, names, token_mask=mask)
+    assert distance(found, oracle_gradient(model, rollout, names, mask=mask)) < 1e-4
     assert metrics["tokens"] < rollout.response_mask.sum()
 
 
@@ -269,7 +263,7 @@ def test_bf16_gradient_is_close(model, rollout):
         found, _ = push(model, rollout, [name])
         assert all(value.dtype == torch.float32 for value in found.values())
         expected = oracle_gradient(model, rollout, [name])
-        assert prerl.cosine(found, expected, list(found)) > 0.999, name
+        assert cosine(found, expected, list(found)) > 0.999, name
 
 
 def test_checkpointed_activations_change_nothing(model, rollout):
@@ -303,15 +297,35 @@ def test_on_policy_needs_no_second_pass(model, rollout, space):
     assert all(torch.equal(with_old[name], without[name]) for name in without)
 
 
-def test_clipped_surrogate_by_hand():
+def test_token_losses_by_hand():
     """Bug: max for min, clip bounds swapped, dual clip on the wrong sign. Values worked out by
     hand.
     """
     ratio = torch.tensor([1.5, 0.5, 1.5, 0.5, 20.0])
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0])
-    found, unclipped = prerl.clipped_surrogate(ratio.log(), torch.zeros(5), advantages, 0.2, 0.3)
-    assert torch.allclose(found, torch.tensor([1.3, 0.5, -1.5, -0.8, -10.0]))
-    assert unclipped.tolist() == [False, True, True, False, False]
+    logprobs = ratio.log().requires_grad_()
+    losses = prerl.token_losses(logprobs, torch.zeros(5), advantages, 0.2, 0.3)
+    assert torch.allclose(losses, torch.tensor([-1.3, -0.5, 1.5, 0.8, 10.0]))
+    losses.sum().backward()
+    assert torch.allclose(logprobs.grad, torch.tensor([0.0, -0.5, 1.5, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("name", ["grpo", "nsr-prerl"])
+@pytest.mark.parametrize("off_policy", [False, True])
+def test_the_reference_update_is_the_same(model, rollout, name, off_policy):
+    """Bug: a reference that readers trust and that computes something else."""
+    objective = prerl.OBJECTIVES[name]
+    advantages = prerl.group_advantages(REWARDS, objective.scale_std).flatten()
+    options = dict(space=objective.space, samples=objective.samples)
+    if off_policy:
+        options["old_logprobs"] = torch.full(rollout.response_mask.shape, -4.0)
+    found, metrics = gradient(model, rollout, advantages, coef=0.5, **options)
+    model.zero_grad()
+    loss = prerl.reference_update(
+        model, rollout, advantages, start_token_id=START, coef=0.5, **options
+    )
+    plain = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert distance(found, plain) < 1e-5 and loss == pytest.approx(metrics["loss"], abs=1e-6)
 
 
 def test_only_negative_rows_are_computed(model, rollout):
@@ -413,12 +427,12 @@ def test_gradient_alignment(model, rollout):
     prompt makes the spaces equal.
     """
     model.zero_grad(set_to_none=True)
-    plain = prerl.gradient_alignment(model, rollout, START)
+    plain = gradient_alignment(model, rollout, START)
     assert -1 <= plain["whole_model"] < 0.999 and all(
         parameter.grad is None for parameter in model.parameters()
     )
     rollout.prompt_ids[:], rollout.prompt_mask[:] = START, torch.tensor([False, False, False, True])
-    same = prerl.gradient_alignment(model, rollout, START)
+    same = gradient_alignment(model, rollout, START)
     assert same["whole_model"] == pytest.approx(1, abs=1e-6) and set(same["layers"]) >= {
         "layer 0",
         "layer 1",
@@ -448,7 +462,7 @@ def test_alignment_equals_plain_autograd(model, rollout):
                 )
             )
         cosines.append(torch.nn.functional.cosine_similarity(*flat, dim=0))
-    found = prerl.gradient_alignment(model, rollout, START, by_position=False)
+    found = gradient_alignment(model, rollout, START, by_position=False)
     assert (
         found["whole_model"] == pytest.approx(float(sum(cosines) / 12), abs=1e-4)
         and found["positions"] == {}

@@ -224,9 +224,9 @@ def test_logprobs_equal_the_trainers_scoring(model):
         assert (conditional_logprobs(model, rollout) - rollout.logprobs).abs().max() < 1e-4
     warm = generate(model, PROMPTS, temperature=0.7, **OPTIONS)
     with torch.no_grad():
-        scored = conditional_logprobs(model, warm, temperature=0.7)
-        assert (scored - warm.logprobs).abs().max() < 1e-4
         assert (conditional_logprobs(model, warm) - warm.model_logprobs).abs().max() < 1e-4
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight / 0.7)  # the same, as logits
+        assert (conditional_logprobs(model, warm) - warm.logprobs).abs().max() < 1e-4
 
 
 def total_variation(tokens, expected):

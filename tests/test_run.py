@@ -27,12 +27,15 @@ from conftest import arguments, random_model
 from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 
 import dsrl
-import run
-from model import load_model
+from plumbing import checkpoints, processes, records, resume
+from plumbing.flags import Config
+from plumbing.plan import memory_plan
+from plumbing.benchmarks import load_data, load_grader
+from plumbing.checkpoints import load_model
 from prerl import marginal_logprobs, policy_gradient
 
 CPU = torch.device("cpu")
-DRAW_CURVES = run.draw_curves
+DRAW_CURVES = records.draw_curves
 ROOT = Path(__file__).parent.parent
 QWEN = dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
 QWEN |= dict(num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)
@@ -109,7 +112,7 @@ def test_damaged_checkpoints_are_passed_over(finished, copy, capsys):
 
 def test_killed_at_any_moment(world, tmp_path, monkeypatch):
     """Bug: a state between two files. SIGKILL at random moments, then --resume; to the bit."""
-    monkeypatch.setattr(run, "draw_curves", DRAW_CURVES)
+    monkeypatch.setattr(records, "draw_curves", DRAW_CURVES)
     words = arguments(world, tmp_path / "whole", "--steps", "8", "--keep", "2")
     began = time.monotonic()
     assert dsrl.main(words) == 0
@@ -117,7 +120,7 @@ def test_killed_at_any_moment(world, tmp_path, monkeypatch):
     words = arguments(world, out, "--steps", "8", "--keep", "2")
     kills = resumed = 0
     while True:
-        whole = [path for _, path in run.checkpoints(out) if (path / "trainer.json").exists()]
+        whole = [path for _, path in resume.checkpoints(out) if (path / "trainer.json").exists()]
         if not whole:
             shutil.rmtree(out, ignore_errors=True)
         last = kills == int(os.environ.get("DSRL_KILLS", 2))
@@ -147,7 +150,7 @@ def test_a_signal_saves_and_says_how_to_go_on(world, tmp_path, number):
     os.kill(process.pid, number)
     process.join(60)
     assert process.exitcode == 0 and f"--out {out} --resume" in log.read_text()
-    (step, path), *_ = run.checkpoints(out)
+    (step, path), *_ = resume.checkpoints(out)
     assert len(updates(out)) == step and (path / "trainer.json").is_file()
 
 
@@ -198,21 +201,22 @@ def test_the_row_that_is_not_finite_is_found(rollout):
     """Bug: the text of some other row under the message."""
     model = random_model()
     config = dataclasses.replace(dsrl.parse_args([]), start_token=2)
+    run = types.SimpleNamespace(config=config, sampler=model)
     scored = marginal_logprobs(model, rollout.response_ids, rollout.response_mask, 2)
     sums = scored.sum(1).tolist()
-    assert sums[dsrl.offending_row(model, rollout, "marginal", config)] == min(sums)
+    assert sums[dsrl.offending_row(run, rollout, "marginal")] == min(sums)
     model.model.embed_tokens.weight.data[40] = float("nan")  # poisons the rows that read token 40
     rollout.response_ids[rollout.response_ids == 40] = 41
     rollout.response_ids[7, 1] = 40
     model.lm_head.weight = torch.nn.Parameter(random_model().lm_head.weight.data.clone())
-    assert dsrl.offending_row(model, rollout, "marginal", config) == 7
+    assert dsrl.offending_row(run, rollout, "marginal") == 7
 
 
 def test_broken_weights_get_one_line(world, tmp_path, capsys):
     """Bug: a traceback where the logits are not finite."""
     model, tokenizer = load_model(world)
     model.model.norm.weight.data.fill_(float("nan"))
-    run.save_model(model, tokenizer, tmp_path / "nan")
+    checkpoints.save_model(model, tokenizer, tmp_path / "nan")
     words = arguments(world, tmp_path / "out", "--model", f"{tmp_path}/nan")
     assert dsrl.main(words) == 2
     assert "logits are not finite" in capsys.readouterr().err
@@ -239,8 +243,8 @@ def test_a_deleted_folder_does_not_lose_the_state(world, finished, tmp_path, cap
 
 def test_a_full_disk_leaves_no_half_checkpoint(world, finished, tmp_path, monkeypatch, capsys):
     """Bug: half a checkpoint beside the whole ones, or the state lost with the disk."""
-    real, out = run.save_file, tmp_path / "out"
-    monkeypatch.setattr(run.tempfile, "gettempdir", lambda: str(tmp_path))
+    real, out = resume.save_file, tmp_path / "out"
+    monkeypatch.setattr(resume.tempfile, "gettempdir", lambda: str(tmp_path))
 
     def full(tensors, path, **how):
         if path.is_relative_to(out) and "checkpoint-3" in str(path):
@@ -248,7 +252,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(world, finished, tmp_path, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
         real(tensors, path, **how)
 
-    monkeypatch.setattr(run, "save_file", full)
+    monkeypatch.setattr(resume, "save_file", full)
     assert dsrl.main(arguments(world, out)) == 2
     error = capsys.readouterr().err
     assert "No space left" in error and "dsrl-rescue" in error and "error: " in error
@@ -261,8 +265,8 @@ def test_a_full_disk_leaves_no_half_checkpoint(world, finished, tmp_path, monkey
 
 def test_a_sharded_state_is_not_rescued_by_one_process(tmp_path):
     """Bug: a process that waits for the others to save with it; they know nothing of its error."""
-    config, state = dsrl.parse_args(["--shard"]), run.State(tmp_path, None, 1)
-    message = run.rescue(OSError("full"), config, state, None, None, None)
+    run = types.SimpleNamespace(config=dsrl.parse_args(["--shard"]), folder=tmp_path, done=1)
+    message = resume.rescue(OSError("full"), run)
     assert "the checkpoints before are whole" in message and not list(tmp_path.iterdir())
 
 
@@ -316,7 +320,7 @@ def test_activations_are_counted(model, dtype):
     with torch.device("meta"):
         shapes = type(model)(model.config)
     shapes.compute_dtype = dtype
-    plan = run.memory_plan(config, shapes, CPU)
+    plan = memory_plan(config, shapes, CPU)
     assert plan["activations, 96 tokens"] == pytest.approx(counted, rel=0.15)
 
 
@@ -329,8 +333,8 @@ def test_presets_fit_their_cards(tmp_path, capsys, preset, room):
 
     Qwen2Config(**QWEN, max_position_embeddings=131072).save_pretrained(tmp_path / "model")
     config = dsrl.parse_args(["--preset", preset, "--model", f"{tmp_path}/model"])
-    shapes = run.shapes_of(config.model, torch.bfloat16)
-    *update, laid_out, cache = run.memory_plan(config, shapes, torch.device("cuda")).values()
+    shapes = checkpoints.shapes_of(config.model, torch.bfloat16)
+    *update, laid_out, cache = memory_plan(config, shapes, torch.device("cuda")).values()
     assert sum(parameter.numel() for parameter in shapes.parameters()) == 1_543_714_304
     assert sum(update) < 0.9 * room  # the rest: CUDA itself, fragments
     if config.kv_cache_gb:
@@ -347,9 +351,9 @@ def test_the_plan_of_a_sharded_run(tmp_path, monkeypatch):
     from transformers import Qwen2Config
 
     Qwen2Config(**QWEN).save_pretrained(tmp_path)
-    monkeypatch.setattr(run, "world_size", lambda: 4)
-    shapes = run.shapes_of(str(tmp_path), torch.bfloat16)
-    plan = run.memory_plan(dsrl.parse_args(["--shard"]), shapes, torch.device("cuda"))
+    monkeypatch.setattr("plumbing.plan.world_size", lambda: 4)
+    shapes = checkpoints.shapes_of(str(tmp_path), torch.bfloat16)
+    plan = memory_plan(dsrl.parse_args(["--shard"]), shapes, torch.device("cuda"))
     weights, gradients, moments, copied, *_ = plan.values()
     size = 1_543_714_304
     assert (weights, gradients, moments, copied) == (size, size, 2 * size, 2 * size)  # bytes
@@ -395,7 +399,7 @@ def test_two_processes_are_one(world, finished, tmp_path, dies, more):
         assert (moments[0][name] - moments[1][name]).abs().max() <= 1e-5 * scale, name
     one, two = (weights(path / "checkpoint-4") for path in (finished, out))
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
-    done = run.checkpoints(out)[0][0]
+    done = resume.checkpoints(out)[0][0]
     words = ["--out", str(out), "--resume", "--no-shard", "--steps", str(done + 1)]
     assert dsrl.main(words) == 0  # alone
 
@@ -427,15 +431,15 @@ def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
                 samples="all", start_token_id=2, micro_batch_tokens=budget,
             )  # fmt: skip
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        return run.gather_tensors(gradients)
+        return processes.gather_tensors(gradients)
 
     def main(folders):
-        run.join_processes(dsrl.parse_args(["--device", "cpu", "--shard"]))
+        processes.join_processes(dsrl.parse_args(["--device", "cpu", "--shard"]))
         for folder, (tied, again) in zip(folders, SHARDED, strict=True):
-            model = run.shard_model(random_model(tie_word_embeddings=tied), folder, CPU)
+            model = checkpoints.shard_model(random_model(tie_word_embeddings=tied), folder, CPU)
             model.checkpoint_activations = again
-            found = pushed(model, slice(6 * run.rank(), 6 * run.rank() + 6))  # 5 rows and none
-            if run.rank() == 0:
+            found = pushed(model, slice(6 * processes.rank(), 6 * processes.rank() + 6))  # 5 rows and none
+            if processes.rank() == 0:
                 save_file(found, Path(folder, "gradients.safetensors"))
         return 0
 
@@ -461,13 +465,13 @@ def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
 
 def test_warnings_name_the_cause():
     """Bug: a run of rewards 0 in silence; the same warning at every update."""
-    config, state = dsrl.parse_args([]), run.State(Path(), None, 1)
+    run = types.SimpleNamespace(config=dsrl.parse_args([]), unrewarded=0)
     fine = {"cut": 0.1, "mixed": 0.5, "reward": 0.5}
-    assert run.warnings_of(fine, config, state) == {}
-    assert list(run.warnings_of(fine | {"cut": 0.3}, config, state)) == ["cut"]
-    assert list(run.warnings_of(fine | {"mixed": 0, "reward": 1}, config, state)) == ["solved"]
-    state.unrewarded = 3
-    found = run.warnings_of(fine | {"mixed": 0, "reward": 0}, config, state)
+    assert records.warnings_of(fine, run) == {}
+    assert list(records.warnings_of(fine | {"cut": 0.3}, run)) == ["cut"]
+    assert list(records.warnings_of(fine | {"mixed": 0, "reward": 1}, run)) == ["solved"]
+    run.unrewarded = 3
+    found = records.warnings_of(fine | {"mixed": 0, "reward": 0}, run)
     assert list(found) == ["unsolved", "zero"]
     assert all(cause in found["zero"] for cause in ("cut before", "boxed", "--reward"))
 
@@ -536,7 +540,7 @@ def test_a_tokenizer_without_template_is_said(world, tmp_path, capsys):
     """Bug: a base model that samples on into a second question, or silence about the prompt."""
     model, tokenizer = load_model(world)
     tokenizer.chat_template = None
-    run.save_model(model, tokenizer, tmp_path / "base")
+    checkpoints.save_model(model, tokenizer, tmp_path / "base")
     words = arguments(world, tmp_path / "out", "--model", f"{tmp_path}/base", "--steps", "1")
     assert dsrl.main(words) == 0
     assert "no chat template: prompts are plain text" in capsys.readouterr().out
@@ -545,7 +549,7 @@ def test_a_tokenizer_without_template_is_said(world, tmp_path, capsys):
 def test_one_folder_one_run(copy, world, tmp_path, capsys):
     """Bug: two runs that write into each other; a run overwritten; one resumed as another."""
     assert dsrl.main(arguments(world, copy)) == 2 and "holds a run" in capsys.readouterr().err
-    with run.open_folder(copy, resume=True):
+    with resume.open_folder(copy, resume=True):
         assert dsrl.main(["--out", str(copy), "--resume"]) == 2
     assert "another run is writing" in capsys.readouterr().err
     other = f"{world}/test.jsonl"
@@ -580,9 +584,10 @@ def test_hub_names_without_a_network(tmp_path, capsys, monkeypatch):
 
 def test_flags_are_read_and_spelled_either_way():
     """Bug: a flag that is parsed and never used; --group_size or --num_generations refused."""
-    source = "".join((ROOT / name).read_text() for name in ("dsrl.py", "run.py"))
+    files = [ROOT / "dsrl.py", *(ROOT / "plumbing").glob("*.py")]
+    source = "\n".join(path.read_text() for path in files)
     read = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
-    names = {item.name for item in dataclasses.fields(run.Config)}
+    names = {item.name for item in dataclasses.fields(Config)}
     assert names - read == {"preset"}  # read while parsing
     for spelling in ("--group-size", "--group_size", "--num_generations", "--num-generations"):
         assert dsrl.parse_args([spelling, "5"]).group_size == 5
@@ -603,7 +608,7 @@ def test_a_few_problems_are_enough(world, tmp_path):
     few.write_text("\n".join(lines[:10]) + "\n")
     config = dsrl.parse_args(["--model", world, "--data", str(few), "--max-response-tokens", "24"])
     model, tokenizer = load_model(world)
-    problems, held_out = run.load_data(config, tokenizer, model.max_positions)
+    problems, held_out = load_data(config, tokenizer, model.max_positions)
     assert (len(problems), len(held_out)) == (8, 2)
 
 
@@ -611,7 +616,7 @@ def test_a_verifier_out_of_range_is_refused(tmp_path):
     """Bug: rewards of 2, or NaN, found out later and blamed on something else."""
     for value in ("2.0", "-0.1", "float('nan')"):
         (tmp_path / "mine.py").write_text(f"def check(problem, response):\n    return {value}\n")
-        grade = run.load_grader(f"{tmp_path}/mine.py:check")
+        grade = load_grader(f"{tmp_path}/mine.py:check")
         with pytest.raises(ValueError, match="must lie in"):
             grade([{"answer": "1"}], ["1"])
 
@@ -620,7 +625,7 @@ def test_records_hold_any_text(tmp_path):
     """Bug: a line separator of Unicode in a response, which JSON leaves as it is, ends a record."""
     record = {"step": 1, "text": "one\u2028two\x85three\x0cfour\nfive"}
     for name in ("metrics.jsonl", "samples.jsonl"):
-        run.append_line(tmp_path / name, record)
-    assert run.read_lines(tmp_path / "samples.jsonl") == [record]
-    run.cut_back(tmp_path, 2)
-    assert run.read_lines(tmp_path / "samples.jsonl") == [record]
+        records.append_line(tmp_path / name, record)
+    assert records.read_lines(tmp_path / "samples.jsonl") == [record]
+    resume.cut_back(tmp_path, 2)
+    assert records.read_lines(tmp_path / "samples.jsonl") == [record]

@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
-from eval import count_thoughts, encode_prompt, load_problems
-from model import load_model
+from plumbing.benchmarks import encode_prompt, load_problems
+from plumbing.checkpoints import load_model
+from plumbing.evaluation import count_thoughts
 from reward import score
 
 # Seconds instead of minutes: one narrow layer, about a hundred documents.

@@ -1,0 +1,13 @@
+"""What a run needs beside the method. Nobody has to read this to understand DSRL. The map:
+
+    flags.py         the command line: every flag, the presets, the variants
+    benchmarks.py    data sets, prompts, answers of each kind of problem
+    evaluation.py    sample and grade k responses a problem; Avg@k, pass@k, thoughts
+    answers.py       the grammar and arithmetic of answers, for reward.py
+    checkpoints.py   Hugging Face folders in and out, model names, the hub
+    resume.py        the run folder, checkpoints with AdamW's moments, --resume
+    records.py       metrics, samples, curves, the console, the ways a run ends
+    processes.py     torchrun, --shard
+    plan.py          --dry-run, and what happens when memory runs out
+    alignment.py     the cosine of the two spaces' gradients
+"""

@@ -1,0 +1,135 @@
+"""Sample k responses to each of N problems, grade them, and the numbers that papers report.
+
+With c of the k responses to a problem right,
+
+    Avg@k       mean of all grades; its standard error is over problems: std(means) / sqrt(N)
+    pass@j      1 - C(k - c, j) / C(k, j), unbiased for j <= k   (Chen et al., arXiv 2107.03374)
+    majority@k  grade of the answer given most often, equal answers being one
+    thoughts    reflections and transitions, by the keyword rule of SEAL (arXiv 2504.07986)
+"""
+
+import math
+import re
+from statistics import fmean
+
+import torch
+
+from plumbing.benchmarks import NEXT_QUESTIONS, answer_in, encode_prompt, grade_all, is_right
+from rollout import generate
+
+THOUGHTS = {  # the first that is found in a piece names it
+    "reflection": r"\Await|verify|make sure|hold on|think again|'s correct|'s incorrect|"
+                  r"let me check|seems right",
+    "transition": r"\Aalternatively|think differently|"
+                  r"another (?:way|approach|method|solution|strategy|technique)",
+    "execution": r"\S"}  # fmt: skip
+
+
+def count_thoughts(text):
+    """{name of THOUGHTS: how many pieces of a response, cut at blank lines, are so}."""
+    names = []
+    for piece in re.split(r"\n\s*\n", text.lower().replace("’", "'")):
+        found = (name for name, rule in THOUGHTS.items() if re.search(rule, piece.strip()))
+        names.append(next(found, None))
+    return {name: names.count(name) for name in THOUGHTS}
+
+
+def avg_at_k(correct):
+    """(N, k) grades -> their mean, a fraction in [0, 1]."""
+    return torch.as_tensor(correct, dtype=torch.float64).mean().item()
+
+
+def standard_error(correct):
+    """(N, k) grades -> standard error of avg_at_k over problems; 0.0 for a single problem."""
+    means = torch.as_tensor(correct, dtype=torch.float64).mean(1)  # (N,), the independent draws
+    return (means.std() / math.sqrt(len(means))).item() if len(means) > 1 else 0.0
+
+
+def pass_at_k(n, c, k):
+    """Chance that k of n responses, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k)."""
+    if not 1 <= k <= n or not 0 <= c <= n:
+        raise ValueError(f"pass@{k} of {n} responses, {c} right: needs 1 <= k <= n, 0 <= c <= n")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def majority(problem, rows):
+    """Grade of the answer given most often; no answer is no vote; the first seen wins a tie."""
+    groups = []  # of rows with one answer
+    for row in [row for row in rows if row["answer"] is not None]:
+        same = (g for g in groups if is_right({**problem, "answer": g[0]["answer"]}, row["answer"]))
+        if (group := next(same, None)) is None:
+            groups.append(group := [])
+        group.append(row)
+    return max(groups, key=len)[0]["correct"] if groups else 0.0
+
+
+def thought_rates(rows, name):
+    """How often these responses reflect or change course; 0 for no responses."""
+    total, tokens = sum(row[name] for row in rows), sum(row["tokens"] for row in rows)
+    per_response, per_token = total / max(1, len(rows)), total / max(1, tokens)
+    return {"per_response": per_response, "per_1000_tokens": 1000 * per_token}
+
+
+def summarize(problems, rows, k):
+    """All figures, shares in [0, 1] and tokens, from N*k rows, the k of a problem adjacent."""
+    of_problem = [rows[start : start + k] for start in range(0, len(rows), k)]
+    correct = [[row["correct"] for row in part] for part in of_problem]  # (N, k)
+    counts = [int(sum(grades)) for grades in correct]
+    sizes = sorted({2**i for i in range(k.bit_length())} | {k})  # 1, 2, 4, ... k
+    summary = {
+        "problems": len(problems), "k": k,
+        "avg_at_k": avg_at_k(correct),  # over all problems: the micro mean
+        "avg_at_k_se": standard_error(correct),
+        "pass_at_k": {j: fmean(pass_at_k(k, c, j) for c in counts) for j in sizes},
+        "majority_at_k": fmean(map(majority, problems, of_problem)),
+        "cut": fmean(not row["finished"] for row in rows),
+        "no_answer": fmean(row["answer"] is None for row in rows),
+        "length": fmean(row["tokens"] for row in rows),
+        "thoughts": {name: thought_rates(rows, name) for name in ("reflection", "transition")},
+    }  # fmt: skip
+    for name, rates in summary["thoughts"].items():
+        rates["right"] = thought_rates([row for row in rows if row["correct"]], name)
+        rates["wrong"] = thought_rates([row for row in rows if not row["correct"]], name)
+    groups = {}
+    for problem, grades in zip(problems, correct, strict=True):
+        groups.setdefault(problem.get("group"), []).append(grades)
+    if None not in groups:
+        summary["groups"] = {name: avg_at_k(grades) for name, grades in groups.items()}
+        summary["macro_avg"] = fmean(summary["groups"].values())
+    return summary
+
+
+def stop_strings_of(tokenizer, problems, template="chat"):
+    """What ends a response beside EOS: a further question, where the prompt is to be continued."""
+    shown = any(problem.get("shots") for problem in problems)
+    return NEXT_QUESTIONS if shown or template == "base" or not tokenizer.chat_template else ()
+
+
+def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", strict=False,
+             grade_with=None, **sampling):  # fmt: skip
+    """Sample k responses to each problem, all in one `generate`, and grade them.
+
+    strict      bool, grade mathematics as the method's authors do: a box, compared as text
+    grade_with  function (problems, responses) -> floats, such as that of training, for `grade`
+    sampling    of `rollout.generate`: temperature, top_p, top_k, seed, progress, ...
+    Returns     rows, a dict for each response, the k of a problem adjacent: `summarize` takes them
+    """
+    prompts = [encode_prompt(tokenizer, problem, template) for problem in problems]
+    stops = stop_strings_of(tokenizer, problems, template)
+    rollout = generate(
+        model, prompts, group_size=k, max_new_tokens=max_new_tokens, eos_ids=model.eos_ids,
+        tokenizer=tokenizer, stop_strings=stops, **sampling,
+    )  # fmt: skip
+    texts, of_row = rollout.response_texts(tokenizer), [one for one in problems for _ in range(k)]
+    loose = not strict and grade_with is None
+    grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, loose, strict)
+    tokens, finished = rollout.response_mask.sum(1).tolist(), rollout.finished.tolist()
+    return [
+        {
+            "index": problem.get("index", i // k), "sample": i % k, "problem": problem["problem"],
+            "ground_truth": problem["answer"], "response": texts[i],
+            "answer": answer_in(problem, texts[i], loose), "correct": grades[i],
+            "finished": finished[i], "tokens": tokens[i], **count_thoughts(texts[i]),
+        }
+        for i, problem in enumerate(of_row)
+    ]  # fmt: skip

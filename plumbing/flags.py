@@ -1,0 +1,169 @@
+"""The flags of a run: one dataclass holds them, checks them, and makes `--help`.
+
+1. Defaults are written once, in `Config`; a preset overrides them, a flag overrides both.
+2. With --resume the flags of the run in --out take the place of the defaults.
+"""
+
+import argparse
+import json
+import re
+import sys
+import types
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+
+from prerl import OBJECTIVES, PACK_TOKENS
+
+PRESETS = {  # defaults by name; every value can be overridden by its flag
+    "tiny": {"model": "tiny", "lr": 2e-4, "steps": 80, "prerl_steps": 10, "prompts_per_step": 32,
+             "max_response_tokens": 128, "eval_every": 20},
+    "qwen2.5-1.5b-24gb": {"model": "Qwen2.5-1.5B", "prompts_per_step": 32, "kv_cache_gb": 6,
+                          "max_response_tokens": 1024, "micro_batch_tokens": 4096,
+                          "checkpoint_activations": True, "offload": True},
+    "qwen2.5-1.5b-80gb": {"model": "Qwen2.5-1.5B", "micro_batch_tokens": 8192},
+    "paper-qwen3-4b": {"model": "Qwen3-4B", "prompts_per_step": 128, "max_response_tokens": 8192,
+                       "checkpoint_activations": True},
+}  # fmt: skip
+VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
+    "dsrl": (("nsr-prerl",), ("grpo",)),
+    "joint": (("grpo", "nsr-prerl"),) * 2,
+    **{name: ((name,),) * 2 for name in OBJECTIVES},
+}
+FIXED = ("model", "data", "prompts_per_step", "seed")  # flags that --resume cannot change
+FREE = (  # flags that change nothing of the result
+    "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_problems", "preset",
+    "kv_cache_gb", "device", "dry_run", "report_to", "alignment_every", "offload", "shard",
+)  # fmt: skip
+
+
+def flag(default, help_text, least=None, **options):
+    """A field of Config: its default, and what `--help` says of the flag that sets it."""
+    return field(default=default, metadata={"help": help_text, "least": least, "options": options})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every flag of the command line, in one place; checked on creation, written to config.json."""
+
+    model: str = flag("tiny", "tiny, a folder, a short name (Qwen2.5-1.5B) or a hub id")
+    preset: str | None = flag(None, "defaults by name; other flags override", choices=PRESETS)
+    data: str | None = flag(None, "a file or a benchmark's name (default: the tiny world's, math)")
+    eval_data: str | None = flag(None, "default: the test set of --data, or held out of it")
+    reward: str | None = flag(None, "file.py:function, (problem, response) -> float in [0, 1]")
+    device: str = flag("auto", "auto is CUDA where there is one", choices=("auto", "cpu", "cuda"))
+
+    variant: str = flag("dsrl", "which objectives, see the table in the README", choices=VARIANTS)
+    prerl_steps: int = flag(20, "updates of phase 1; 0 is plain GRPO", 0)
+    prerl_coef: float | None = flag(None, "coefficient of a P(y) loss (default: 0.01)")
+    advantage: str | None = flag(
+        None, "override the objective's normalisation", choices=("mean", "zscore", "sign")
+    )
+    start_token: int | None = flag(None, "id that stands in for the prompt (default: looked up)")
+    mask_eos: bool = flag(False, "leave EOS out of the loss")
+    skip_first: int = flag(0, "response tokens left out of the loss at its start", 0)
+    updates_per_rollout: int = flag(1, "optimizer steps on one rollout; 1 is strictly on-policy", 1)
+
+    prompts_per_step: int = flag(64, "P, prompts per update", 1)
+    group_size: int = flag(8, "G, responses per prompt", 2)
+    max_prompt_tokens: int = flag(1024, "problems with a longer prompt are left out", 1)
+    max_response_tokens: int = flag(2048, "tokens; a longer response is cut", 1)
+    kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: half of what is free)")
+
+    steps: int = flag(348, "updates in all, both phases", 1)
+    lr: float = flag(1e-6, "learning rate of AdamW, constant", 0)
+    micro_batch_tokens: int | None = flag(
+        None, f"tokens of a forward and backward (default: {PACK_TOKENS['cpu']} on CPU, "
+        f"{PACK_TOKENS['cuda']} on CUDA)", 1
+    )
+    checkpoint_activations: bool = flag(False, "compute layers again in backward: less memory")
+    offload: bool = flag(False, "AdamW's moments in host memory: 8 bytes a parameter less on a GPU")
+    shard: bool = flag(False, "weights, gradients and moments cut over the processes of torchrun")
+
+    eval_every: int = flag(25, "updates between evaluations", 1)
+    eval_problems: int = flag(128, "problems of an evaluation, 8 responses each", 1)
+    alignment_every: int | None = flag(None, "updates between two cosines of the spaces", 1)
+    save_every: int = flag(20, "updates between checkpoints", 1)
+    keep: int = flag(2, "checkpoints kept", 1)
+    report_to: str | None = flag(None, "log there too", choices=("wandb", "trackio"))
+    seed: int = flag(0, "of data order, sampling and evaluation", 0)
+    out: str = flag("out", "folder of the run")
+    resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
+    dry_run: bool = flag(False, "print settings, memory and time per update, then stop")
+
+    def __post_init__(self):
+        for item in fields(self):
+            value, least = getattr(self, item.name), item.metadata["least"]
+            if value is not None and least is not None and not value >= least:  # NaN fails too
+                raise ValueError(f"{flag_of(item.name)} is {value}: it must be at least {least}")
+        if self.shard and (self.offload or self.alignment_every):
+            raise ValueError("--shard goes with neither --offload nor --alignment-every")
+
+
+GROUPS = {  # the field that opens each group of --help
+    "model": "model and data", "variant": "phase 1 (PreRL) and phase 2 (RL)",
+    "prompts_per_step": "sampling", "steps": "optimizer", "eval_every": "evaluation and output",
+}  # fmt: skip
+ALIASES = {  # spellings people type from habit
+    "model": ("model_name_or_path",), "lr": ("learning_rate",), "group_size": ("num_generations",),
+    "max_response_tokens": ("max_completion_length",), "out": ("output_dir",),
+}  # fmt: skip
+
+
+def flag_of(name):
+    return "--" + name.replace("_", "-")
+
+
+def make_parser():
+    about = "Dual Space RL: NSR-PreRL on P(y), then GRPO on P(y|x)."
+    usage = "python dsrl.py [--model M] [--data FILE] [flags]"
+    wide = partial(argparse.HelpFormatter, max_help_position=36, width=100)  # characters
+    how = {"usage": usage, "formatter_class": wide, "allow_abbrev": False}
+    parser = argparse.ArgumentParser(description=about, **how)
+    group = None
+    for item in fields(Config):
+        group = parser.add_argument_group(GROUPS[item.name]) if item.name in GROUPS else group
+        names = [flag_of(name) for name in (item.name, *ALIASES.get(item.name, ()))]
+        kind = item.type.__args__[0] if isinstance(item.type, types.UnionType) else item.type
+        choices = item.metadata["options"].get("choices")
+        how = {"type": kind, "metavar": kind.__name__.upper()}
+        how = {"choices": tuple(choices)} if choices else how
+        how = {"action": argparse.BooleanOptionalAction} if kind is bool else how
+        shown = "" if item.default is None or kind is bool else f" (default: {item.default})"
+        text = item.metadata["help"] + shown
+        group.add_argument(*names, dest=item.name, help=text, default=argparse.SUPPRESS, **how)
+    return parser
+
+
+def parse_args(argv):
+    """The Config of a command line: its flags over the preset's values over the defaults.
+
+    With --resume: its flags over those that the run in --out had. Raises ValueError.
+    """
+
+    def refuse(message):
+        raise ValueError(f"{message} (python dsrl.py --help lists the flags)")
+
+    parser = make_parser()
+    parser.error = refuse  # one line, as for every other mistake
+    argv = sys.argv[1:] if argv is None else argv
+    # --group_size is right too
+    hyphens = [re.sub("^--[^=]+", lambda match: match[0].replace("_", "-"), word) for word in argv]
+    given = vars(parser.parse_args(hyphens))
+    settings = {item.name: item.default for item in fields(Config)}
+    saved = Path(given.get("out", settings["out"])) / "config.json"
+    if given.get("resume") and saved.is_file():
+        before = json.loads(saved.read_text())
+        settings |= {name: before[name] for name in settings if name in before}
+    else:
+        preset = "tiny" if given.get("model", "tiny") == "tiny" else None
+        settings |= PRESETS.get(given.get("preset", preset), {})
+    settings |= given
+    settings["data"] = settings["data"] or ("tiny" if settings["model"] == "tiny" else "math")
+    if settings["variant"] != "dsrl":  # only dsrl has two phases, the others have one
+        if "prerl_steps" in given:
+            raise ValueError(f"--prerl-steps is for --variant dsrl, not {settings['variant']}")
+        objective = OBJECTIVES.get(settings["variant"])
+        marginal = objective and objective.space == "marginal"
+        settings["prerl_steps"] = settings["steps"] if marginal else 0
+    return Config(**settings)

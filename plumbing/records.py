@@ -1,0 +1,315 @@
+"""What a run writes and says: metrics, samples, curves, the console, and how it ends.
+
+    out/config.json      every flag as resolved, versions, device
+    out/metrics.jsonl    one line per update, one per evaluation
+    out/samples.jsonl    a few responses per evaluation
+    out/curves.png       redrawn at each evaluation
+"""
+
+import importlib
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import transformers
+from tqdm import tqdm
+
+from model import CausalLM
+from plumbing.flags import Config
+from plumbing.processes import rank, world_size
+
+COLUMNS = (  # of the console: metric, heading, width, format
+    ("step", "step", 5, "d"), ("phase", "phase", 5, ""), ("reward", "reward", 6, ".3f"),
+    ("mixed", "mixed", 5, ".2f"), ("length", "length", 6, ".1f"), ("cut", "cut", 5, ".2f"),
+    ("reflection", "reflect", 7, ".3f"), ("transition", "transit", 7, ".3f"),
+    ("entropy", "entropy", 7, ".3f"), ("grad_norm", "gradnorm", 8, ".1e"),
+    ("sampler_gap", "gap", 7, ".1e"), ("seconds_sample", "sample", 6, ".2f"),
+    ("seconds_grade", "grade", 5, ".2f"), ("seconds_update", "update", 6, ".2f"),
+    ("tokens_per_second", "tok/s", 7, ".0f"),
+)  # fmt: skip
+EVAL_K = 8  # responses per problem of an evaluation
+SHOWN = 300  # characters of a sample on the console
+PANELS = {  # of curves.png: metrics of updates and of evaluations
+    "share right": ("reward", "avg_at_k", "pass_at_k"),
+    "response tokens": ("length",),
+    "thoughts per response": ("reflection", "transition"),
+    "nats per token": ("entropy", "logprob_conditional", "logprob_marginal"),
+}
+TOO_MANY_CUT = 0.2  # share of responses
+UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
+
+
+def write_json(path, value):
+    """Write beside and rename: a reader, or a kill, never meets half a file."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def append_line(path, record):
+    """One line of JSON, by the first process. What is not finite has no place in JSON: null."""
+    if rank():
+        return
+    floats = {name: value for name, value in record.items() if isinstance(value, float)}
+    record = record | {name: None for name, value in floats.items() if not math.isfinite(value)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_lines(path):
+    """The records of a .jsonl file, if there; a last line that a kill cut short is removed."""
+    text = path.read_text("utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, "utf-8")
+    return [json.loads(line) for line in whole.split("\n")[:-1]]  # a text may hold other separators
+
+
+def start_records(run):
+    """Write config.json and print it: every flag as resolved, versions, device."""
+    resolved = asdict(run.config) | {
+        "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "commit": commit_of_source(),
+        "runs_on": str(run.device), "compute_dtype": str(run.sampler.compute_dtype),
+        "threads": torch.get_num_threads(), "processes": world_size(),
+    }  # fmt: skip
+    if rank() == 0:
+        write_json(run.folder / "config.json", resolved)
+    print(json.dumps(resolved))
+
+
+def commit_of_source():
+    """The git commit of these files, or None."""
+    if not shutil.which("git"):
+        return None
+    command = ["git", "rev-parse", "HEAD"]
+    ended = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return ended.stdout.strip() or None
+
+
+@dataclass
+class Run:
+    """What a run holds, and below what changes while it goes on."""
+
+    config: Config
+    device: torch.device
+    model: CausalLM  # fp32 master weights
+    sampler: CausalLM  # what samples: the model, but with --shard a whole copy of its weights
+    tokenizer: object
+    optimizer: torch.optim.AdamW
+    problems: list  # to train on, with "prompt_ids"
+    held_out: list  # to evaluate on
+    micro_batch_tokens: int  # halved when memory runs out
+    grade: Callable | None = None  # (problems, responses, counts) -> rewards
+    folder: Path | None = None
+    tracker: types.ModuleType | None = None  # wandb or trackio
+    done: int = 0  # updates made
+    failures: int = 0  # updates in a row that were not finite
+    unrewarded: int = 0  # updates in a row without a right response
+    told: set = field(default_factory=set)  # warnings given
+    stop: str | None = None  # why the run ends after this update
+
+
+def open_tracker(name, config):
+    """The module wandb or trackio with a run begun in it, or None. Both have init, log, finish."""
+    if name is None or rank():
+        return None
+    try:
+        tracker = importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"--report-to {name}: it is not installed; pip install {name}") from error
+    tracker.init(project="dsrl", name=Path(config.out).name, config=asdict(config))
+    return tracker
+
+
+def log_record(run, record):
+    """To metrics.jsonl, and to the tracker where there is one."""
+    append_line(run.folder / "metrics.jsonl", record)
+    if run.tracker:
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        run.tracker.log(numbers, step=record["step"])
+
+
+def log_update(run, metrics, rollout, texts, clock):
+    """Record an update, print its line and what a person should know of it; count failures."""
+    metrics |= {
+        "seconds_sample": clock[1] - clock[0],
+        "seconds_grade": clock[2] - clock[1],
+        "seconds_update": clock[3] - clock[2],
+    }
+    tokens = run.config.prompts_per_step * run.config.group_size * metrics["length"]
+    metrics["tokens_per_second"] = tokens / metrics["seconds_sample"]
+    if "row" in metrics:
+        metrics["text"] = texts[metrics["row"]]
+    log_record(run, metrics)
+    skipped = f"  skipped: {metrics['skipped']}" if metrics["skipped"] else ""
+    tqdm.write(console_line(metrics) + skipped)
+    if "cache" not in run.told:
+        run.told.add("cache")
+        size = "{cache_rows} rows at a time, {cache_gb:.3f} GB".format(**rollout.stats)
+        tqdm.write(f"KV cache: {size} (--kv-cache-gb limits it)")
+    if "row" in metrics:
+        tqdm.write(
+            f"update {metrics['step']} was not applied: {metrics['skipped']}; "
+            f"the row that stands out:\n{metrics['text']}"
+        )
+    run.failures = run.failures + 1 if "row" in metrics else 0
+    run.unrewarded = 0 if metrics["reward"] > 0 else run.unrewarded + 1
+    for kind, warning in warnings_of(metrics, run).items():
+        if kind not in run.told:
+            tqdm.write(f"warning: {warning}")
+            run.told.add(kind)
+
+
+def log_evaluation(run, step, summary, rows):
+    """Record an evaluation and a few of its responses, redraw the curves, print what it found."""
+    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+    thoughts = {name: rates["per_response"] for name, rates in summary["thoughts"].items()}
+    record = {"step": step, **numbers, "pass_at_k": summary["pass_at_k"][EVAL_K], **thoughts}
+    log_record(run, record)
+    for row in rows[: EVAL_K * 4]:
+        append_line(run.folder / "samples.jsonl", {"step": step, **row})
+    if rank() == 0:
+        draw_curves(run.folder)
+    show_evaluation(f"evaluation at {step}", record, rows)
+
+
+def warnings_of(metrics, run):
+    """{kind: what looks wrong and what to do} of this update; each kind is told once in a run."""
+    found, limit = {}, f"--max-response-tokens {run.config.max_response_tokens}"
+    if metrics["cut"] > TOO_MANY_CUT:
+        found["cut"] = f"{metrics['cut']:.0%} of the responses are cut at {limit}: raise it"
+    if metrics["mixed"] == 0:
+        solved, other = ("solved", "harder") if metrics["reward"] > 0.5 else ("unsolved", "easier")
+        equal = solved if metrics["reward"] in (0, 1) else "of equal rewards"
+        found[solved] = (
+            f"every group is {equal}, which is no signal: take {other} problems, "
+            "or a larger --group-size"
+        )
+    if run.unrewarded >= UNREWARDED_IN_A_ROW:
+        found["zero"] = (
+            f"no right answer in {run.unrewarded} updates. The usual causes: responses are cut "
+            f"before their answer ({limit}); the model does not write \\boxed{{}} (see "
+            "samples.jsonl); the answers of --data are in a form that the grader does not read "
+            "(give your own --reward)"
+        )
+    return found
+
+
+def console_heading():
+    return " ".join(f"{heading:>{width}}" for _, heading, width, _ in COLUMNS)
+
+
+def console_line(metrics):
+    cells = [(metrics.get(name), width, form) for name, _, width, form in COLUMNS]
+    texts = ["" if value is None else format(value, form) for value, _, form in cells]
+    return " ".join(f"{text:>{width}}" for text, (_, width, _) in zip(texts, cells, strict=True))
+
+
+def draw_curves(folder):
+    """curves.png over updates, dots where evaluated; the switch of the phases is marked."""
+    from matplotlib.figure import Figure  # slow to import
+
+    records = read_lines(folder / "metrics.jsonl")
+    updates = [record for record in records if "reward" in record]
+    evaluations = [record for record in records if "avg_at_k" in record]
+    switch = next((record["step"] for record in updates if record["phase"] == "rl"), 0)
+    figure = Figure(figsize=(11, 7), layout="tight")
+    axes = figure.subplots(2, 2, sharex=True)
+    for axis, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
+        for color, name in enumerate(names):
+            for seen, form, alpha in ((updates, "-", 0.5), (evaluations, "o--", 1.0)):
+                points = [(x["step"], x[name]) for x in seen if x.get(name) is not None]
+                if points:
+                    label = f"{name} ({'evaluation' if seen is evaluations else 'training'})"
+                    style = dict(color=f"C{color}", alpha=alpha, label=label)
+                    axis.plot(*zip(*points, strict=True), form, **style)
+        if switch:
+            axis.axvline(switch, color="grey", linestyle=":", label="PreRL | RL")
+        axis.set(title=title, xlabel="updates")
+        if axis.lines:
+            axis.legend(fontsize=7)
+    figure.savefig(folder / "curves.partial.png", dpi=110)
+    os.replace(folder / "curves.partial.png", folder / "curves.png")
+
+
+def show_evaluation(title, record, rows):
+    """Print the figures of an evaluation, a question and two of the responses to it."""
+    tqdm.write(
+        f"{title}: Avg@{EVAL_K} {record['avg_at_k']:.3f} +- {record['avg_at_k_se']:.3f}, "
+        f"pass@{EVAL_K} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f} and "
+        f"transition {record['transition']:.3f} per response, {record['length']:.1f} tokens"
+    )
+    shown = [("asked", row["problem"]) for row in rows[:1]]
+    for row in rows[:2]:
+        verdict = {1.0: "right", 0.0: "wrong"}.get(row["correct"], f"{row['correct']:.2f}")
+        shown.append((verdict, row["response"]))
+    for label, text in shown:
+        text = " ".join(text.split())
+        tqdm.write(f"    {label}: {text if len(text) <= SHOWN else text[:SHOWN] + ' ...'}")
+
+
+def summarize_run(config, folder):
+    """Before, at the switch and after, as recorded."""
+    print(f"\n{config.variant} on {config.data}, {config.steps} updates:")
+    evaluations = {}
+    for record in read_lines(folder / "metrics.jsonl"):
+        evaluations |= {record["step"]: record} if "avg_at_k" in record else {}
+    samples = read_lines(folder / "samples.jsonl")
+    moments = {config.prerl_steps: "at the switch", 0: "before", config.steps: "after"}
+    for step, name in sorted(moments.items()):
+        if step in evaluations:
+            rows = [row for row in samples if row["step"] == step]
+            show_evaluation(f"{name:>13}", evaluations[step], rows)
+    print(f"{folder}/: curves.png, metrics.jsonl, samples.jsonl, checkpoint-{config.steps}/")
+
+# --------------------------------------------------------------------------------------------------
+# The ways a run can end
+
+def catch_signals(run):
+    """Ctrl-C and SIGTERM set run.stop: the run ends after this update. Ctrl-C again leaves."""
+
+    def ask(number, frame):
+        run.stop = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.write("stopping after this update (Ctrl-C again leaves at once)")
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+
+
+def report_errors(function):
+    """Run it; what a person can mend becomes one line. Returns the exit code.
+
+    2: a mistake, or a failure explained; 1: another process is gone; 130: a second Ctrl-C.
+    """
+    try:
+        function()
+    except (ValueError, FloatingPointError) as error:
+        tqdm.write(f"error: {error}", file=sys.stderr)  # below the progress bar
+        return 2
+    except KeyboardInterrupt:
+        print("\nleft at once; --resume goes on from the last checkpoint if any", file=sys.stderr)
+        return 130
+    except torch.OutOfMemoryError:
+        advice = "see --dry-run; lower --max-response-tokens or --kv-cache-gb"
+        tqdm.write(f"error: out of memory: {advice}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        lost = f"error: process {rank()} lost the others ({str(error).splitlines()[0]})"
+        tqdm.write(f"{lost}; go on with --resume", file=sys.stderr)
+        return 1
+    return 0
