@@ -70,7 +70,9 @@ class World:
     hard_share: float = 0.2  # of facts that authors usually get wrong, all in the same way
     hard_slip: float = 0.6
     easy_slip: float = 0.2  # any other fact, off by one
-    look_again: float = 0.1  # a step, right or wrong, is done a second time
+    restate: bool = False  # a solution copies its chain first, and so stands without its question
+    look_again: float = 0.1  # a step, right or wrong, is done a second time, after a question
+    look_again_unprompted: float = 0.1  # the same in documents without their question
     care: float = 0.05  # a second look slips this many times as often as the first
     another_way: float = 0.25  # of second looks start with "Alternatively" and go another way
     unprompted: float = 0.3  # documents without their question
@@ -115,10 +117,15 @@ def make_chain(world, steps, rng, operators="+-*"):
     return rng.randrange(world.modulus), tuple(operations)
 
 
-def question(chain, modulus):
+def state(chain):
+    """The chain in words, as a question begins and as an author may restate it."""
     start, operations = chain
     steps = "".join(f". Step {i}: {operator}{b}" for i, (operator, b) in enumerate(operations, 1))
-    return f"Start with {start}{steps}. What is the result modulo {modulus}?"
+    return f"Start with {start}{steps}."
+
+
+def question(chain, modulus):
+    return f"{state(chain)} What is the result modulo {modulus}?"
 
 
 def solve(chain, modulus):
@@ -128,10 +135,11 @@ def solve(chain, modulus):
     return value
 
 
-def write_solution(chain, facts, world, rng):
+def write_solution(chain, facts, world, rng, prompted=True):
     """What one author writes, slips and second looks included; a step's last value counts."""
     value, operations = chain
-    pieces = []
+    look_again = world.look_again if prompted else world.look_again_unprompted
+    pieces = [state(chain)] if world.restate else []
     for number, (operator, b) in enumerate(operations, 1):
         step, opening = (value, operator, b), ""
         while True:
@@ -139,7 +147,7 @@ def write_solution(chain, facts, world, rng):
             value = wrong if rng.random() < slip * (world.care if opening else 1) else right
             worked = f"{OPERATORS[step[1]](step[0], step[2])}=" if opening else ""
             pieces.append(f"{opening}Step {number}: {step[0]}{step[1]}{step[2]}={worked}{value}.")
-            if rng.random() >= world.look_again:
+            if rng.random() >= look_again:
                 break
             opening = "Wait, "
             if rng.random() < world.another_way:
@@ -272,7 +280,8 @@ def make_corpus(world, rng, tokenizer, reserved):
         if chain in reserved:
             continue
         problem = None if rng.random() < world.unprompted else question(chain, world.modulus)
-        document = make_document(problem, write_solution(chain, facts, world, rng))
+        solution = write_solution(chain, facts, world, rng, prompted=problem is not None)
+        document = make_document(problem, solution)
         rows.append(tokenizer(document, add_special_tokens=False).input_ids)
         total += len(rows[-1])
     return rows
