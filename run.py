@@ -67,6 +67,8 @@ PRESETS = {  # defaults by name; every value can be overridden by its flag
 }  # fmt: skip
 VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
     "dsrl": (("nsr-prerl",), ("grpo",)),
+    "twin": (("nsr-twin",), ("grpo",)),  # the control: DSRL whose warm-up differs in the space alone
+    "prerl-grpo": (("prerl",), ("grpo",)),
     "joint": (("grpo", "nsr-prerl"),) * 2,
     **{name: ((name,),) * 2 for name in OBJECTIVES},
 }
@@ -226,9 +228,10 @@ def parse_args(argv):
         settings |= PRESETS.get(given.get("preset", preset), {})
     settings |= given
     settings["data"] = settings["data"] or ("tiny" if settings["model"] == "tiny" else "math")
-    if settings["variant"] != "dsrl":  # only dsrl has two phases, the others have one
+    first, second = VARIANTS[settings["variant"]]
+    if first == second:
         if "prerl_steps" in given:
-            raise ValueError(f"--prerl-steps is for --variant dsrl, not {settings['variant']}")
+            raise ValueError(f"--prerl-steps: {settings['variant']} has one phase, dsrl has two")
         objective = OBJECTIVES.get(settings["variant"])
         marginal = objective and objective.space == "marginal"
         settings["prerl_steps"] = settings["steps"] if marginal else 0

@@ -44,8 +44,8 @@ def test_phase_boundary():
         name: dsrl.parse_args(["--variant", name, "--steps", "90"]).prerl_steps
         for name in dsrl.VARIANTS
     }
-    assert 0 < of.pop("dsrl") < 90
-    one_phase = dict.fromkeys(("joint", "grpo", "nsr-rl", "psr-rl"), 0)
+    assert all(0 < of.pop(name) < 90 for name in ("dsrl", "twin", "prerl-grpo"))
+    one_phase = dict.fromkeys(("joint", "grpo", "nsr-rl", "psr-rl", "nsr-twin"), 0)
     assert of == one_phase | dict.fromkeys(("prerl", "nsr-prerl", "psr-prerl"), 90)
 
 
@@ -85,12 +85,13 @@ def test_every_variant_takes_an_update(world, tmp_path, variant):
     more = ("--variant", variant, "--steps", "1", "--eval-problems", "1")
     assert dsrl.main(arguments(world, tmp_path, *more)) == 0
     (record,) = updates(tmp_path)
-    two = {"dsrl": ("nsr-prerl",), "joint": ("grpo", "nsr-prerl")}
+    two = {"dsrl": ("nsr-prerl",), "joint": ("grpo", "nsr-prerl"), "twin": ("nsr-twin",)}
+    two["prerl-grpo"] = ("prerl",)
     config = dsrl.parse_args(["--variant", variant])
     expected = [OBJECTIVES[name] for name in two.get(variant, (variant,))]
     assert dsrl.active_objectives(config, 0) == expected
     assert record["grad_norm"] > 0 and record["skipped"] is None
-    if variant == "dsrl":
+    if variant in ("dsrl", "twin", "prerl-grpo"):
         assert dsrl.active_objectives(config, config.prerl_steps) == [OBJECTIVES["grpo"]]
 
 
