@@ -44,6 +44,7 @@ import transformers
 from model import best_device, load_model, resolve_model
 from reward import equal, extract_answer, parses, score_batch
 from rollout import generate
+from tiny import look_figures
 
 
 class Task(NamedTuple):
@@ -483,6 +484,8 @@ def summarize(problems, rows, k):
     for name, rates in summary["thoughts"].items():
         rates["right"] = thought_rates([row for row in rows if row["correct"]], name)
         rates["wrong"] = thought_rates([row for row in rows if not row["correct"]], name)
+    if all(problem.get("kind") == "tiny" for problem in problems):
+        summary |= look_figures(rows)
     groups = {}
     for problem, grades in zip(problems, correct, strict=True):
         groups.setdefault(problem.get("group"), []).append(grades)
