@@ -19,7 +19,9 @@ from model import load_model
 from reward import score
 
 # Seconds instead of minutes: one narrow layer, about a hundred documents.
-SMALL = tiny.World(tokens=8_000, width=32, layers=1, train_problems=50, test_problems=20)
+SMALL = replace(
+    tiny.OLD, tokens=8_000, width=32, layers=1, train_problems=50, test_problems=20
+)
 # Every fact slips with the same chance, so that shares can be compared with the settings.
 EVEN = replace(SMALL, hard_slip=0.3, easy_slip=0.3, look_again=0.2, care=0.5, another_way=0.25)
 FLAWLESS = replace(SMALL, hard_slip=0.0, easy_slip=0.0, look_again=0.0)
