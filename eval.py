@@ -44,7 +44,7 @@ import transformers
 from model import best_device, load_model, resolve_model
 from reward import equal, extract_answer, parses, score_batch
 from rollout import generate
-from tiny import look_figures
+from tiny import NAMED_WORLDS, look_figures
 
 
 class Task(NamedTuple):
@@ -127,7 +127,7 @@ def download(name, task, split):
 
 def find_files(source, split, task):
     """(files, Task) of a benchmark, "bbh/TASK", a file, a folder, or a hub OWNER/NAME."""
-    path = Path(resolve_model("tiny"), f"{split}.jsonl") if source == "tiny" else Path(source)
+    path = Path(resolve_model(source), f"{split}.jsonl") if source in NAMED_WORLDS else Path(source)
     source, (name, _, part) = str(source), str(source).partition("/")
     if path.exists():
         files = found = [path] if path.is_file() else sorted(path.glob("*.json"))  # BBH's folder

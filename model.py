@@ -700,14 +700,14 @@ def best_device():
 
 
 def resolve_model(name):
-    """A short name's hub id; a folder or hub id (owner/name) is itself; "tiny" is built once.
+    """A short name's hub id; a folder or hub id (owner/name) is itself; a tiny world is built once.
 
     Raises ValueError for anything else.
     """
-    if name == "tiny":
-        from tiny import build  # the embedded world is made by a file that itself needs this one
+    from tiny import NAMED_WORLDS, build  # a file that itself needs this one
 
-        return build()
+    if name in NAMED_WORLDS:
+        return build(world=NAMED_WORLDS[name])
     if Path(name).is_dir():
         return name
     if name in MODELS:
@@ -716,7 +716,7 @@ def resolve_model(name):
         raise ValueError(f"no folder {name!r}")
     if "/" in name:
         return name
-    known = ", ".join(["tiny", *MODELS])
+    known = ", ".join([*NAMED_WORLDS, *MODELS])
     raise ValueError(f"unknown model {name!r}: give a folder, an owner/name, or one of {known}")
 
 

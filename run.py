@@ -54,9 +54,10 @@ from eval import encode_prompt, grade_all, load_problems, read_lines
 from model import LOGITS_PER_CHUNK, CausalLM, KVCache, fetch_folder, fill_parameters, load_config
 from model import load_model, part_of, save_model, whole
 from prerl import OBJECTIVES, PACK_TOKENS, is_sharded
+from tiny import NAMED_WORLDS
 
 PRESETS = {  # defaults by name; every value can be overridden by its flag
-    "tiny": {"model": "tiny", "lr": 2e-4, "steps": 80, "prerl_steps": 10, "prompts_per_step": 32,
+    "tiny": {"model": "tiny", "lr": 2e-4, "steps": 160, "prerl_steps": 20, "prompts_per_step": 32,
              "max_response_tokens": 128, "eval_every": 20},
     "qwen2.5-1.5b-24gb": {"model": "Qwen2.5-1.5B", "prompts_per_step": 32, "kv_cache_gb": 6,
                           "max_response_tokens": 1024, "micro_batch_tokens": 4096,
@@ -67,7 +68,7 @@ PRESETS = {  # defaults by name; every value can be overridden by its flag
 }  # fmt: skip
 VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
     "dsrl": (("nsr-prerl",), ("grpo",)),
-    "twin": (("nsr-twin",), ("grpo",)),  # the control: DSRL whose warm-up differs in the space alone
+    "twin": (("nsr-twin",), ("grpo",)),  # DSRL's control: another space, all else equal
     "prerl-grpo": (("prerl",), ("grpo",)),
     "joint": (("grpo", "nsr-prerl"),) * 2,
     **{name: ((name,),) * 2 for name in OBJECTIVES},
@@ -224,10 +225,11 @@ def parse_args(argv):
         before = json.loads(saved.read_text())
         settings |= {name: before[name] for name in settings if name in before}
     else:
-        preset = "tiny" if given.get("model", "tiny") == "tiny" else None
+        preset = "tiny" if given.get("model", "tiny") in NAMED_WORLDS else None
         settings |= PRESETS.get(given.get("preset", preset), {})
     settings |= given
-    settings["data"] = settings["data"] or ("tiny" if settings["model"] == "tiny" else "math")
+    own = settings["model"] if settings["model"] in NAMED_WORLDS else "math"
+    settings["data"] = settings["data"] or own
     first, second = VARIANTS[settings["variant"]]
     if first == second:
         if "prerl_steps" in given:
@@ -460,7 +462,7 @@ def summarize_run(config, folder):
 def load_data(config, tokenizer, max_positions):
     """(training problems with "prompt_ids", evaluation problems); says what is left, held out."""
     # those that come with a training and a test set
-    splits = {"tiny": "tiny", "math": "math500", "gsm8k": "gsm8k"}
+    splits = {**{world: world for world in NAMED_WORLDS}, "math": "math500", "gsm8k": "gsm8k"}
     problems = load_problems(config.data, split="train" if config.data in splits else None)
     if config.eval_data or config.data in splits:
         held_out = load_problems(config.eval_data or splits[config.data])
