@@ -1,257 +1,238 @@
-"""The study: the paper's claims in the tiny world, all variants, several seeds; STUDY.md tells it.
+"""The study: when does the pre-train space help? Runs of dsrl.py over worlds, bases and seeds.
 
-    python study.py            # nine variants, five seeds each, about an hour
-    python study.py --quick    # the same in minutes, to try it
+    python study.py                  # what is not done yet, then every table: hours, resumable
+    python study.py --quick          # a few short runs from one base, in minutes
+    python study.py --part D         # one part alone
+    python study.py --report         # tables and figure of what is done, nothing is run
+
+Each run is one line of tests/results/study.jsonl: what it was, and its evaluations. STUDY.md is
+written from these tables. The part "grid" chooses on a base and seeds that no other part has.
 """
 
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, pairwise
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 from tqdm import tqdm
 
-from eval import encode_prompt, load_problems, read_lines
-from model import load_model
-from prerl import gradient_alignment, start_token_of
-from rollout import generate
-from tiny import World, build
+from eval import read_lines
+from tiny import NAMED_WORLDS, build
 
-STEPS, WARM_UP = 80, 20  # updates of a run; those after which the pre-train space is judged
-RUNS = {  # name in the tables: flags of dsrl.py
-    "GRPO": "--variant grpo", "NSR-RL": "--variant nsr-rl", "PSR-RL": "--variant psr-rl",
-    "PreRL": "--variant prerl", "NSR-PreRL": "--variant nsr-prerl",
-    "PSR-PreRL": "--variant psr-prerl", "DSRL-5": "--prerl-steps 5",
-    "DSRL-10": "--prerl-steps 10", "DSRL-20": "--prerl-steps 20",
-}  # fmt: skip
-WORLDS = {  # one property of the world changed at a time
-    "as it is": {},
-    "a second look slips as often as a first": {"care": 1.0},
-    "no document without its question": {"unprompted": 0.0},
-    "most documents without their question": {"unprompted": 0.7},
-    "no hard facts": {"hard_share": 0.0, "easy_slip": 0.28},
-    "few slips": {"hard_share": 0.05, "easy_slip": 0.12},
+ROOT = Path(__file__).parent
+RESULTS = ROOT / "tests/results/study.jsonl"
+D = NAMED_WORLDS["tiny"]
+WORLDS = NAMED_WORLDS | {  # one property of the default world removed at a time
+    "not restated": replace(D, restate=False),
+    "looks as often after a question": replace(D, look_again=0.3),
+    "looks as rarely without one": replace(D, look_again_unprompted=0.01),
+    "facts can be learned": replace(D, hard_slip=0.6),
+    "no document without its question": replace(D, unprompted=0.0),
+    "half of them without": replace(D, unprompted=0.5),
 }
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 1, 2, ...
+FORKS = {  # what a reader would change in a file for an ablation: run before dsrl.main
+    "": "",
+    # log P(y given the question of another problem): is it the missing question, or any other?
+    "shuffled": """
+import prerl
+own = prerl.contexts_of
+def other_problems(rollout, space, *rest):
+    contexts = own(rollout, "conditional", *rest)
+    half = len(contexts) // 2 if space == "marginal" else 0
+    return contexts[half:] + contexts[:half]
+prerl.contexts_of = other_problems
+""",
+    # AdamW begins anew at the switch, so that the warm-up's small moments are not carried over it
+    "reset": """
+import dsrl
+update = dsrl.update
+def with_reset(model, sampler, optimizer, rollout, rewards, config, step, state):
+    if step == config.prerl_steps:
+        optimizer.state.clear()
+    return update(model, sampler, optimizer, rollout, rewards, config, step, state)
+dsrl.update = with_reset
+""",
+}
 
 
-def sample_test(folder, model, tokenizer, limit=None, seed=0):
-    """(problems of test.jsonl, a Rollout of 8 responses to each)."""
-    problems = load_problems(f"{folder}/test.jsonl", limit=limit)
-    prompts = [encode_prompt(tokenizer, problem) for problem in problems]
-    options = dict(group_size=8, max_new_tokens=128, eos_ids=model.eos_ids, seed=seed)
-    return problems, generate(model, prompts, progress="sampling", **options)
+@dataclass(frozen=True)
+class Run:
+    """One run of dsrl.py with the tiny preset; equal fields give equal curves on one machine."""
+
+    world: str  # of WORLDS
+    base: int  # seed of the base model
+    seed: int  # of data order and sampling
+    steps: int  # updates
+    flags: str  # of dsrl.py
+    fork: str = ""  # of FORKS
 
 
-def train_and_evaluate(job):
-    """One run of dsrl.py, and its Avg@8 on the files of `outside`; kept as study.json in `out`."""
-    out, base, seed, steps, flags, outside = job
-    if (out / "study.json").is_file():
-        return json.loads((out / "study.json").read_text())
-    shutil.rmtree(out, ignore_errors=True)  # what a stopped study left half done
-    train = ["dsrl.py", "--preset", "tiny", "--model", base, *flags.split(), "--out", out]
-    train += ["--data", f"{base}/train.jsonl", "--eval-data", f"{base}/test.jsonl"]
-    train += ["--steps", steps, "--seed", seed, "--eval-every", 20, "--save-every", steps]
-    tasks = ",".join(f"{base}/{name}.jsonl" for name in outside)
-    test = ["eval.py", "--model", out / f"checkpoint-{steps}", "--tasks", tasks, "--limit", 128]
-    test += ["--k", 8, "--temperature", 1, "--max-new-tokens", 128, "--out", out / "outside"]
-    for command in (train, test) if outside else (train,):
-        words = [sys.executable, *map(str, command)]
-        how = dict(capture_output=True, text=True, cwd=Path(__file__).parent)
-        ended = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
-        if ended.returncode:
-            raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
-    result = read_run(out)
-    (out / "study.json").write_text(json.dumps(result))
-    shutil.rmtree(out / f"checkpoint-{steps}")
-    return result
+@dataclass(frozen=True)
+class Part:
+    """Runs that stand in one table: every variant from every base with every seed."""
+
+    title: str
+    variants: dict  # name in the table: flags, and after a "|" the fork
+    world: str = "tiny"
+    bases: tuple = (0, 1, 2)
+    seeds: tuple = (0, 1, 2, 3)
+    steps: int = 160
+
+    def run_of(self, name, base, seed):
+        flags, _, fork = self.variants[name].partition("|")
+        return Run(self.world, base, seed, self.steps, flags, fork)
+
+    def runs(self):
+        """All of them; a study that is stopped has every variant from the bases it has begun."""
+        return [self.run_of(name, base, seed)
+                for seed in self.seeds for base in self.bases for name in self.variants]  # fmt: skip
 
 
-def read_run(out):
-    """What the tables need of one run: evaluations, what was spent before each, Avg@8 outside."""
-    lines = read_lines(out / "metrics.jsonl")
-    updates = [line for line in lines if "reward" in line]
-    parts = ("seconds_sample", "seconds_grade", "seconds_update")
-    tokens = list(accumulate((line["tokens_forward"] for line in updates), initial=0))
-    seconds = list(accumulate((sum(line[part] for part in parts) for line in updates), initial=0.0))
-    curve = [{**line, "tokens": tokens[line["step"]], "seconds": seconds[line["step"]]}
-             for line in lines if "avg_at_k" in line]  # fmt: skip
-    results = out / "outside" / "results.json"
-    tasks = json.loads(results.read_text())["tasks"] if results.is_file() else {}
-    outside = {Path(task).stem: summary["avg_at_k"] for task, summary in tasks.items()}
-    return {"curve": curve, "outside": outside}
+GRPO, DSRL, TWIN = "--variant grpo", "--prerl-steps 20", "--variant twin --prerl-steps 20"
+THREE = {"DSRL": DSRL, "GRPO": GRPO, "twin": TWIN}
+CLAIMS = THREE | {f"{sign}-{space}": f"--variant {sign}-{space}".lower()
+                  for sign, space in (("NSR", "PreRL"), ("PSR", "PreRL"), ("NSR", "RL"))}  # fmt: skip
+FEW = {name: flags + " --prompts-per-step 8" for name, flags in THREE.items()}
+RATES = ("2e-4", "4e-4", "8e-4")
+GRID = {f"GRPO, lr {rate}": f"{GRPO} --lr {rate}" for rate in RATES} | {
+    f"{name}, {count} of warm-up, lr {rate}": f"{flags} --prerl-steps {count} --lr {rate}".strip()
+    for name, flags in (("DSRL", ""), ("twin", "--variant twin"))
+    for count in (10, 20) for rate in RATES
+}  # fmt: skip
+CONTROLS = {
+    "DSRL": DSRL, "prompt shuffled": f"{DSRL}|shuffled", "PreRL, then GRPO":
+    "--variant prerl-grpo --prerl-steps 20", "twin": TWIN, "GRPO": GRPO,
+    "DSRL, coefficient 1": f"{DSRL} --prerl-coef 1", "DSRL, moments reset": f"{DSRL}|reset",
+    "twin, moments reset": f"{TWIN}|reset",
+}  # fmt: skip
+OTHERS = {name: f"--variant {name}".lower()
+          for name in ("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")}  # fmt: skip
+ONE_BASE = {"bases": (0,), "seeds": (0, 1, 2, 3, 4)}
+PARTS = {  # the most important first
+    "D": Part("World D: DSRL, GRPO and the twin", THREE),
+    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", **ONE_BASE, steps=80),
+    "few": Part("World D with 64 responses an update", FEW),
+    "grid": Part("Learning rates and warm-ups, chosen here", GRID, bases=(9,), seeds=(90, 91)),
+    "controls": Part("World D: is it the space?", CONTROLS, steps=80),
+    "D98": Part("World D where 2 % of first looks at a hard fact are right", THREE, "tiny-d98",
+                seeds=(0, 1)),
+    "others": Part("World D: the other variants", OTHERS, steps=80),
+    "old": Part("The old world: the same six", CLAIMS, "tiny-old", **ONE_BASE, steps=80),
+    "H": Part("World H: first looks can be learned", THREE, "tiny-h", seeds=(0, 1), steps=80),
+    **{world: Part(f"World D, but: {world}", THREE, world, seeds=(0,), steps=80)
+       for world in WORLDS if world not in NAMED_WORLDS},
+}  # fmt: skip
+QUICK = Part("A first look", THREE, bases=(0,), seeds=(0, 1), steps=100)
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201)  # 1, 2, ...
 
 
-def at(run, step, key):
-    """A figure of the evaluation after `step` updates."""
-    return next(record[key] for record in run["curve"] if record["step"] == step)
+# --------------------------------------------------------------------------------------------------
+# Running
+
+BUILDING, WRITING = threading.Lock(), threading.Lock()
+KEPT = (
+    "step", "avg_at_k", "pass_at_k", "reflection", "transition", "length", "cut", "reads_right",
+    "first_look_right", "look_changes", "look_mends", "right_after_look", "looks_again",
+)  # fmt: skip
 
 
-def at_budget(run, kind, budget):
-    """Avg@8 where the run had spent `budget` tokens or seconds, between its evaluations."""
-    for before, after in pairwise(run["curve"]):
-        if before[kind] <= budget < after[kind]:
-            share = (budget - before[kind]) / (after[kind] - before[kind])
-            return before["avg_at_k"] + share * (after["avg_at_k"] - before["avg_at_k"])
-    return run["curve"][-1]["avg_at_k"]
+def train(run):
+    """The run's evaluations, and for 160 updates Avg@8 on longer chains and other operators."""
+    with BUILDING:
+        base = Path(build(seed=run.base, quiet=True, world=WORLDS[run.world]))
+    with tempfile.TemporaryDirectory(prefix="dsrl-study-") as folder:
+        out = Path(folder, "out")
+        program = f"import sys\n{FORKS[run.fork]}\nimport dsrl\nsys.exit(dsrl.main(sys.argv[1:]))"
+        command("-c", program, "--preset", "tiny", "--model", base, "--data", base / "train.jsonl",
+                "--eval-data", base / "test.jsonl", *run.flags.split(), "--steps", run.steps,
+                "--seed", run.seed, "--eval-every", 20, "--save-every", run.steps,
+                "--out", out)  # fmt: skip
+        record = asdict(run) | curve_of(out)
+        if run.steps == 160 and not run.fork:
+            tasks = [f"{base}/{name}.jsonl" for name in ("test_long", "test_mix")]
+            command("eval.py", "--model", out / f"checkpoint-{run.steps}", "--tasks",
+                    ",".join(tasks), "--limit", 128, "--k", 8, "--temperature", 1,
+                    "--max-new-tokens", 256, "--out", out / "outside")  # fmt: skip
+            found = json.loads((out / "outside/results.json").read_text())["tasks"]
+            record |= {Path(task).stem: rounded(found[task]["avg_at_k"]) for task in found}
+        return record
 
 
-def interval(values):
-    """(mean, half width) of the 95 % confidence interval over seeds."""
-    mean, count = statistics.fmean(values), len(values)
-    if count < 2:
-        return mean, float("nan")
-    return mean, T_95[count - 2] * statistics.stdev(values) / count**0.5
+def command(*words):
+    words = [sys.executable, *map(str, words)]
+    how = {"capture_output": True, "text": True, "cwd": ROOT}
+    ended = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
 
 
-def show_interval(values, form=".3f"):
-    mean, half = interval(values)
-    return f"{mean:{form}} ± {half:.3f}"
+def rounded(value):
+    return round(value, 4) if isinstance(value, float) else value
 
 
-def table(title, heading, rows):
-    lines = [f"\n### {title}\n", "| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+def curve_of(out):
+    """Every evaluation of a run, with the tokens fed to the model in training before it."""
+    lines, tokens, curve = read_lines(out / "metrics.jsonl"), 0, []
+    for line in lines:
+        if "avg_at_k" in line:
+            kept = {name: rounded(line[name]) for name in KEPT if line.get(name) is not None}
+            curve.append(kept | {"tokens": round(tokens)})
+        else:
+            tokens += line["tokens_forward"]
+    commit = json.loads((out / "config.json").read_text())["commit"]
+    return {"commit": commit, "curve": curve}
 
 
-def study_variants(run_jobs, folder, seeds, steps):
-    """All variants from one base. Returns the tables as text and the runs for the figure."""
-    base, files = build(quiet=True), ("test_long", "test_mix")
-    names = [(name, seed) for name in RUNS for seed in range(seeds)]
-    done = run_jobs([(folder / f"{name}-{seed}", base, seed, steps, RUNS[name], files)
-                     for name, seed in names])  # fmt: skip
-    runs = {name: done[i * seeds : (i + 1) * seeds] for i, name in enumerate(RUNS)}
-    budgets = {kind: min(run["curve"][-1][kind] for run in done) for kind in ("tokens", "seconds")}
-    keys = ("avg_at_k", "pass_at_k", "reflection", "transition", "length")
-    start = ([at(run, 0, key) for run in done[:seeds]] for key in keys)
-    rows = [["base", *map(show_interval, start), *[""] * 4]]
-    for name, group in runs.items():
-        figures = [[at(run, steps, key) for run in group] for key in keys]
-        figures += [[run["outside"][file] for run in group] for file in files]
-        figures += [[at_budget(run, kind, budgets[kind]) for run in group] for kind in budgets]
-        rows.append([name, *map(show_interval, figures)])
-    title = f"After {steps} updates, mean and 95 % interval over {seeds} seeds"
-    text = table(title, ["", *keys, *files, *(f"at equal {kind}" for kind in budgets)], rows)
-    text += f"\n\nEqual tokens: {budgets['tokens']:,.0f} fed to the model in training; "
-    text += f"equal wall time: {budgets['seconds']:.0f} s: the most that every run reached."
-    return text + claims(runs, steps, alignment(base, seeds)), runs
+def key_of(record):
+    return Run(**{item.name: record[item.name] for item in fields(Run)})
 
 
-def alignment(base, seeds):
-    """cos(grad log P(y), grad log P(y | x)) of the base, on 16 test problems x 8 for each seed."""
-    model, tokenizer = load_model(base)
-    start_token = start_token_of(tokenizer, model.config.vocab_size)
-    rollouts = (sample_test(base, model, tokenizer, 16, seed)[1] for seed in range(seeds))
-    return [gradient_alignment(model, rollout, start_token)["whole_model"] for rollout in rollouts]
+def load_results(path):
+    """{run: record}; a run of 160 updates answers for the same one of 80."""
+    results = {}
+    for record in sorted(read_lines(path), key=lambda record: record["steps"]):
+        run = key_of(record)
+        for steps in (40, 80, 100, 160):
+            if steps <= run.steps:
+                results[replace(run, steps=steps)] = record
+    return results
 
 
-def claims(runs, steps, cosines):
-    """The paper's claims as differences with intervals, and a verdict on each."""
-    early = min(WARM_UP, steps)
+def run_parts(parts, path, jobs):
+    """Train what the results lack, in the order of the parts; each run is kept as soon as done."""
+    done = load_results(path)
+    runs = dict.fromkeys(run for part in parts for run in part.runs())  # each once, in order
+    missing = [run for run in runs if run not in done]
+    with ThreadPoolExecutor(jobs) as pool:
 
-    def gain(name, key):  # since the start, seed by seed
-        return [at(run, early, key) - at(run, 0, key) for run in runs[name]]
+        def train_and_keep(run):
+            record = train(run)
+            with WRITING, path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
 
-    def ahead(name, other, file=None):  # of the other at the end, seed by seed
-        def end(run):
-            return run["outside"][file] if file else at(run, steps, "avg_at_k")
-
-        pairs = zip(runs[name], runs[other], strict=True)
-        return [end(run) - end(reference) for run, reference in pairs]
-
-    reflection = zip(gain("NSR-PreRL", "reflection"), gain("GRPO", "reflection"), strict=True)
-    more = [ours - theirs for ours, theirs in reflection]
-    stated = [  # claim, the sign that the paper reports, values by seed
-        ("1 the cosine of both gradients is above 0", 1, cosines),
-        (f"2 NSR-PreRL raises Avg@8 in {early} updates", 1, gain("NSR-PreRL", "avg_at_k")),
-        (f"2 PSR-PreRL lowers it in {early} updates", -1, gain("PSR-PreRL", "avg_at_k")),
-        (f"3 NSR-PreRL raises reflection in {early} updates", 1, gain("NSR-PreRL", "reflection")),
-        (f"3 and transitions in {early} updates", 1, gain("NSR-PreRL", "transition")),
-        ("3 more reflection than GRPO's by then", 1, more),
-        ("4 DSRL-10 ends above GRPO", 1, ahead("DSRL-10", "GRPO")),
-        ("4 on longer chains too", 1, ahead("DSRL-10", "GRPO", "test_long")),
-        ("4 with other operators too", 1, ahead("DSRL-10", "GRPO", "test_mix")),
-        ("5 NSR-PreRL for all updates ends below GRPO", -1, ahead("NSR-PreRL", "GRPO")),
-        ("5 DSRL-20 ends below DSRL-10", -1, ahead("DSRL-20", "DSRL-10")),
-    ]
-    rows = [[claim, show_interval(values, "+.3f"), verdict(values, sign)]
-            for claim, sign, values in stated]  # fmt: skip
-    return "\n" + table("The claims", ["claim", "difference", "verdict"], rows)
-
-
-def verdict(values, sign):
-    mean, half = interval(values)
-    if not abs(mean) > half:  # NaN, one seed, too
-        return "not reproduced: no difference seen"
-    return "reproduced" if mean * sign > 0 else "opposite"
-
-
-def study_worlds(run_jobs, folder, seeds, steps):
-    """What decides? Change of Avg@8 and reflection in short runs, one property at a time."""
-    names, rows = ("NSR-PreRL", "NSR-RL", "GRPO"), []
-    for place, (title, changes) in enumerate(WORLDS.items()):
-        base = build(quiet=True, world=World(**changes))
-        done = run_jobs([(folder / f"world{place}-{name}-{seed}", base, seed, steps, RUNS[name], ())
-                         for name in names for seed in range(seeds)])  # fmt: skip
-        for key in ("avg_at_k", "reflection"):
-            gains = [at(run, steps, key) - at(run, 0, key) for run in done]
-            cells = [gains[i * seeds : (i + 1) * seeds] for i in range(len(names))]
-            shown = [show_interval(cell, "+.3f") for cell in cells]
-            rows.append([title, key, f"{at(done[0], 0, key):.3f}", *shown])
-    heading = ["world", "figure", "base", *names]
-    return "\n" + table(f"One property at a time: change in {steps} updates", heading, rows)
-
-
-def draw_study(runs, path):
-    """Avg@8 and reflection over updates, mean and interval over seeds."""
-    from matplotlib.figure import Figure  # slow to import
-
-    figure = Figure(figsize=(15, 4.5))
-    axes = figure.subplots(1, 3)
-    panels = (("avg_at_k", "Avg@8"), ("reflection", "reflection per response"),
-              ("length", "response tokens"))  # fmt: skip
-    for color, (name, group) in enumerate(runs.items()):
-        steps = sorted(set.intersection(*({r["step"] for r in run["curve"]} for run in group)))
-        for axis, (key, label) in zip(axes, panels, strict=True):
-            ends = [interval([at(run, step, key) for run in group]) for step in steps]
-            axis.plot(steps, [mean for mean, _ in ends], ".-", color=f"C{color}", label=name)
-            low, high = zip(*((mean - half, mean + half) for mean, half in ends), strict=True)
-            axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.12)
-            axis.set(xlabel="updates", ylabel=label)
-    axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-
-
-def study(folder, quick):
-    """Run what is not done yet, two tables and a figure in `folder`; stopped, it goes on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    seeds, few, steps, short = (2, 1, 8, 4) if quick else (5, 3, STEPS, WARM_UP)
-
-    def run_jobs(jobs):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(tqdm(pool.map(train_and_evaluate, jobs), total=len(jobs), desc="runs"))
-
-    text, runs = study_variants(run_jobs, folder, seeds, steps)
-    draw_study(runs, folder / "study.png")
-    (folder / "study.md").write_text(text + "\n")
-    text += study_worlds(run_jobs, folder, few, short)
-    (folder / "study.md").write_text(text + "\n")
-    print(f"{text}\n\n{folder}/: study.md, study.png and the runs")
+        list(tqdm(pool.map(train_and_keep, missing), total=len(missing), desc="runs"))
 
 
 def main():
-    parser = argparse.ArgumentParser(description="The paper's claims over seeds: tables, a figure.")
-    parser.add_argument("--quick", action="store_true", help="in minutes, to try it")
-    parser.add_argument("--out", type=Path, default=Path("out-study"), help="folder of the study")
+    parser = argparse.ArgumentParser(description="When does the pre-train space help?")
+    parser.add_argument("--quick", action="store_true", help="a few short runs, in minutes")
+    parser.add_argument("--part", choices=PARTS, help="this part alone (default: all)")
+    parser.add_argument("--report", action="store_true", help="tables of what is done, no runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the runs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
     args = parser.parse_args()
-    study(args.out, args.quick)
+    parts = [QUICK] if args.quick else [PARTS[args.part]] if args.part else list(PARTS.values())
+    if not args.report:
+        run_parts(parts, args.results, args.jobs)
 
 
 if __name__ == "__main__":
