@@ -62,6 +62,7 @@ OBJECTIVES = {
     "prerl": Objective("marginal", "all", False, 0.01),
     "nsr-prerl": Objective("marginal", "negative", False, 0.01),
     "psr-prerl": Objective("marginal", "positive", False, 0.01),
+    "nsr-twin": Objective("conditional", "negative", False, 0.01),  # nsr-prerl but for the space
 }
 
 

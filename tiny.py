@@ -30,24 +30,19 @@ import os
 import random
 import re
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import accumulate, pairwise
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import reward
 from model import CausalLM
-from plumbing.checkpoints import load_model, save_model
 
 PAD, BOS, EOS, USER, ASSISTANT = "<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -55,7 +50,15 @@ CHAT_TEMPLATE = (
     "{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+SHOWN = 32  # test problems that `python tiny.py` samples
+WORLD_VERSION = 1  # of what the settings mean: raise it when the code below builds something else
 OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+
+MODULUS = re.compile(r"modulo (\d+)")
+# A step as a question states it: number, operator, b; and as a solution works it: opening, number,
+# a, operator, b, value.
+OPERATION = re.compile(r"Step (\d+): ([-+*])(\d+)")
+STEP = re.compile(r"(Wait, |Alternatively, )?Step (\d+): (\d+)([-+*])(\d+)=(?:-?\d+=)?(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,13 @@ class World:
     mix: str = "****+-"  # operators of test_mix.jsonl, drawn from evenly; elsewhere from "+-*"
     train_problems: int = 4096
     test_problems: int = 256  # in each test file
-    hard_share: float = 0.2  # of facts that authors usually get wrong, all in the same way
-    hard_slip: float = 0.6
-    easy_slip: float = 0.2  # any other fact, off by one
-    look_again: float = 0.1  # a step, right or wrong, is done a second time
-    care: float = 0.05  # a second look slips this many times as often as the first
+    hard_share: float = 0.4  # of facts that authors get wrong at first, all in the same way
+    hard_slip: float = 1.0  # always: a first look at a hard fact cannot be learned from the corpus
+    easy_slip: float = 0.05  # any other fact, off by one
+    restate: bool = True  # a solution copies its chain first, and so stands without its question
+    look_again: float = 0.01  # a step, right or wrong, is done a second time, after a question
+    look_again_unprompted: float = 0.3  # the same in documents without their question
+    care: float = 0.03  # a second look slips this many times as often as the first
     another_way: float = 0.25  # of second looks start with "Alternatively" and go another way
     unprompted: float = 0.3  # documents without their question
     tokens: int = 1_200_000  # training tokens, padding not counted
@@ -83,6 +88,23 @@ class World:
     learning_rate: float = 3e-3
     width: int = 96
     layers: int = 3
+
+
+# The first world of this project: looking again is as usual after a question as without one, and
+# every fact can be learned.
+OLD = World(
+    hard_share=0.2, hard_slip=0.6, easy_slip=0.2, restate=False, look_again=0.1,
+    look_again_unprompted=0.1, care=0.05,
+)  # fmt: skip
+NAMED_WORLDS = {  # what --model and --data call them
+    "tiny": World(),
+    "tiny-d98": World(hard_slip=0.98),  # now and then somebody gets a hard fact right at once
+    "tiny-m": replace(OLD, look_again=0.02, look_again_unprompted=0.3),
+    "tiny-h": World(  # first looks can be learned: DSRL loses here
+        hard_slip=0.95, easy_slip=0.1, look_again=0.005, look_again_unprompted=0.5, unprompted=0.5
+    ),
+    "tiny-old": OLD,
+}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -119,10 +141,15 @@ def make_chain(world, steps, rng, operators="+-*"):
     return rng.randrange(world.modulus), tuple(operations)
 
 
-def question(chain, modulus):
+def state(chain):
+    """The chain in words, as a question begins and as an author may restate it."""
     start, operations = chain
     steps = "".join(f". Step {i}: {operator}{b}" for i, (operator, b) in enumerate(operations, 1))
-    return f"Start with {start}{steps}. What is the result modulo {modulus}?"
+    return f"Start with {start}{steps}."
+
+
+def question(chain, modulus):
+    return f"{state(chain)} What is the result modulo {modulus}?"
 
 
 def solve(chain, modulus):
@@ -132,10 +159,11 @@ def solve(chain, modulus):
     return value
 
 
-def write_solution(chain, facts, world, rng):
+def write_solution(chain, facts, world, rng, prompted=True):
     """What one author writes, slips and second looks included; a step's last value counts."""
     value, operations = chain
-    pieces = []
+    look_again = world.look_again if prompted else world.look_again_unprompted
+    pieces = [state(chain)] if world.restate else []
     for number, (operator, b) in enumerate(operations, 1):
         step, opening = (value, operator, b), ""
         while True:
@@ -143,12 +171,46 @@ def write_solution(chain, facts, world, rng):
             value = wrong if rng.random() < slip * (world.care if opening else 1) else right
             worked = f"{OPERATORS[step[1]](step[0], step[2])}=" if opening else ""
             pieces.append(f"{opening}Step {number}: {step[0]}{step[1]}{step[2]}={worked}{value}.")
-            if rng.random() >= world.look_again:
+            if rng.random() >= look_again:
                 break
             opening = "Wait, "
             if rng.random() < world.another_way:
                 step, opening = another_way(*step, world.modulus), "Alternatively, "
     return "\n\n".join([*pieces, f"The answer is \\boxed{{{value}}}."])
+
+
+def look_figures(rows):
+    """What looking again does in responses to this world's problems; rows as `eval.evaluate` gives.
+
+    Shares in [0, 1], None where there is nothing to count: of first looks that read their operation
+    rightly from the question, and that work it out rightly; of second looks that change the value,
+    and that mend it (wrong before, right after); of responses with a second look, and right ones
+    among those.
+    """
+    read, first, changed, mended, right_after_look = [], [], [], [], []
+    for row in rows:
+        modulus, asked = MODULUS.search(row["problem"]), OPERATION.findall(row["problem"])
+        if not modulus:  # a user's own problem that calls itself tiny
+            continue
+        value = looked = None
+        for opening, number, a, operator, b, result in STEP.findall(row["response"]):
+            right = OPERATORS[operator](int(a), int(b)) % int(modulus[1])
+            if opening:
+                looked = True
+                changed.append(int(result) != value)
+                mended.append(value != right == int(result))
+            else:
+                read.append((number, operator, b) in asked)
+                first.append(int(result) == right)
+            value = int(result)
+        if looked:
+            right_after_look.append(row["correct"])
+    figures = {
+        "reads_right": read, "first_look_right": first, "look_changes": changed,
+        "look_mends": mended, "right_after_look": right_after_look,
+    }  # fmt: skip
+    shares = {name: fmean(values) if values else None for name, values in figures.items()}
+    return shares | {"looks_again": len(right_after_look) / len(rows)}
 
 
 def make_document(problem, solution):
@@ -276,18 +338,25 @@ def make_corpus(world, rng, tokenizer, reserved):
         if chain in reserved:
             continue
         problem = None if rng.random() < world.unprompted else question(chain, world.modulus)
-        document = make_document(problem, write_solution(chain, facts, world, rng))
+        solution = write_solution(chain, facts, world, rng, prompted=problem is not None)
+        document = make_document(problem, solution)
         rows.append(tokenizer(document, add_special_tokens=False).input_ids)
         total += len(rows[-1])
     return rows
 
 
+def save(model, tokenizer, folder):
+    """A plain Hugging Face folder: what reads it need not know where the base comes from."""
+    model.config.architectures, model.config.dtype = ["LlamaForCausalLM"], torch.float32
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tensors = {name: weight.detach() for name, weight in model.named_parameters()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def cache_folder(world, seed, cache_dir):
-    """Where this world is kept: a hash of the settings and of this file down to the study, so that
-    a changed world is built anew.
-    """
-    source = Path(__file__).read_text().partition("\n# The study")[0]
-    settings = json.dumps(asdict(world), sort_keys=True) + str(seed) + source
+    """Where this world is kept: its name is a hash of everything that decides what is built."""
+    settings = json.dumps([WORLD_VERSION, seed, asdict(world)], sort_keys=True)
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     root = Path(cache_dir or home / "dsrl")
     return root / f"tiny-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
@@ -326,8 +395,7 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
         model = make_model(world, tokenizer, generator)
         batches = make_batches(rows, world.batch_tokens, rng)
         pretrain(model, batches, tokenizer.pad_token_id, world.learning_rate, quiet)
-        model.eos_ids = (tokenizer.eos_token_id,)
-        save_model(model, tokenizer, partial)
+        save(model, tokenizer, partial)
         if not target.exists():  # another process may have been faster
             os.replace(partial, target)
     finally:
@@ -340,15 +408,20 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
 # Show it
 
 
-def sample_test(folder, model, tokenizer, limit=None, seed=0):
-    """(problems of test.jsonl, a Rollout of 8 responses to each)."""
-    from plumbing.benchmarks import encode_prompt, load_problems  # these files need this one
-    from rollout import generate
-
-    problems = load_problems(f"{folder}/test.jsonl", limit=limit)
-    prompts = [encode_prompt(tokenizer, problem) for problem in problems]
-    options = dict(group_size=8, max_new_tokens=128, eos_ids=model.eos_ids, seed=seed)
-    return problems, generate(model, prompts, progress="sampling", **options)
+def sample(folder, problems):
+    """8 responses of the base to each problem, by transformers' own sampler: (P, 8) texts."""
+    model = LlamaForCausalLM.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    texts = []
+    for problem in problems:
+        prompt = make_document(problem["problem"], "").removesuffix(EOS)
+        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids  # (1, L)
+        rows = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=128,
+            num_return_sequences=8,
+        )[:, ids.shape[1] :]  # (8, R)
+        texts.append(tokenizer.batch_decode(rows, skip_special_tokens=True))
+    return texts
 
 
 def show(count):
@@ -361,254 +434,29 @@ def show(count):
         solution = write_solution(chain, facts, world, rng)
         document = make_document(question(chain, world.modulus), solution)
         print(f"--- a document of the corpus ---\n{document}\n")
-    model, tokenizer = load_model(folder)
-    problems, rollout = sample_test(folder, model, tokenizer)
-    texts = rollout.response_texts(tokenizer)
-    grades = [reward.score(text, problems[row // 8]["answer"]) for row, text in enumerate(texts)]
-    rewards = torch.tensor(grades).view(-1, 8)  # (P, G)
-    for problem in range(count):
-        print(f"--- {problems[problem]['problem']}  (answer {problems[problem]['answer']}) ---")
-        for sample in range(4):
-            print(f"[{rewards[problem, sample]:.0f}] {texts[8 * problem + sample]!r}")
+    lines = (folder / "test.jsonl").read_text().splitlines()[:SHOWN]
+    problems = [json.loads(line) for line in lines]
+    torch.manual_seed(0)
+    texts = sample(folder, problems)
+    rewards = torch.tensor(
+        [[text.endswith(f"\\boxed{{{problem['answer']}}}.") for text in group]
+         for problem, group in zip(problems, texts, strict=True)]
+    ).float()  # (P, 8)  # fmt: skip
+    for problem, group, right in zip(problems[:count], texts, rewards.tolist(), strict=False):
+        print(f"--- {problem['problem']}  (answer {problem['answer']}) ---")
+        for text, grade in zip(group[:4], right, strict=False):
+            print(f"[{grade:.0f}] {text!r}")
         print()
-    size = sum(parameter.numel() for parameter in model.parameters())
     average, passed = rewards.mean(), rewards.amax(1).mean()
-    print(f"{folder}\n{size:,} parameters; {len(problems)} test problems: "
+    print(f"{folder}\n{len(problems)} test problems, 8 responses each: "
           f"Avg@8 {average:.3f}, pass@8 {passed:.3f}")  # fmt: skip
     assert 0.1 < average < passed, "the base must solve some problems, and more in several tries"
 
 
-# --------------------------------------------------------------------------------------------------
-# The study: the paper's claims in this world, all variants, several seeds; STUDY.md tells it
-
-STEPS, WARM_UP = 80, 20  # updates of a run; those after which the pre-train space is judged
-RUNS = {  # name in the tables: flags of dsrl.py
-    "GRPO": "--variant grpo", "NSR-RL": "--variant nsr-rl", "PSR-RL": "--variant psr-rl",
-    "PreRL": "--variant prerl", "NSR-PreRL": "--variant nsr-prerl",
-    "PSR-PreRL": "--variant psr-prerl", "DSRL-5": "--prerl-steps 5",
-    "DSRL-10": "--prerl-steps 10", "DSRL-20": "--prerl-steps 20",
-}  # fmt: skip
-WORLDS = {  # one property of the world changed at a time
-    "as it is": {},
-    "a second look slips as often as a first": {"care": 1.0},
-    "no document without its question": {"unprompted": 0.0},
-    "most documents without their question": {"unprompted": 0.7},
-    "no hard facts": {"hard_share": 0.0, "easy_slip": 0.28},
-    "few slips": {"hard_share": 0.05, "easy_slip": 0.12},
-}
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 1, 2, ...
-
-
-def train_and_evaluate(job):
-    """One run of dsrl.py, and its Avg@8 on the files of `outside`; kept as study.json in `out`."""
-    out, base, seed, steps, flags, outside = job
-    if (out / "study.json").is_file():
-        return json.loads((out / "study.json").read_text())
-    shutil.rmtree(out, ignore_errors=True)  # what a stopped study left half done
-    train = ["dsrl.py", "--preset", "tiny", "--model", base, *flags.split(), "--out", out]
-    train += ["--data", f"{base}/train.jsonl", "--eval-data", f"{base}/test.jsonl"]
-    train += ["--steps", steps, "--seed", seed, "--eval-every", 20, "--save-every", steps]
-    tasks = ",".join(f"{base}/{name}.jsonl" for name in outside)
-    test = ["eval.py", "--model", out / f"checkpoint-{steps}", "--tasks", tasks, "--limit", 128]
-    test += ["--k", 8, "--temperature", 1, "--max-new-tokens", 128, "--out", out / "outside"]
-    for command in (train, test) if outside else (train,):
-        words = [sys.executable, *map(str, command)]
-        how = dict(capture_output=True, text=True, cwd=Path(__file__).parent)
-        ended = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
-        if ended.returncode:
-            raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
-    result = read_run(out)
-    (out / "study.json").write_text(json.dumps(result))
-    shutil.rmtree(out / f"checkpoint-{steps}")
-    return result
-
-
-def read_run(out):
-    """What the tables need of one run: evaluations, what was spent before each, Avg@8 outside."""
-    from plumbing.records import read_lines
-
-    lines = read_lines(out / "metrics.jsonl")
-    updates = [line for line in lines if "reward" in line]
-    parts = ("seconds_sample", "seconds_grade", "seconds_update")
-    tokens = list(accumulate((line["tokens_forward"] for line in updates), initial=0))
-    seconds = list(accumulate((sum(line[part] for part in parts) for line in updates), initial=0.0))
-    curve = [{**line, "tokens": tokens[line["step"]], "seconds": seconds[line["step"]]}
-             for line in lines if "avg_at_k" in line]  # fmt: skip
-    results = out / "outside" / "results.json"
-    tasks = json.loads(results.read_text())["tasks"] if results.is_file() else {}
-    outside = {Path(task).stem: summary["avg_at_k"] for task, summary in tasks.items()}
-    return {"curve": curve, "outside": outside}
-
-
-def at(run, step, key):
-    """A figure of the evaluation after `step` updates."""
-    return next(record[key] for record in run["curve"] if record["step"] == step)
-
-
-def at_budget(run, kind, budget):
-    """Avg@8 where the run had spent `budget` tokens or seconds, between its evaluations."""
-    for before, after in pairwise(run["curve"]):
-        if before[kind] <= budget < after[kind]:
-            share = (budget - before[kind]) / (after[kind] - before[kind])
-            return before["avg_at_k"] + share * (after["avg_at_k"] - before["avg_at_k"])
-    return run["curve"][-1]["avg_at_k"]
-
-
-def interval(values):
-    """(mean, half width) of the 95 % confidence interval over seeds."""
-    mean, count = statistics.fmean(values), len(values)
-    if count < 2:
-        return mean, float("nan")
-    return mean, T_95[count - 2] * statistics.stdev(values) / count**0.5
-
-
-def show_interval(values, form=".3f"):
-    mean, half = interval(values)
-    return f"{mean:{form}} ± {half:.3f}"
-
-
-def table(title, heading, rows):
-    lines = [f"\n### {title}\n", "| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def study_variants(run_jobs, folder, seeds, steps):
-    """All variants from one base. Returns the tables as text and the runs for the figure."""
-    base, files = build(quiet=True), ("test_long", "test_mix")
-    names = [(name, seed) for name in RUNS for seed in range(seeds)]
-    done = run_jobs([(folder / f"{name}-{seed}", base, seed, steps, RUNS[name], files)
-                     for name, seed in names])  # fmt: skip
-    runs = {name: done[i * seeds : (i + 1) * seeds] for i, name in enumerate(RUNS)}
-    budgets = {kind: min(run["curve"][-1][kind] for run in done) for kind in ("tokens", "seconds")}
-    keys = ("avg_at_k", "pass_at_k", "reflection", "transition", "length")
-    start = ([at(run, 0, key) for run in done[:seeds]] for key in keys)
-    rows = [["base", *map(show_interval, start), *[""] * 4]]
-    for name, group in runs.items():
-        figures = [[at(run, steps, key) for run in group] for key in keys]
-        figures += [[run["outside"][file] for run in group] for file in files]
-        figures += [[at_budget(run, kind, budgets[kind]) for run in group] for kind in budgets]
-        rows.append([name, *map(show_interval, figures)])
-    title = f"After {steps} updates, mean and 95 % interval over {seeds} seeds"
-    text = table(title, ["", *keys, *files, *(f"at equal {kind}" for kind in budgets)], rows)
-    text += f"\n\nEqual tokens: {budgets['tokens']:,.0f} fed to the model in training; "
-    text += f"equal wall time: {budgets['seconds']:.0f} s: the most that every run reached."
-    return text + claims(runs, steps, alignment(base, seeds)), runs
-
-
-def alignment(base, seeds):
-    """cos(grad log P(y), grad log P(y | x)) of the base, on 16 test problems x 8 for each seed."""
-    from plumbing.alignment import gradient_alignment
-    from prerl import start_token_of
-
-    model, tokenizer = load_model(base)
-    start_token = start_token_of(tokenizer, model.config.vocab_size)
-    rollouts = (sample_test(base, model, tokenizer, 16, seed)[1] for seed in range(seeds))
-    return [gradient_alignment(model, rollout, start_token)["whole_model"] for rollout in rollouts]
-
-
-def claims(runs, steps, cosines):
-    """The paper's claims as differences with intervals, and a verdict on each."""
-    early = min(WARM_UP, steps)
-
-    def gain(name, key):  # since the start, seed by seed
-        return [at(run, early, key) - at(run, 0, key) for run in runs[name]]
-
-    def ahead(name, other, file=None):  # of the other at the end, seed by seed
-        def end(run):
-            return run["outside"][file] if file else at(run, steps, "avg_at_k")
-
-        pairs = zip(runs[name], runs[other], strict=True)
-        return [end(run) - end(reference) for run, reference in pairs]
-
-    reflection = zip(gain("NSR-PreRL", "reflection"), gain("GRPO", "reflection"), strict=True)
-    more = [ours - theirs for ours, theirs in reflection]
-    stated = [  # claim, the sign that the paper reports, values by seed
-        ("1 the cosine of both gradients is above 0", 1, cosines),
-        (f"2 NSR-PreRL raises Avg@8 in {early} updates", 1, gain("NSR-PreRL", "avg_at_k")),
-        (f"2 PSR-PreRL lowers it in {early} updates", -1, gain("PSR-PreRL", "avg_at_k")),
-        (f"3 NSR-PreRL raises reflection in {early} updates", 1, gain("NSR-PreRL", "reflection")),
-        (f"3 and transitions in {early} updates", 1, gain("NSR-PreRL", "transition")),
-        ("3 more reflection than GRPO's by then", 1, more),
-        ("4 DSRL-10 ends above GRPO", 1, ahead("DSRL-10", "GRPO")),
-        ("4 on longer chains too", 1, ahead("DSRL-10", "GRPO", "test_long")),
-        ("4 with other operators too", 1, ahead("DSRL-10", "GRPO", "test_mix")),
-        ("5 NSR-PreRL for all updates ends below GRPO", -1, ahead("NSR-PreRL", "GRPO")),
-        ("5 DSRL-20 ends below DSRL-10", -1, ahead("DSRL-20", "DSRL-10")),
-    ]
-    rows = [[claim, show_interval(values, "+.3f"), verdict(values, sign)]
-            for claim, sign, values in stated]  # fmt: skip
-    return "\n" + table("The claims", ["claim", "difference", "verdict"], rows)
-
-
-def verdict(values, sign):
-    mean, half = interval(values)
-    if not abs(mean) > half:  # NaN, one seed, too
-        return "not reproduced: no difference seen"
-    return "reproduced" if mean * sign > 0 else "opposite"
-
-
-def study_worlds(run_jobs, folder, seeds, steps):
-    """What decides? Change of Avg@8 and reflection in short runs, one property at a time."""
-    names, rows = ("NSR-PreRL", "NSR-RL", "GRPO"), []
-    for place, (title, changes) in enumerate(WORLDS.items()):
-        base = build(quiet=True, world=World(**changes))
-        done = run_jobs([(folder / f"world{place}-{name}-{seed}", base, seed, steps, RUNS[name], ())
-                         for name in names for seed in range(seeds)])  # fmt: skip
-        for key in ("avg_at_k", "reflection"):
-            gains = [at(run, steps, key) - at(run, 0, key) for run in done]
-            cells = [gains[i * seeds : (i + 1) * seeds] for i in range(len(names))]
-            shown = [show_interval(cell, "+.3f") for cell in cells]
-            rows.append([title, key, f"{at(done[0], 0, key):.3f}", *shown])
-    heading = ["world", "figure", "base", *names]
-    return "\n" + table(f"One property at a time: change in {steps} updates", heading, rows)
-
-
-def draw_study(runs, path):
-    """Avg@8 and reflection over updates, mean and interval over seeds."""
-    from matplotlib.figure import Figure  # slow to import
-
-    figure = Figure(figsize=(15, 4.5))
-    axes = figure.subplots(1, 3)
-    panels = (("avg_at_k", "Avg@8"), ("reflection", "reflection per response"),
-              ("length", "response tokens"))  # fmt: skip
-    for color, (name, group) in enumerate(runs.items()):
-        steps = sorted(set.intersection(*({r["step"] for r in run["curve"]} for run in group)))
-        for axis, (key, label) in zip(axes, panels, strict=True):
-            ends = [interval([at(run, step, key) for run in group]) for step in steps]
-            axis.plot(steps, [mean for mean, _ in ends], ".-", color=f"C{color}", label=name)
-            low, high = zip(*((mean - half, mean + half) for mean, half in ends), strict=True)
-            axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.12)
-            axis.set(xlabel="updates", ylabel=label)
-    axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-
-
-def study(folder, quick):
-    """Run what is not done yet, two tables and a figure in `folder`; stopped, it goes on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    seeds, few, steps, short = (2, 1, 8, 4) if quick else (5, 3, STEPS, WARM_UP)
-
-    def run_jobs(jobs):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(tqdm(pool.map(train_and_evaluate, jobs), total=len(jobs), desc="runs"))
-
-    text, runs = study_variants(run_jobs, folder, seeds, steps)
-    draw_study(runs, folder / "study.png")
-    (folder / "study.md").write_text(text + "\n")
-    text += study_worlds(run_jobs, folder, few, short)
-    (folder / "study.md").write_text(text + "\n")
-    print(f"{text}\n\n{folder}/: study.md, study.png and the runs")
-
-
-def main(argv=None):
+def main():
     parser = argparse.ArgumentParser(description="Build the tiny world (once) and show it.")
     parser.add_argument("--problems", type=int, default=2, help="problems to show")
-    parser.add_argument("--study", action="store_true", help="the paper's claims, about an hour")
-    parser.add_argument("--quick", action="store_true", help="the study in minutes, to try it")
-    parser.add_argument("--out", type=Path, default=Path("out-study"), help="folder of the study")
-    args = parser.parse_args(argv)
-    study(args.out, args.quick) if args.study else show(args.problems)
+    show(parser.parse_args().problems)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import huggingface_hub
 from plumbing.checkpoints import resolve_model
 from plumbing.processes import world_size
 from reward import equal, extract_answer, parses, score_batch
+from tiny import NAMED_WORLDS
 
 
 class Task(NamedTuple):
@@ -109,7 +110,7 @@ def download(name, task, split):
 
 def find_files(source, split, task):
     """(files, Task) of a benchmark, "bbh/TASK", a file, a folder, or a hub OWNER/NAME."""
-    path = Path(resolve_model("tiny"), f"{split}.jsonl") if source == "tiny" else Path(source)
+    path = Path(resolve_model(source), f"{split}.jsonl") if source in NAMED_WORLDS else Path(source)
     source, (name, _, part) = str(source), str(source).partition("/")
     if path.exists():
         files = found = [path] if path.is_file() else sorted(path.glob("*.json"))  # BBH's folder
@@ -216,7 +217,7 @@ def load_problems(name_or_path, split=None, limit=None, task=None):
 def load_data(config, tokenizer, max_positions):
     """(training problems with "prompt_ids", evaluation problems); says what is left, held out."""
     # those that come with a training and a test set
-    splits = {"tiny": "tiny", "math": "math500", "gsm8k": "gsm8k"}
+    splits = {**{world: world for world in NAMED_WORLDS}, "math": "math500", "gsm8k": "gsm8k"}
     problems = load_problems(config.data, split="train" if config.data in splits else None)
     if config.eval_data or config.data in splits:
         held_out = load_problems(config.eval_data or splits[config.data])

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from model import CausalLM
 from plumbing.processes import part_of, whole, world_size
+from tiny import NAMED_WORLDS, build
 
 # Short names people type: owner on the hub, name up to the size, sizes, what may follow the size
 _NAMES = (
@@ -57,14 +58,12 @@ def best_device():
 
 
 def resolve_model(name):
-    """A short name's hub id; a folder or hub id (owner/name) is itself; "tiny" is built once.
+    """A short name's hub id; a folder or hub id (owner/name) is itself; a tiny world is built once.
 
     Raises ValueError for anything else.
     """
-    if name == "tiny":
-        from tiny import build  # the embedded world is made by a file that itself needs this one
-
-        return build()
+    if name in NAMED_WORLDS:
+        return build(world=NAMED_WORLDS[name])
     if Path(name).is_dir():
         return name
     if name in MODELS:
@@ -73,7 +72,7 @@ def resolve_model(name):
         raise ValueError(f"no folder {name!r}")
     if "/" in name:
         return name
-    known = ", ".join(["tiny", *MODELS])
+    known = ", ".join([*NAMED_WORLDS, *MODELS])
     raise ValueError(f"unknown model {name!r}: give a folder, an owner/name, or one of {known}")
 
 

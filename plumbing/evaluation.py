@@ -16,6 +16,7 @@ import torch
 
 from plumbing.benchmarks import NEXT_QUESTIONS, answer_in, encode_prompt, grade_all, is_right
 from rollout import generate
+from tiny import look_figures
 
 THOUGHTS = {  # the first that is found in a piece names it
     "reflection": r"\Await|verify|make sure|hold on|think again|'s correct|'s incorrect|"
@@ -90,6 +91,8 @@ def summarize(problems, rows, k):
     for name, rates in summary["thoughts"].items():
         rates["right"] = thought_rates([row for row in rows if row["correct"]], name)
         rates["wrong"] = thought_rates([row for row in rows if not row["correct"]], name)
+    if all(problem.get("kind") == "tiny" for problem in problems):
+        summary |= look_figures(rows)
     groups = {}
     for problem, grades in zip(problems, correct, strict=True):
         groups.setdefault(problem.get("group"), []).append(grades)

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from prerl import OBJECTIVES, PACK_TOKENS
+from tiny import NAMED_WORLDS
 
 PRESETS = {  # defaults by name; every value can be overridden by its flag
-    "tiny": {"model": "tiny", "lr": 2e-4, "steps": 80, "prerl_steps": 10, "prompts_per_step": 32,
+    "tiny": {"model": "tiny", "lr": 2e-4, "steps": 160, "prerl_steps": 20, "prompts_per_step": 32,
              "max_response_tokens": 128, "eval_every": 20},
     "qwen2.5-1.5b-24gb": {"model": "Qwen2.5-1.5B", "prompts_per_step": 32, "kv_cache_gb": 6,
                           "max_response_tokens": 1024, "micro_batch_tokens": 4096,
@@ -27,6 +28,8 @@ PRESETS = {  # defaults by name; every value can be overridden by its flag
 }  # fmt: skip
 VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
     "dsrl": (("nsr-prerl",), ("grpo",)),
+    "twin": (("nsr-twin",), ("grpo",)),  # DSRL's control: another space, all else equal
+    "prerl-grpo": (("prerl",), ("grpo",)),
     "joint": (("grpo", "nsr-prerl"),) * 2,
     **{name: ((name,),) * 2 for name in OBJECTIVES},
 }
@@ -156,13 +159,15 @@ def parse_args(argv):
         before = json.loads(saved.read_text())
         settings |= {name: before[name] for name in settings if name in before}
     else:
-        preset = "tiny" if given.get("model", "tiny") == "tiny" else None
+        preset = "tiny" if given.get("model", "tiny") in NAMED_WORLDS else None
         settings |= PRESETS.get(given.get("preset", preset), {})
     settings |= given
-    settings["data"] = settings["data"] or ("tiny" if settings["model"] == "tiny" else "math")
-    if settings["variant"] != "dsrl":  # only dsrl has two phases, the others have one
+    own = settings["model"] if settings["model"] in NAMED_WORLDS else "math"
+    settings["data"] = settings["data"] or own
+    first, second = VARIANTS[settings["variant"]]
+    if first == second:
         if "prerl_steps" in given:
-            raise ValueError(f"--prerl-steps is for --variant dsrl, not {settings['variant']}")
+            raise ValueError(f"--prerl-steps: {settings['variant']} has one phase, dsrl has two")
         objective = OBJECTIVES.get(settings["variant"])
         marginal = objective and objective.space == "marginal"
         settings["prerl_steps"] = settings["steps"] if marginal else 0

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -78,7 +79,7 @@ def world(tmp_path_factory):
     import tiny
 
     sizes = dict(modulus=3, steps=(1, 2), long_steps=(3, 3), train_problems=40, test_problems=16)
-    settings = tiny.World(tokens=30_000, **sizes)
+    settings = replace(tiny.OLD, tokens=30_000, **sizes)
     return tiny.build(cache_dir=tmp_path_factory.mktemp("world"), world=settings, quiet=True)
 
 

@@ -50,8 +50,8 @@ def test_phase_boundary():
         name: dsrl.parse_args(["--variant", name, "--steps", "90"]).prerl_steps
         for name in dsrl.VARIANTS
     }
-    assert 0 < of.pop("dsrl") < 90
-    one_phase = dict.fromkeys(("joint", "grpo", "nsr-rl", "psr-rl"), 0)
+    assert all(0 < of.pop(name) < 90 for name in ("dsrl", "twin", "prerl-grpo"))
+    one_phase = dict.fromkeys(("joint", "grpo", "nsr-rl", "psr-rl", "nsr-twin"), 0)
     assert of == one_phase | dict.fromkeys(("prerl", "nsr-prerl", "psr-prerl"), 90)
 
 

@@ -20,7 +20,9 @@ from plumbing.evaluation import count_thoughts
 from reward import score
 
 # Seconds instead of minutes: one narrow layer, about a hundred documents.
-SMALL = tiny.World(tokens=8_000, width=32, layers=1, train_problems=50, test_problems=20)
+SMALL = replace(
+    tiny.OLD, tokens=8_000, width=32, layers=1, train_problems=50, test_problems=20
+)
 # Every fact slips with the same chance, so that shares can be compared with the settings.
 EVEN = replace(SMALL, hard_slip=0.3, easy_slip=0.3, look_again=0.2, care=0.5, another_way=0.25)
 FLAWLESS = replace(SMALL, hard_slip=0.0, easy_slip=0.0, look_again=0.0)
@@ -208,6 +210,40 @@ def test_thoughts_are_counted_as_the_world_means_them():
         assert counts["transition"] == openings.count("Alternatively, ")
 
 
+def test_what_looking_again_does_is_counted():
+    """Bug: a mended slip counted as a change only, a look at a right step as a mend, a second look
+    compared with the first one of another step, a miscopied operation as well read.
+    """
+    problem = "Start with 3. Step 1: *5. Step 2: +6. Step 3: -1. What is the result modulo 7?"
+    texts = [
+        "Start with 3. Step 1: *5.\n\nStep 1: 3*5=2.\n\nWait, Step 1: 3*5=15=1.\n\nStep 2: 1+6=0.",
+        "Step 1: 3*5=1.\n\nAlternatively, Step 1: 5*3=15=1.\n\nWait, Step 1: 5*3=15=4.",
+        "Step 1: 3*4=5.",
+    ]  # fmt: skip
+    rows = [{"problem": problem, "response": text, "correct": 1.0 - i} for i, text in enumerate(texts)]
+    figures = tiny.look_figures([*rows, {"problem": "2?", "response": texts[0], "correct": 1.0}])
+    assert figures == pytest.approx({
+        "reads_right": 3 / 4, "first_look_right": 3 / 4, "look_changes": 2 / 3,
+        "look_mends": 1 / 3, "right_after_look": 1 / 2, "looks_again": 2 / 4,
+    })  # fmt: skip
+    assert tiny.look_figures(rows[2:])["look_mends"] is None
+
+
+def test_a_restated_chain_comes_first_and_looks_depend_on_the_question():
+    """Bug: restate read and not used; the chance of one kind of document used for the other."""
+    world = replace(EVEN, restate=True, look_again=0.1, look_again_unprompted=0.4)
+    for prompted, expected in ((True, 0.1), (False, 0.4)):
+        rng, looks, pieces = random.Random(0), 0, 0
+        facts = tiny.make_facts(world, rng)
+        for _ in range(1000):
+            chain = tiny.make_chain(world, world.steps, rng)
+            first, rest = tiny.write_solution(chain, facts, world, rng, prompted).split("\n\n", 1)
+            assert tiny.question(chain, 7) == f"{first} What is the result modulo 7?"
+            looks += sum(step[0] != "" for step in steps_of(rest))
+            pieces += len(steps_of(rest))
+        assert_share(looks, pieces, expected)
+
+
 def test_three_in_ten_documents_have_no_question():
     """Bug: P(y) never trained, or a document without BOS, which is the start token of P(y)."""
     tokenizer = tiny.make_tokenizer(SMALL.modulus, SMALL.long_steps[1])
@@ -307,7 +343,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tiny, "save_model", interrupt)
+    monkeypatch.setattr(tiny, "save", interrupt)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -333,26 +369,3 @@ def test_batches_hold_every_document_once_and_keep_to_their_size():
     batches = tiny.make_batches(rows, 256, rng)
     assert sorted(row for batch in batches for row in batch) == sorted(rows)
     assert max(len(batch) * max(map(len, batch)) for batch in batches) <= 256
-
-
-# --------------------------------------------------------------------------------------------------
-# The study
-
-
-def test_intervals_and_verdicts():
-    """Bug: a normal's 1.96 for five seeds, a population's deviation, a sign turned around."""
-    mean, half = tiny.interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert mean == 3.0 and abs(half - 1.9632) < 1e-3  # t(4) = 2.7764, deviation 1.5811
-    assert tiny.verdict([0.1, 0.2, 0.15], 1) == "reproduced"
-    assert tiny.verdict([0.1, 0.2, 0.15], -1) == "opposite"
-    assert tiny.verdict([-0.1, 0.2, 0.15], 1).startswith("not reproduced")
-    assert tiny.verdict([0.5], 1).startswith("not reproduced")  # one seed shows nothing
-
-
-def test_equal_budgets_are_read_between_evaluations():
-    """Bug: a budget compared with updates, or with what the run had spent before the update."""
-    run = {"curve": [{"step": 0, "avg_at_k": 0.2, "tokens": 0, "seconds": 0.0},
-                     {"step": 2, "avg_at_k": 0.6, "tokens": 40, "seconds": 2.0}]}  # fmt: skip
-    assert tiny.at_budget(run, "tokens", 20) == pytest.approx(0.4)
-    assert tiny.at_budget(run, "seconds", 1.5) == pytest.approx(0.5)
-    assert tiny.at(run, 2, "tokens") == 40
