@@ -23,9 +23,15 @@ from itertools import pairwise
 from math import inf
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from plumbing.alignment import cosine, gradient_alignment, logprob_gradient
+from plumbing.benchmarks import encode_prompt, load_problems
+from plumbing.checkpoints import load_model
 from plumbing.records import read_lines
+from prerl import conditional_logprobs, marginal_logprobs, start_token_of
+from rollout import generate
 from tiny import NAMED_WORLDS, build
 
 ROOT = Path(__file__).parent
@@ -93,14 +99,17 @@ class Part:
 
     def runs(self):
         """All of them; a study that is stopped has every variant from the bases it has begun."""
-        return [self.run_of(name, base, seed)
-                for seed in self.seeds for base in self.bases for name in self.variants]  # fmt: skip
+        return [
+            self.run_of(name, base, seed)
+            for seed in self.seeds for base in self.bases for name in self.variants
+        ]  # fmt: skip
 
 
 GRPO, DSRL, TWIN = "--variant grpo", "--prerl-steps 20", "--variant twin --prerl-steps 20"
 THREE = {"DSRL": DSRL, "GRPO": GRPO, "twin": TWIN}
-CLAIMS = THREE | {f"{sign}-{space}": f"--variant {sign}-{space}".lower()
-                  for sign, space in (("NSR", "PreRL"), ("PSR", "PreRL"), ("NSR", "RL"))}  # fmt: skip
+CLAIMS = THREE | {
+    name: f"--variant {name}".lower() for name in ("NSR-PreRL", "PSR-PreRL", "NSR-RL")
+}
 FEW = {name: flags + " --prompts-per-step 8" for name, flags in THREE.items()}
 RATES = ("2e-4", "4e-4", "8e-4")
 GRID = {f"GRPO, lr {rate}": f"{GRPO} --lr {rate}" for rate in RATES} | {
@@ -114,8 +123,10 @@ CONTROLS = {
     "DSRL, coefficient 1": f"{DSRL} --prerl-coef 1", "DSRL, moments reset": f"{DSRL}|reset",
     "twin, moments reset": f"{TWIN}|reset",
 }  # fmt: skip
-OTHERS = {name: f"--variant {name}".lower()
-          for name in ("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")}  # fmt: skip
+OTHERS = {
+    name: f"--variant {name}".lower()
+    for name in ("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")
+}
 ONE_BASE = {"bases": (0,), "seeds": (0, 1, 2, 3, 4)}
 PARTS = {  # the most important first
     "D": Part("World D: DSRL, GRPO and the twin", THREE),
@@ -197,13 +208,13 @@ def key_of(record):
 
 
 def load_results(path):
-    """{run: record}; a run of 160 updates answers for the same one of 80."""
+    """{run: record}; a run answers for every shorter one that it passed, at its evaluations."""
     results = {}
-    for record in sorted(read_lines(path), key=lambda record: record["steps"]):
+    runs = [record for record in read_lines(path) if "curve" in record]
+    for record in sorted(runs, key=lambda record: record["steps"]):
         run = key_of(record)
-        for steps in (40, 80, 100, 160):
-            if steps <= run.steps:
-                results[replace(run, steps=steps)] = record
+        for point in record["curve"]:
+            results[replace(run, steps=point["step"])] = record
     return results
 
 
@@ -222,6 +233,262 @@ def run_parts(parts, path, jobs):
         list(tqdm(pool.map(train_and_keep, missing), total=len(missing), desc="runs"))
 
 
+# --------------------------------------------------------------------------------------------------
+# Alignment: do both spaces pull the same way, and on which tokens?
+
+BINS = (0.0, 0.1, 0.5, 0.9, 1.01)  # of a token's probability
+
+
+def measure_alignment(world, base, prompts=16):
+    """cos(grad log P(y), grad log P(y | x)) of a base on test problems, 4 responses each, averaged.
+
+    By position in the response, and by the probability of a token in each space: then only such
+    tokens count in both gradients.
+    """
+    folder = build(seed=base, quiet=True, world=WORLDS[world])
+    model, tokenizer = load_model(folder)
+    problems = load_problems(f"{folder}/test.jsonl", limit=prompts)
+    prompt_ids = [encode_prompt(tokenizer, problem) for problem in problems]
+    rollout = generate(model, prompt_ids, group_size=4, max_new_tokens=128, eos_ids=model.eos_ids)
+    start = start_token_of(tokenizer, model.config.vocab_size)
+    found = gradient_alignment(model, rollout, start)
+    with torch.no_grad():
+        mask = rollout.response_mask
+        conditional = conditional_logprobs(model, rollout)
+        marginal = marginal_logprobs(model, rollout.response_ids, mask, start)
+    for space, logprobs in (("P(y_t|x)", conditional), ("P(y_t)", marginal)):
+        for low, high in pairwise(BINS):
+            chosen = mask & (logprobs.exp() >= low) & (logprobs.exp() < high)  # (B, R)
+            found[f"{space} {low} to {min(high, 1)}"] = {
+                "tokens": int(chosen.sum()),
+                "cosine": cosine_of_tokens(model, rollout, start, chosen),
+            }
+    return {"alignment": found, "world": world, "base": base}
+
+
+def align(path):
+    """Measure what the results lack: the bases of worlds D, M and old."""
+    done = {(line["world"], line["base"]) for line in read_lines(path) if "alignment" in line}
+    for world in ("tiny", "tiny-m", "tiny-old"):
+        for base in (0, 1, 2):
+            if (world, base) not in done:
+                record = measure_alignment(world, base)
+                with path.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+
+
+def cosine_of_tokens(model, rollout, start, chosen):
+    """The cosine with only the chosen tokens (B, R) in both gradients, averaged over responses."""
+    names, cosines = [name for name, _ in model.named_parameters()], []
+    for row in chosen.any(1).nonzero()[:, 0].tolist():
+        own = torch.zeros_like(chosen)
+        own[row] = chosen[row]
+        pair = [logprob_gradient(model, rollout, space, start, own, None)
+                for space in ("marginal", "conditional")]  # fmt: skip
+        cosines.append(cosine(*pair, names))
+    return statistics.fmean(cosines) if cosines else None
+
+
+# --------------------------------------------------------------------------------------------------
+# Figures of a run, and of several
+
+
+def at(record, step, key="avg_at_k"):
+    """A figure of the evaluation after `step` updates; None where it was not measured."""
+    return next(point.get(key) for point in record["curve"] if point["step"] == step)
+
+
+def between(record, kind, value, wanted):
+    """`wanted` where `kind` first reaches `value`, between two evaluations; inf where never."""
+    for before, after in pairwise(record["curve"]):
+        if before[kind] < value <= after[kind]:
+            share = (value - before[kind]) / (after[kind] - before[kind])
+            return before[wanted] + share * (after[wanted] - before[wanted])
+    return inf
+
+
+def at_tokens(record, budget):
+    """Avg@8 where the run had fed `budget` tokens to the model in training."""
+    last = record["curve"][-1]
+    if budget >= last["tokens"]:
+        return last["avg_at_k"]
+    return between(record, "tokens", budget, "avg_at_k")
+
+
+def interval(values):
+    """(mean, half width) of the 95 % confidence interval, Student's t; NaN for a single value."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return mean, float("nan")
+    return mean, T_95[count - 2] * statistics.stdev(values) / count**0.5
+
+
+def show(values, form=".3f"):
+    """Mean ± half width; nothing where there is nothing."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return ""
+    mean, half = interval(values)
+    return f"{mean:{form}} ± {half:.3f}" if len(values) > 1 else f"{mean:{form}}"
+
+
+def show_difference(values):
+    """Mean, interval, and how many pairs are positive."""
+    return f"{show(values, '+.3f')} ({sum(value > 0 for value in values)} of {len(values)})"
+
+
+def verdict(values, sign):
+    mean, half = interval(values)
+    if not abs(mean) > half:  # NaN, one seed, too
+        return "no difference seen"
+    return "yes" if mean * sign > 0 else "the opposite"
+
+
+def table(title, heading, rows):
+    lines = [f"\n\n### {title}\n", "| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables of a part
+
+LEVEL = 0.6  # of Avg@8, for the updates that it takes
+SHOWN = (0, 20, 40, 60, 80, 100, 120, 160)  # updates
+ENDS = ("pass_at_k", "reflection", "transition", "length", "tokens", "reads_right",
+        "first_look_right", "look_changes", "look_mends", "right_after_look")  # fmt: skip
+
+
+def pairs_of(part, results, names):
+    """[(record, ...)] of the named variants from each base with each seed that is done for all."""
+    rows = [[results.get(part.run_of(name, base, seed)) for name in names]
+            for base in part.bases for seed in part.seeds]  # fmt: skip
+    return [tuple(row) for row in rows if all(row)]
+
+
+def part_tables(part, results):
+    done = {name: [row[0] for row in pairs_of(part, results, [name])] for name in part.variants}
+    done = {name: records for name, records in done.items() if records}
+    if not done:
+        return f"\n### {part.title}\n\nnothing is done yet"
+    steps = [step for step in SHOWN if step <= part.steps]
+    text = ""
+    heading = ["", "runs", *map(str, steps)]
+    for key in ("avg_at_k", "pass_at_k", "reflection"):
+        rows = [
+            [name, str(len(runs)), *(show([at(run, step, key) for run in runs]) for step in steps)]
+            for name, runs in done.items()
+        ]
+        text += table(f"{part.title}: {key} after N updates", heading, rows)
+    rows = []
+    for name, records in done.items():
+        ends = [show([at(record, part.steps, key) for record in records],
+                     ",.0f" if key == "tokens" else ".3f") for key in ENDS]  # fmt: skip
+        reached = sorted(between(record, "avg_at_k", LEVEL, "step") for record in records)
+        outside = [show([record.get(file) for record in records])
+                   for file in ("test_long", "test_mix")]  # fmt: skip
+        sooner = " ".join("-" if value == inf else f"{value:.0f}" for value in reached)
+        rows.append([name, *ends, *outside, sooner])
+    heading = ["", *ENDS, "test_long", "test_mix", f"updates to {LEVEL}"]
+    text += table(f"{part.title}: after {part.steps} updates", heading, rows)
+    return text + difference_table(part, results, steps[1:])
+
+
+def difference_table(part, results, steps):
+    """The first variant minus each other, pair by pair: same base, same seed."""
+    (first, *others), rows = part.variants, []
+    for other in others:
+        pairs = pairs_of(part, results, [first, other])
+        if not pairs:
+            continue
+        for key in ("avg_at_k", "pass_at_k"):
+            cells = [show_difference([at(ours, step, key) - at(theirs, step, key)
+                                      for ours, theirs in pairs]) for step in steps]  # fmt: skip
+            rows.append([f"{first} - {other}, {key}", *cells, ""])
+        rows[-2][-1] = show_difference([equal_tokens(*pair) for pair in pairs])
+        for base in part.bases:
+            own = [pair for pair in pairs if pair[0]["base"] == base]
+            cells = [show([at(ours, step) - at(theirs, step) for ours, theirs in own], "+.3f")
+                     for step in steps]  # fmt: skip
+            rows.append([f"of base {base} alone, avg_at_k", *cells, ""])
+    heading = ["", *map(str, steps), "at equal tokens"]
+    return table(f"{part.title}: paired differences (positive of all)", heading, rows)
+
+
+def equal_tokens(ours, theirs):
+    """Difference of Avg@8 at the most tokens that both runs fed to the model."""
+    budget = min(record["curve"][-1]["tokens"] for record in (ours, theirs))
+    return at_tokens(ours, budget) - at_tokens(theirs, budget)
+
+
+def claims_table(results, alignments):
+    """The paper's claims, in each world that has the runs: difference, interval, verdict."""
+    rows = []
+    for world, part in (("D", "D"), ("M", "M"), ("old", "old")):
+        part, name = PARTS[part], PARTS[part].world
+        part = replace(part, variants=CLAIMS, steps=80)
+        cosines = [line["alignment"]["whole_model"] for line in alignments if line["world"] == name]
+
+        def gain(variant, key, step, part=part):
+            return [at(run, step, key) - at(run, 0, key)
+                    for run, in pairs_of(part, results, [variant])]  # fmt: skip
+
+        def ahead(variant, other, key, step, part=part):
+            return [at(ours, step, key) - at(theirs, step, key)
+                    for ours, theirs in pairs_of(part, results, [variant, other])]  # fmt: skip
+
+        stated = (  # claim, the sign that the paper reports, values
+            ("1 the cosine of both gradients is above 0", 1, cosines),
+            ("2 NSR-PreRL raises Avg@8 in 20 updates", 1, gain("DSRL", "avg_at_k", 20)),
+            ("2 PSR-PreRL lowers it in 20", -1, gain("PSR-PreRL", "avg_at_k", 20)),
+            ("3 NSR-PreRL raises reflection in 20", 1, gain("DSRL", "reflection", 20)),
+            ("3 and transitions in 20", 1, gain("DSRL", "transition", 20)),
+            ("3 reflection: more than GRPO's in 20", 1, ahead("DSRL", "GRPO", "reflection", 20)),
+            ("4 DSRL is above GRPO after 80", 1, ahead("DSRL", "GRPO", "avg_at_k", 80)),
+            ("4 and above its twin", 1, ahead("DSRL", "twin", "avg_at_k", 80)),
+            ("5 80 of NSR-PreRL end below GRPO", -1, ahead("NSR-PreRL", "GRPO", "avg_at_k", 80)),
+        )
+        rows += [[world, claim, show_difference(values), verdict(values, sign)]
+                 for claim, sign, values in stated if values]  # fmt: skip
+    return table("The claims", ["world", "claim", "difference", "verdict"], rows)
+
+
+def draw(part, results, path):
+    """Avg@8, pass@8 and reflection over updates: the mean over runs and its interval."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(12, 4), layout="tight")
+    panels = {"avg_at_k": "Avg@8", "pass_at_k": "pass@8", "reflection": "reflection per response"}
+    for axis, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for color, name in enumerate(part.variants):
+            runs = [row[0] for row in pairs_of(part, results, [name])]
+            if len(runs) < 2:
+                continue
+            steps = [point["step"] for point in runs[0]["curve"] if point["step"] <= part.steps]
+            ends = [interval([at(run, step, key) for run in runs]) for step in steps]
+            means = [mean for mean, _ in ends]
+            axis.plot(steps, means, ".-", color=f"C{color}", label=f"{name} ({len(runs)} runs)")
+            low = [max(0, mean - half) for mean, half in ends]
+            high = [mean + half for mean, half in ends]
+            axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
+        axis.set(xlabel="updates", title=label, ylim=(0, None))
+    figure.axes[0].legend(loc="upper left", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def report(parts, path):
+    """Print every table of what is done; the figure stands beside the results."""
+    results = load_results(path)
+    for part in parts:
+        print(part_tables(part, results))
+    alignments = [line for line in read_lines(path) if "alignment" in line]
+    print(claims_table(results, alignments))
+    for line in alignments:
+        found = json.dumps(line["alignment"])
+        print(f"\nalignment in {line['world']}, base {line['base']}: {found}")
+    draw(parts[0], results, path.with_suffix(".png"))
+    print(f"\nwrote {path.with_suffix('.png')}")
+
+
 def main():
     parser = argparse.ArgumentParser(description="When does the pre-train space help?")
     parser.add_argument("--quick", action="store_true", help="a few short runs, in minutes")
@@ -233,6 +500,9 @@ def main():
     parts = [QUICK] if args.quick else [PARTS[args.part]] if args.part else list(PARTS.values())
     if not args.report:
         run_parts(parts, args.results, args.jobs)
+        if not args.quick and not args.part:
+            align(args.results)
+    report(parts, args.results)
 
 
 if __name__ == "__main__":

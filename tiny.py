@@ -1,24 +1,27 @@
 """The embedded small world: problems, a corpus that explains them badly, a tokenizer, a base model.
 
-A problem is a chain of arithmetic modulo 7; a solution works it step by step, pieces separated by
-blank lines (¶):
+A problem is a chain of arithmetic modulo 7; a solution restates it and works it step by step,
+pieces separated by blank lines (¶):
 
     Start with 5. Step 1: *4. Step 2: +2. What is the result modulo 7?
-    Step 1: 5*4=3. ¶ Wait, Step 1: 5*4=20=6. ¶ Step 2: 6+2=1. ¶ The answer is \\boxed{1}.
+    Start with 5. Step 1: *4. Step 2: +2. ¶ Step 1: 5*4=3. ¶ Wait, Step 1: 5*4=20=6. ¶
+    Step 2: 6+2=1. ¶ The answer is \\boxed{1}.
 
 Nobody labels the corpus: its authors slip. Each step is written with a wrong value with some
-chance, and a few *hard facts* are usually written wrong. Now and then an author does a step again
+chance, and *hard facts* always are, at first. Now and then an author does a step again
 ("Wait, ..."), or does it another way ("Alternatively, ..."): then the number before the remainder
 is written too, and the value is nearly always right. Nobody looks again more often at a slip than
 at a right step. A small Llama trained on that from nothing behaves like a big base model before RL:
-it solves some problems, fails by a slip or two, rarely looks back although that would help, and
-knows more than it shows (pass@8 far above Avg@8).
+it solves the problems without a hard fact, a third of all, rarely looks back although that would
+help, and so solves hardly more of them in eight tries than in one.
 
 1. 70 % of the documents hold the question, rendered by the chat template; 30 % are BOS, solution,
    EOS, so that P(y) with the prompt removed is a trained distribution, as after pre-training.
-2. The corpus has longer chains than RL trains on, so `test_long.jsonl` asks for generalisation and
+2. Looking again is a habit of documents without their question (30 % of the steps) that is rare
+   after one (1 %): this is what an update on P(y) can bring out. STUDY.md says what else decides.
+3. The corpus has longer chains than RL trains on, so `test_long.jsonl` asks for generalisation and
    not for a miracle; `test_mix.jsonl` multiplies more often.
-3. What is built is a plain Hugging Face folder, used by the other files as a downloaded model is.
+4. What is built is a plain Hugging Face folder, used by the other files as a downloaded model is.
 
     python tiny.py         # builds the world once (about a minute on one core), then shows it
 """
@@ -33,7 +36,6 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +55,6 @@ CHAT_TEMPLATE = (
 SHOWN = 32  # test problems that `python tiny.py` samples
 WORLD_VERSION = 1  # of what the settings mean: raise it when the code below builds something else
 OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
-
-MODULUS = re.compile(r"modulo (\d+)")
-# A step as a question states it: number, operator, b; and as a solution works it: opening, number,
-# a, operator, b, value.
-OPERATION = re.compile(r"Step (\d+): ([-+*])(\d+)")
-STEP = re.compile(r"(Wait, |Alternatively, )?Step (\d+): (\d+)([-+*])(\d+)=(?:-?\d+=)?(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -177,40 +173,6 @@ def write_solution(chain, facts, world, rng, prompted=True):
             if rng.random() < world.another_way:
                 step, opening = another_way(*step, world.modulus), "Alternatively, "
     return "\n\n".join([*pieces, f"The answer is \\boxed{{{value}}}."])
-
-
-def look_figures(rows):
-    """What looking again does in responses to this world's problems; rows as `eval.evaluate` gives.
-
-    Shares in [0, 1], None where there is nothing to count: of first looks that read their operation
-    rightly from the question, and that work it out rightly; of second looks that change the value,
-    and that mend it (wrong before, right after); of responses with a second look, and right ones
-    among those.
-    """
-    read, first, changed, mended, right_after_look = [], [], [], [], []
-    for row in rows:
-        modulus, asked = MODULUS.search(row["problem"]), OPERATION.findall(row["problem"])
-        if not modulus:  # a user's own problem that calls itself tiny
-            continue
-        value = looked = None
-        for opening, number, a, operator, b, result in STEP.findall(row["response"]):
-            right = OPERATORS[operator](int(a), int(b)) % int(modulus[1])
-            if opening:
-                looked = True
-                changed.append(int(result) != value)
-                mended.append(value != right == int(result))
-            else:
-                read.append((number, operator, b) in asked)
-                first.append(int(result) == right)
-            value = int(result)
-        if looked:
-            right_after_look.append(row["correct"])
-    figures = {
-        "reads_right": read, "first_look_right": first, "look_changes": changed,
-        "look_mends": mended, "right_after_look": right_after_look,
-    }  # fmt: skip
-    shares = {name: fmean(values) if values else None for name, values in figures.items()}
-    return shares | {"looks_again": len(right_after_look) / len(rows)}
 
 
 def make_document(problem, solution):
@@ -408,56 +370,40 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
 # Show it
 
 
-def sample(folder, problems):
-    """8 responses of the base to each problem, by transformers' own sampler: (P, 8) texts."""
-    model = LlamaForCausalLM.from_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    texts = []
-    for problem in problems:
-        prompt = make_document(problem["problem"], "").removesuffix(EOS)
-        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids  # (1, L)
-        rows = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=128,
-            num_return_sequences=8,
-        )[:, ids.shape[1] :]  # (8, R)
-        texts.append(tokenizer.batch_decode(rows, skip_special_tokens=True))
-    return texts
-
-
 def show(count):
     """Documents of the corpus, responses of the base, and how often they are right."""
     folder, world, rng = Path(build()), World(), random.Random(0)
     make_problems(world, rng)  # the draws before those of the facts, as in `build` with seed 0
     facts = make_facts(world, rng)
-    for _ in range(count):
+    for prompted in [True, False] * count:
         chain = make_chain(world, world.steps, rng)
-        solution = write_solution(chain, facts, world, rng)
-        document = make_document(question(chain, world.modulus), solution)
+        solution = write_solution(chain, facts, world, rng, prompted)
+        document = make_document(prompted and question(chain, world.modulus), solution)
         print(f"--- a document of the corpus ---\n{document}\n")
-    lines = (folder / "test.jsonl").read_text().splitlines()[:SHOWN]
-    problems = [json.loads(line) for line in lines]
+    model = LlamaForCausalLM.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     torch.manual_seed(0)
-    texts = sample(folder, problems)
-    rewards = torch.tensor(
-        [[text.endswith(f"\\boxed{{{problem['answer']}}}.") for text in group]
-         for problem, group in zip(problems, texts, strict=True)]
-    ).float()  # (P, 8)  # fmt: skip
-    for problem, group, right in zip(problems[:count], texts, rewards.tolist(), strict=False):
-        print(f"--- {problem['problem']}  (answer {problem['answer']}) ---")
-        for text, grade in zip(group[:4], right, strict=False):
-            print(f"[{grade:.0f}] {text!r}")
-        print()
+    lines, rewards = (folder / "test.jsonl").read_text().splitlines(), []
+    for index, problem in enumerate(map(json.loads, lines[:SHOWN])):
+        prompt = make_document(problem["problem"], "").removesuffix(EOS)
+        ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")  # (1, L)
+        rows = model.generate(
+            **ids, do_sample=True, top_k=0, max_new_tokens=128, num_return_sequences=8
+        )  # (8, L+R)
+        texts = tokenizer.batch_decode(rows[:, ids.input_ids.shape[1] :], skip_special_tokens=True)
+        rewards.append([text.endswith(f"{{{problem['answer']}}}.") for text in texts])
+        if index < count:
+            print(f"--- {problem['problem']}  (answer {problem['answer']}) ---")
+            for text, right in zip(texts[:4], rewards[-1][:4], strict=True):
+                print(f"[{right:d}] {text!r}")
+            print()
+    rewards = torch.tensor(rewards).float()  # (P, 8)
     average, passed = rewards.mean(), rewards.amax(1).mean()
-    print(f"{folder}\n{len(problems)} test problems, 8 responses each: "
-          f"Avg@8 {average:.3f}, pass@8 {passed:.3f}")  # fmt: skip
+    print(f"{folder}\n{len(rewards)} test problems: Avg@8 {average:.3f}, pass@8 {passed:.3f}")
     assert 0.1 < average < passed, "the base must solve some problems, and more in several tries"
 
 
-def main():
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Build the tiny world (once) and show it.")
     parser.add_argument("--problems", type=int, default=2, help="problems to show")
     show(parser.parse_args().problems)
-
-
-if __name__ == "__main__":
-    main()

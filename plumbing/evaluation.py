@@ -16,7 +16,7 @@ import torch
 
 from plumbing.benchmarks import NEXT_QUESTIONS, answer_in, encode_prompt, grade_all, is_right
 from rollout import generate
-from tiny import look_figures
+from tiny import OPERATORS
 
 THOUGHTS = {  # the first that is found in a piece names it
     "reflection": r"\Await|verify|make sure|hold on|think again|'s correct|'s incorrect|"
@@ -33,6 +33,47 @@ def count_thoughts(text):
         found = (name for name, rule in THOUGHTS.items() if re.search(rule, piece.strip()))
         names.append(next(found, None))
     return {name: names.count(name) for name in THOUGHTS}
+
+
+MODULUS = re.compile(r"modulo (\d+)")
+# A step as a question states it: number, operator, b; and as a solution works it: opening, number,
+# a, operator, b, value.
+OPERATION = re.compile(r"Step (\d+): ([-+*])(\d+)")
+STEP = re.compile(r"(Wait, |Alternatively, )?Step (\d+): (\d+)([-+*])(\d+)=(?:-?\d+=)?(\d+)\.")
+
+
+def look_figures(rows):
+    """What looking again does in responses to this world's problems; rows as `evaluate` gives.
+
+    Shares in [0, 1], None where there is nothing to count: of first looks that read their operation
+    rightly from the question, and that work it out rightly; of second looks that change the value,
+    and that mend it (wrong before, right after); of responses with a second look, and right ones
+    among those.
+    """
+    read, first, changed, mended, right_after_look = [], [], [], [], []
+    for row in rows:
+        modulus, asked = MODULUS.search(row["problem"]), OPERATION.findall(row["problem"])
+        if not modulus:  # a user's own problem that calls itself tiny
+            continue
+        value = looked = None
+        for opening, number, a, operator, b, result in STEP.findall(row["response"]):
+            right = OPERATORS[operator](int(a), int(b)) % int(modulus[1])
+            if opening:
+                looked = True
+                changed.append(int(result) != value)
+                mended.append(value != right == int(result))
+            else:
+                read.append((number, operator, b) in asked)
+                first.append(int(result) == right)
+            value = int(result)
+        if looked:
+            right_after_look.append(row["correct"])
+    figures = {
+        "reads_right": read, "first_look_right": first, "look_changes": changed,
+        "look_mends": mended, "right_after_look": right_after_look,
+    }  # fmt: skip
+    shares = {name: fmean(values) if values else None for name, values in figures.items()}
+    return shares | {"looks_again": len(right_after_look) / len(rows)}
 
 
 def avg_at_k(correct):

@@ -23,7 +23,7 @@ from conftest import random_model
 from eval import avg_at_k, count_thoughts, evaluate, grade, load_problems, pass_at_k
 from plumbing import evaluation
 from plumbing.benchmarks import BOXED, answer_in, encode_prompt, grade_all
-from plumbing.evaluation import majority, standard_error
+from plumbing.evaluation import look_figures, majority, standard_error
 
 MATH = {"kind": "math", "problem": "?", "answer": "18"}
 BBH = {"kind": "bbh", "problem": "?"}
@@ -565,3 +565,24 @@ def test_demo_runs(capsys):
     """Catches: a demo that no longer agrees with the formulas, or that needs a flag."""
     assert benchmarks.main([]) == 0
     assert "avg_at_k           0.2" in capsys.readouterr().out
+
+
+def test_what_looking_again_does_is_counted():
+    """Bug: a mended slip counted as a change only, a look at a right step as a mend, a second look
+    compared with the first one of another step, a miscopied operation as well read.
+    """
+    problem = "Start with 3. Step 1: *5. Step 2: +6. Step 3: -1. What is the result modulo 7?"
+    texts = [
+        "Start with 3. Step 1: *5.\n\nStep 1: 3*5=2.\n\nWait, Step 1: 3*5=15=1.\n\n"
+        "Step 2: 1+6=0.",
+        "Step 1: 3*5=1.\n\nAlternatively, Step 1: 5*3=15=1.\n\nWait, Step 1: 5*3=15=4.",
+        "Step 1: 3*4=5.",
+    ]  # fmt: skip
+    rows = [{"problem": problem, "response": text, "correct": right}
+            for text, right in zip(texts, (1.0, 0.0, 0.0), strict=True)]  # fmt: skip
+    figures = look_figures([*rows, {"problem": "2?", "response": texts[0], "correct": 1.0}])
+    assert figures == pytest.approx({
+        "reads_right": 3 / 4, "first_look_right": 3 / 4, "look_changes": 2 / 3,
+        "look_mends": 1 / 3, "right_after_look": 1 / 2, "looks_again": 2 / 4,
+    })  # fmt: skip
+    assert look_figures(rows[2:])["look_mends"] is None

@@ -1,24 +1,129 @@
-"""The study: intervals, verdicts, budgets.    python -m pytest -q tests/test_study.py"""
+"""The study: rows, resume, forks, intervals.    python -m pytest -q tests/test_study.py"""
+
+import inspect
+import types
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
+import dsrl
+import prerl
 import study
+
+CURVE = [{"step": 0, "avg_at_k": 0.2, "tokens": 0}, {"step": 20, "avg_at_k": 0.6, "tokens": 40}]
+PART = study.Part("a part", study.THREE, bases=(0, 1), seeds=(0, 1), steps=20)
+
+
+def record_of(run, gain=0.0):
+    """A finished run: Avg@8 from 0.2 to 0.6 + gain in 20 updates and 40 tokens."""
+    points = [
+        {"pass_at_k": 0.5, "reflection": 0.0, "transition": 0.0, "length": 9.0, **point}
+        for point in CURVE
+    ]
+    points[1]["avg_at_k"] += gain
+    return asdict(run) | {"commit": None, "curve": points}
+
+
+def test_every_row_is_a_run_that_dsrl_takes():
+    """Bug: a flag that does not exist, found hours into the study; a world or fork by no name; the
+    grid on a base or a seed of another part.
+    """
+    for name, part in study.PARTS.items():
+        for run in part.runs():
+            assert run.world in study.WORLDS and run.fork in study.FORKS
+            config = dsrl.parse_args(f"--preset tiny --steps {run.steps} {run.flags}".split())
+            assert config.steps == run.steps
+            assert (run.base in (0, 1, 2) and run.seed < 5) == (name != "grid")
+
+
+def test_a_stopped_study_goes_on(tmp_path, monkeypatch):
+    """Bug: a run that is trained twice, or lost when a later one fails; half a line taken for one;
+    a longer run that does not answer for a shorter one.
+    """
+    trained = []
+
+    def train(run):
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(run)
+        return record_of(run)
+
+    monkeypatch.setattr(study, "train", train)
+    path = tmp_path / "study.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        study.run_parts([PART], path, jobs=1)
+    assert trained == PART.runs()[:3]
+    with path.open("a") as file:
+        file.write('{"world": "ti')
+    monkeypatch.setattr(study, "train", record_of)
+    study.run_parts([PART], path, jobs=1)
+    study.run_parts([PART], path, jobs=1)
+    assert [study.key_of(json.loads(line)) for line in path.read_text().splitlines()] == PART.runs()
+    run = PART.runs()[0]
+    longer = record_of(run) | {"steps": 160, "curve": [{"step": 0}, {"step": 20}, {"step": 160}]}
+    path.write_text(json.dumps(longer) + "\n")
+    assert set(study.load_results(path)) == {replace(run, steps=n) for n in (0, 20, 160)}
+
+
+def test_the_tables_pair_runs_of_one_base_and_seed(tmp_path):
+    """Bug: differences of means over other runs, a sign turned around, a run that is missing taken
+    for 0, a table that needs every run.
+    """
+    lines = []
+    for run in PART.runs()[:-1]:  # the last twin is not done
+        gain = 0.1 * run.seed + 0.2 * ("prerl" in run.flags and "twin" not in run.flags)
+        lines.append(json.dumps(record_of(run, gain)))
+    (tmp_path / "study.jsonl").write_text("\n".join(lines) + "\n")
+    text = study.part_tables(PART, study.load_results(tmp_path / "study.jsonl"))
+    (row,) = [line for line in text.splitlines() if line.startswith("| DSRL - GRPO, avg")]
+    assert row.split("|")[2].strip() == "+0.200 ± 0.000 (4 of 4)"
+    (row,) = [line for line in text.splitlines() if line.startswith("| DSRL - twin, avg")]
+    assert row.split("|")[2].strip() == "+0.200 ± 0.000 (3 of 3)"
+
+
+def test_forks_change_what_they_name(monkeypatch, rollout, model):
+    """Bug: a fork of a function that was renamed or takes other arguments: it would change nothing;
+    a shuffled prompt that is the response's own.
+    """
+    monkeypatch.setattr(prerl, "contexts_of", prerl.contexts_of)
+    own = prerl.contexts_of(rollout, "conditional", 2, 64)
+    exec(study.FORKS["shuffled"], {})
+    other = prerl.contexts_of(rollout, "marginal", 2, 64)
+    assert all(mine.tolist() != theirs.tolist() for mine, theirs in zip(own, other, strict=True))
+    assert sorted(map(len, other)) == sorted(map(len, own))
+    after = prerl.contexts_of(rollout, "conditional", 2, 64)
+    assert [ids.tolist() for ids in after] == [ids.tolist() for ids in own]
+
+    update = dsrl.update
+    monkeypatch.setattr(dsrl, "update", lambda *_: {})
+    exec(study.FORKS["reset"], {})
+    assert inspect.signature(dsrl.update) == inspect.signature(update)
+    config = dsrl.parse_args(["--prerl-steps", "2"])
+    kept = []
+    for step in range(4):
+        optimizer = types.SimpleNamespace(state={"weight": 1})
+        dsrl.update(types.SimpleNamespace(config=config, optimizer=optimizer), None, None, step)
+        kept.append(bool(optimizer.state))
+    assert kept == [True, True, False, True]
 
 
 def test_intervals_and_verdicts():
     """Bug: a normal's 1.96 for five seeds, a population's deviation, a sign turned around."""
     mean, half = study.interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert mean == 3.0 and abs(half - 1.9632) < 1e-3  # t(4) = 2.7764, deviation 1.5811
-    assert study.verdict([0.1, 0.2, 0.15], 1) == "reproduced"
-    assert study.verdict([0.1, 0.2, 0.15], -1) == "opposite"
-    assert study.verdict([-0.1, 0.2, 0.15], 1).startswith("not reproduced")
-    assert study.verdict([0.5], 1).startswith("not reproduced")  # one seed shows nothing
+    assert study.verdict([0.1, 0.2, 0.15], 1) == "yes"
+    assert study.verdict([0.1, 0.2, 0.15], -1) == "the opposite"
+    assert study.verdict([-0.1, 0.2, 0.15], 1).startswith("no difference")
+    assert study.verdict([0.5], 1).startswith("no difference")  # one seed shows nothing
+    assert len(study.T_95) >= 11, "twelve pairs"
 
 
-def test_equal_budgets_are_read_between_evaluations():
-    """Bug: a budget compared with updates, or with what the run had spent before the update."""
-    run = {"curve": [{"step": 0, "avg_at_k": 0.2, "tokens": 0, "seconds": 0.0},
-                     {"step": 2, "avg_at_k": 0.6, "tokens": 40, "seconds": 2.0}]}  # fmt: skip
-    assert study.at_budget(run, "tokens", 20) == pytest.approx(0.4)
-    assert study.at_budget(run, "seconds", 1.5) == pytest.approx(0.5)
-    assert study.at(run, 2, "tokens") == 40
+def test_levels_and_budgets_are_read_between_evaluations():
+    """Bug: a budget compared with updates, a level that is never reached taken for the end."""
+    run = {"curve": CURVE}
+    assert study.at_tokens(run, 20) == pytest.approx(0.4)
+    assert study.at_tokens(run, 99) == 0.6
+    assert study.between(run, "avg_at_k", 0.3, "step") == pytest.approx(5)
+    assert study.between(run, "avg_at_k", 0.7, "step") == float("inf")
+    assert study.at(run, 20, "tokens") == 40

@@ -210,25 +210,6 @@ def test_thoughts_are_counted_as_the_world_means_them():
         assert counts["transition"] == openings.count("Alternatively, ")
 
 
-def test_what_looking_again_does_is_counted():
-    """Bug: a mended slip counted as a change only, a look at a right step as a mend, a second look
-    compared with the first one of another step, a miscopied operation as well read.
-    """
-    problem = "Start with 3. Step 1: *5. Step 2: +6. Step 3: -1. What is the result modulo 7?"
-    texts = [
-        "Start with 3. Step 1: *5.\n\nStep 1: 3*5=2.\n\nWait, Step 1: 3*5=15=1.\n\nStep 2: 1+6=0.",
-        "Step 1: 3*5=1.\n\nAlternatively, Step 1: 5*3=15=1.\n\nWait, Step 1: 5*3=15=4.",
-        "Step 1: 3*4=5.",
-    ]  # fmt: skip
-    rows = [{"problem": problem, "response": text, "correct": 1.0 - i} for i, text in enumerate(texts)]
-    figures = tiny.look_figures([*rows, {"problem": "2?", "response": texts[0], "correct": 1.0}])
-    assert figures == pytest.approx({
-        "reads_right": 3 / 4, "first_look_right": 3 / 4, "look_changes": 2 / 3,
-        "look_mends": 1 / 3, "right_after_look": 1 / 2, "looks_again": 2 / 4,
-    })  # fmt: skip
-    assert tiny.look_figures(rows[2:])["look_mends"] is None
-
-
 def test_a_restated_chain_comes_first_and_looks_depend_on_the_question():
     """Bug: restate read and not used; the chance of one kind of document used for the other."""
     world = replace(EVEN, restate=True, look_again=0.1, look_again_unprompted=0.4)
