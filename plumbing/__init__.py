@@ -1,0 +1,1 @@
+"""What the files above use and no reader needs to understand the method."""
