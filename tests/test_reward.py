@@ -14,7 +14,8 @@ import re
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import reward
+from plumbing import answers
 
 CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
     "number": r"""
@@ -477,7 +479,7 @@ def test_any_text_gets_a_verdict(predicted, gold):
 
 def test_speed():
     """A slow path on ordinary answers; an import of torch or sympy, or work at import time."""
-    reward.readings.cache_clear()
+    answers.readings.cache_clear()
     start = time.perf_counter()
     for predicted, gold, _ in (ROWS * 2)[:1000]:
         reward.score(rf"\boxed{{{predicted}}}", gold)
@@ -495,46 +497,19 @@ def test_threads_and_processes_agree():
         responses.append(rf"\boxed{{\sec x+\cot y+{i}}}")
         golds.append(rf"\cot y+{i}+\sec x")
     expected = [reward.score(*pair) for pair in zip(responses, golds)]
-    for cached in (reward.normalise, reward.readings, reward.is_same):
+    for cached in (reward.normalise, answers.readings, answers.is_same):
         cached.cache_clear()
-    interval, precision = sys.getswitchinterval(), reward.MP.prec
+    interval, precision = sys.getswitchinterval(), answers.MP.prec
     sys.setswitchinterval(1e-5)  # seconds
     try:
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(reward.score, responses, golds)) == expected
     finally:
         sys.setswitchinterval(interval)
-    assert reward.MP.prec == precision
+    assert answers.MP.prec == precision
     assert reward.score_batch(responses, golds) == expected
-    assert reward.score_batch(responses, golds, workers=0) == expected
-
-
-@pytest.mark.parametrize("sent, reason", [("SIGKILL", "crashed"), ("SIGSTOP", "timed out")])
-def test_a_lost_worker_costs_one_answer(sent, reason, monkeypatch):
-    """A killed or hanging worker that raises, blocks, or takes other answers with it."""
-    program = f"""
-import os, signal, reward
-grade = reward.verdict
-def verdict(response, *more):
-    if "13" in response:
-        os.kill(os.getpid(), signal.{sent})
-    return grade(response, *more)
-reward.verdict = verdict
-reward.main()
-"""
-    monkeypatch.setattr(reward, "WORKER", [sys.executable, "-c", program, "--worker"])
-    monkeypatch.setattr(reward, "START_SECONDS", 3)
-    monkeypatch.chdir(ROOT)
-    counts, answers = {}, [rf"\boxed{{{i}}}" for i in range(50)]
-    scores = reward.score_batch(answers, list(range(50)), counts, workers=2, seconds=0.01)
-    assert scores == [float(i != 13) for i in range(50)] and counts == {"right": 49, reason: 1}
-
-
-def test_no_worker_starts(monkeypatch):
-    """Answers that count as wrong because the machine cannot start a process."""
-    monkeypatch.setattr(reward, "WORKER", [sys.executable, "-c", "no such code"])
-    with pytest.raises(RuntimeError, match="(?s)no worker starts.*SyntaxError"):
-        reward.score_batch([r"\boxed{1}"], ["1"], workers=1)
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        assert list(pool.map(reward.score, responses, golds, chunksize=99)) == expected
 
 
 def test_counts_and_lengths():
