@@ -476,7 +476,7 @@ def test_a_disk_that_fills_up(world, finished, tmp_path, monkeypatch, capsys, le
         assert not done or dsrl.main(words) == 0
         assert not done or same_weights(finished / "checkpoint-4", rescued / "checkpoint-4")
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_weights_that_are_not_finite_are_never_saved(world, tmp_path, monkeypatch, capsys):
