@@ -4,7 +4,8 @@
     benchmarks.py    data sets, prompts, answers of each kind of problem
     evaluation.py    sample and grade k responses a problem; Avg@k, pass@k, thoughts
     answers.py       the grammar and arithmetic of answers, for reward.py
-    checkpoints.py   Hugging Face folders in and out, model names, the hub
+    hub.py           names of models, the hub
+    checkpoints.py   Hugging Face folders in and out
     resume.py        the run folder, checkpoints with AdamW's moments, --resume
     records.py       metrics, samples, curves, the console, the ways a run ends
     processes.py     torchrun, --shard
