@@ -29,7 +29,7 @@ from tqdm import tqdm
 from plumbing.alignment import cosine, gradient_alignment, logprob_gradient
 from plumbing.benchmarks import encode_prompt, load_problems
 from plumbing.checkpoints import load_model
-from plumbing.records import read_lines
+from plumbing.records import drop_cut_line, read_lines
 from prerl import conditional_logprobs, marginal_logprobs, start_token_of
 from rollout import generate
 from tiny import NAMED_WORLDS, build
@@ -220,6 +220,7 @@ def load_results(path):
 
 def run_parts(parts, path, jobs):
     """Train what the results lack, in the order of the parts; each run is kept as soon as done."""
+    drop_cut_line(path)
     done = load_results(path)
     runs = dict.fromkeys(run for part in parts for run in part.runs())  # each once, in order
     missing = [run for run in runs if run not in done]
@@ -268,6 +269,7 @@ def measure_alignment(world, base, prompts=16):
 
 def align(path):
     """Measure what the results lack: the bases of worlds D, M and old."""
+    drop_cut_line(path)
     done = {(line["world"], line["base"]) for line in read_lines(path) if "alignment" in line}
     for world in ("tiny", "tiny-m", "tiny-old"):
         for base in (0, 1, 2):

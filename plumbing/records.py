@@ -118,11 +118,18 @@ def write_lines(path, records):
     os.replace(partial, path)
 
 
+def drop_cut_line(path):
+    """Cut off what a kill left of a last line: for whoever is about to append."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def read_lines(path):
     """The records of a .jsonl file, none if it is not there; without a last line that was cut.
 
-    Raises ValueError naming the file and the line. Whoever appends cuts the file back first, by
-    `write_lines`; to read changes nothing, as a run may be writing.
+    Raises ValueError naming the file and the line. It changes nothing, as a run may be writing:
+    whoever appends calls `drop_cut_line` first.
     """
     data, records = path.read_bytes() if path.exists() else b"", []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):  # a text may hold other separators
