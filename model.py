@@ -216,6 +216,11 @@ class CausalLM(nn.Module):
         self.eos_ids = ()  # set by load_model
         self.inverse_frequencies, self.rope_factor = rope_frequencies(config)
 
+    @property
+    def is_sharded(self):
+        """Whether FSDP2's fully_shard has cut it, so that the processes meet in each layer."""
+        return hasattr(self, "unshard")
+
     def forward(self, input_ids, positions=None, kv_cache=None, row_lengths=None, cache_rows=None):
         """Hidden states after the last norm, (B, T, D); `lm_head` makes logits of them.
 

@@ -13,8 +13,6 @@ import sys
 import torch
 import torch.distributed as dist
 
-from prerl import is_sharded
-
 # Small matrices gain nothing from a second thread and lose much on a busy machine.
 
 # small matrices gain nothing from a second thread and lose much on a busy machine
@@ -83,7 +81,7 @@ def average(metrics):
 
 def sum_gradients(model):
     """Each .grad becomes the sum over the processes: their denominator is global already."""
-    if world_size() == 1 or is_sharded(model):  # whose backward sums
+    if world_size() == 1 or model.is_sharded:  # whose backward sums
         return
     for parameter in model.parameters():
         if parameter.grad is None:  # no row of this process carried loss
