@@ -1,8 +1,13 @@
 """Shared by all tests: one thread, a random model of milliseconds, a hand-made rollout."""
 
+import multiprocessing
 import os
 import shutil
+import signal
+import socket
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pytest
 import torch
+from tqdm import tqdm
 from transformers import Qwen2Config
 
 from model import CausalLM
@@ -103,3 +109,54 @@ def arguments(world, out, *more):
     data = ["--data", f"{world}/train.jsonl", "--eval-data", f"{world}/test.jsonl"]
     phases = [] if "--variant" in more else ["--prerl-steps", "2"]  # most variants have one phase
     return ["--model", str(world), *data, *SHORT, *phases, "--out", str(out), *more]
+
+
+# --------------------------------------------------------------------------------------------------
+# Runs in processes of their own
+
+
+def start(words, environment=(), output=os.devnull, main=None):
+    """dsrl.main in a process of its own, forked: what is imported is there at once."""
+
+    import dsrl
+
+    def child():
+        os.environ.update(environment)
+        log = open(output, "a", buffering=1)
+        for number in (1, 2):  # a signal's handler writes past sys.stdout
+            os.dup2(log.fileno(), number)
+        sys.stdout = sys.stderr = log
+        tqdm.set_lock(threading.RLock())  # its own: killed with the shared one, all would wait
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        os._exit((main or dsrl.main)([str(word) for word in words]))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
+
+
+def start_two(words, logs, main=None):
+    """Two processes, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [{"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    return [start(words, common | own, log, main) for own, log in zip(ranks, logs, strict=True)]
+
+
+def join_two(words, logs, main=None):
+    """Start two processes and wait for their good end."""
+    processes = start_two(words, logs, main)
+    for process in processes:
+        process.join(30)
+        process.kill()  # if it hangs, so that the tests do not
+        process.join()
+    codes = [process.exitcode for process in processes]
+    assert codes == [0, 0], [log.read_text() for log in logs]
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 60
+    while not condition() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)

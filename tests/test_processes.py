@@ -1,0 +1,118 @@
+"""Several processes are one.    python -m pytest tests/test_processes.py"""
+
+import dataclasses
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from conftest import arguments, join_two, random_model, start_two, wait_for
+from test_dsrl import no_curves, updates, weights  # noqa: F401
+
+import dsrl
+from plumbing import checkpoints, processes, resume
+from prerl import policy_gradient
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("dies", "more"), [(1, ()), (0, ("--shard", "--micro-batch-tokens", "100"))]
+)
+def test_two_processes_are_one(world, finished, tmp_path, dies, more):
+    """Bug: a gradient averaged instead of summed, a denominator of one process, shares that draw
+    the same numbers; a run that hangs when one process dies, or cannot go on with another number.
+    Sharded, with packs of two rows: a process that waits for another with fewer packs.
+    """
+    out, logs = tmp_path / "two", [tmp_path / "log0", tmp_path / "log1"]
+    more = ("--steps", "500", "--keep", "500", "--eval-every", "500", *more)
+    processes, lives = start_two(arguments(world, out, *more), logs), 1 - dies
+    wait_for(lambda: (out / "checkpoint-5").exists(), processes[0])
+    processes[dies].kill()
+    processes[lives].join(30)
+    processes[lives].kill()  # if it hangs, so that the tests do not
+    assert processes[lives].exitcode == 1
+    assert f"process {lives} lost the others" in logs[lives].read_text()
+    assert logs[1].read_text().count("\n") == lives  # one process speaks for both
+    for one, two in zip(updates(finished), updates(out), strict=False):
+        assert one.keys() == two.keys() and one["skipped"] == two["skipped"]
+        for name in one.keys() - {"phase", "skipped"}:
+            assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-6), name
+    moments = [load_file(path / "checkpoint-1/optimizer.safetensors") for path in (finished, out)]
+    for name in (name for name in moments[0] if name.startswith("exp_avg|")):  # 0.1 of the gradient
+        scale = moments[0][name].abs().max()
+        assert (moments[0][name] - moments[1][name]).abs().max() <= 1e-5 * scale, name
+    one, two = (weights(path / "checkpoint-4") for path in (finished, out))
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+    done = resume.checkpoints(out)[0][0]
+    words = ["--out", str(out), "--resume", "--no-shard", "--steps", str(done + 1)]
+    assert dsrl.main(words) == 0  # alone
+
+
+def test_two_processes_resume_one(world, finished, copy, tmp_path):
+    """Bug: a part of the moments given to the wrong process, or a sampler with the old weights."""
+    words = ["--out", copy, "--resume", "--shard", "--steps", "6"]
+    join_two(words, [tmp_path / "log0", tmp_path / "log1"])
+    words = arguments(world, tmp_path / "one", "--steps", "6")
+    assert dsrl.main(words) == 0
+    one, two = (weights(path / "checkpoint-6") for path in (tmp_path / "one", copy))
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
+SHARDED = [(True, False), (False, True)]  # (tied head, layers computed again in backward)
+
+
+def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
+    """Bug: a process without rows, or with fewer packs, that leaves the other waiting; a gradient
+    of an untied head, or of layers computed again, that is not summed. Two objectives, as in joint.
+    """
+
+    def pushed(model, part):
+        for space, budget in (("conditional", 12), ("marginal", 1000)):
+            advantages = torch.tensor([1.0, -2.0, 0.5, 0, 0, -1.0, 0, 0, 0, 0, 0, 0])[part]
+            rows = {name: rows[part] for name, rows in vars(rollout).items() if name != "stats"}
+            policy_gradient(
+                model, dataclasses.replace(rollout, **rows), advantages, space=space,
+                samples="all", start_token_id=2, micro_batch_tokens=budget,
+            )  # fmt: skip
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        return processes.gather_tensors(gradients)
+
+    def main(folders):
+        processes.join_processes(dsrl.parse_args(["--device", "cpu", "--shard"]))
+        for folder, (tied, again) in zip(folders, SHARDED, strict=True):
+            model = checkpoints.shard_model(random_model(tie_word_embeddings=tied), folder, CPU)
+            model.checkpoint_activations = again
+            found = pushed(model, slice(6 * processes.rank(), 6 * processes.rank() + 6))  # 5 rows and none
+            if processes.rank() == 0:
+                save_file(found, Path(folder, "gradients.safetensors"))
+        return 0
+
+    folders = []
+    for tied, _ in SHARDED:
+        model, folder = random_model(tie_word_embeddings=tied), tmp_path / f"tied {tied}"
+        model.config.save_pretrained(folder)
+        save_file(dict(model.named_parameters()), folder / "model.safetensors")
+        folders.append(folder)
+    join_two(folders, [tmp_path / "log0", tmp_path / "log1"], main)
+    for (tied, _), folder in zip(SHARDED, folders, strict=True):
+        expected = pushed(random_model(tie_word_embeddings=tied), slice(0, 12))
+        found = load_file(folder / "gradients.safetensors")
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            scale = gradient.abs().max()
+            assert scale > 0 and (found[name] - gradient).abs().max() <= 1e-5 * scale, name
+
+
+def test_the_port_is_taken(world, tmp_path, capsys, monkeypatch):
+    """Bug: a traceback of the store."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in (there | {"RANK": "0", "WORLD_SIZE": "2"}).items():
+            monkeypatch.setenv(name, value)
+        assert dsrl.main(arguments(world, tmp_path)) == 2
+    assert "--master-port" in capsys.readouterr().err
