@@ -10,4 +10,5 @@
     processes.py     torchrun, --shard
     plan.py          --dry-run, and what happens when memory runs out
     alignment.py     the cosine of the two spaces' gradients
+    tokens.py        one response token by token: what the question decides, who pushes where
 """
