@@ -86,11 +86,15 @@ def test_checkpoint_loads_in_transformers(finished):
 
 
 def test_prompts_are_a_shuffled_pass():
-    """Bug: problems repeated before all were seen; an order that depends on a resumed start."""
+    """Bug: problems repeated before all were seen; an order that depends on a resumed start, or
+    that no seed changes.
+    """
     config = dsrl.parse_args(["--prompts-per-step", "4"])
     problems = list(range(10))
     seen = [problem for step in range(5) for problem in dsrl.prompts_of(step, problems, config)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == problems and seen[:10] != seen[10:]
+    other = dsrl.parse_args(["--prompts-per-step", "4", "--seed", "1"])
+    assert dsrl.prompts_of(0, problems, other) != seen[:4]
 
 
 def test_training_raises_the_reward(world, tmp_path):
