@@ -169,9 +169,9 @@ def sampled(path, prompts, responses, seed):
     return model, texts, rollout, torch.tensor(rewards).view(-1, responses)
 
 
-def sampled_for(world, path, step=0):
+def sampled_for(world, path, step=0, prompts=P):
     """What update `step` samples, if the weights are those in `path`."""
-    config = dsrl.parse_args(SIZES)
+    config = dsrl.parse_args([*SIZES, "--prompts-per-step", str(prompts)])
     problems = dsrl.prompts_of(step, lines(f"{world}/train.jsonl"), config)
     return sampled(path, problems, G, SEED * 1_000_003 + step)
 
@@ -396,8 +396,10 @@ def test_the_log_of_an_update_by_hand(world, tmp_path):
     """Bug: a gap that is not measured, log-probs of one row or in the other space, shares of
     another count than all rows.
     """
-    (record,) = dsrl_run(world, tmp_path, "--steps", "1", "--prerl-steps", "1")
-    model, texts, rollout, rewards = sampled_for(world, world)
+    prompts = 16  # so many that some groups are mixed and some are not
+    flags = ("--steps", "1", "--prerl-steps", "1", "--prompts-per-step", str(prompts))
+    (record,) = dsrl_run(world, tmp_path, *flags)
+    model, texts, rollout, rewards = sampled_for(world, world, prompts=prompts)
     eight = type(rollout)(
         *(getattr(rollout, name)[:8] for name in vars(rollout) if name != "stats")
     )
@@ -412,11 +414,12 @@ def test_the_log_of_an_update_by_hand(world, tmp_path):
     thoughts = [count_thoughts(text) for text in texts]
     of_rows = {
         "reward": rewards.mean(),
-        "mixed": sum(0 < float(group.mean()) < 1 for group in rewards) / P,
-        "length": rollout.response_mask.sum() / (P * G),
+        "mixed": sum(0 < float(group.mean()) < 1 for group in rewards) / prompts,
+        "length": rollout.response_mask.sum() / (prompts * G),
         "cut": 1 - rollout.finished.float().mean(),
-        "share_right": rewards.sum() / (P * G),
-        "reflection": sum(count["reflection"] for count in thoughts) / (P * G),
+        "share_right": rewards.sum() / (prompts * G),
+        "reflection": sum(count["reflection"] for count in thoughts) / (prompts * G),
     }
     for name, value in of_rows.items():
         assert record[name] == pytest.approx(float(value), rel=1e-5), name
+    assert 0 < record["mixed"] < 1, "the case tests nothing"
