@@ -116,3 +116,13 @@ def test_the_port_is_taken(world, tmp_path, capsys, monkeypatch):
             monkeypatch.setenv(name, value)
         assert dsrl.main(arguments(world, tmp_path)) == 2
     assert "--master-port" in capsys.readouterr().err
+
+
+def test_two_processes_without_a_signal_do_not_step(world, tmp_path):
+    """Bug: gradients of zeros, which several processes sum, let AdamW decay the weights."""
+    (tmp_path / "mine.py").write_text("def always(problem, response):\n    return 1.0\n")
+    more = ("--reward", f"{tmp_path}/mine.py:always", "--steps", "1", "--eval-problems", "2")
+    words = arguments(world, tmp_path / "out", *more)
+    join_two(words, [tmp_path / "log0", tmp_path / "log1"])
+    before, after = weights(world), weights(tmp_path / "out/checkpoint-1")
+    assert all(torch.equal(after[name], before[name]) for name in before)
