@@ -220,6 +220,7 @@ def load_results(path):
 
 def run_parts(parts, path, jobs):
     """Train what the results lack, in the order of the parts; each run is kept as soon as done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     done = load_results(path)
     runs = dict.fromkeys(run for part in parts for run in part.runs())  # each once, in order
     missing = [run for run in runs if run not in done]
@@ -352,6 +353,7 @@ def table(title, heading, rows):
 # --------------------------------------------------------------------------------------------------
 # Tables of a part
 
+SAME_START = 0.01  # of Avg@8: rounding may turn a token or two, another processor another base
 LEVEL = 0.6  # of Avg@8, for the updates that it takes
 SHOWN = (0, 20, 40, 60, 80, 100, 120, 160)  # updates
 ENDS = ("pass_at_k", "reflection", "transition", "length", "tokens", "reads_right",
@@ -359,10 +361,21 @@ ENDS = ("pass_at_k", "reflection", "transition", "length", "tokens", "reads_righ
 
 
 def pairs_of(part, results, names):
-    """[(record, ...)] of the named variants from each base with each seed that is done for all."""
+    """[(record, ...)] of the named variants from each base with each seed that is done for all.
+
+    Raises ValueError where such records do not begin with the same evaluation.
+    """
     rows = [[results.get(part.run_of(name, base, seed)) for name in names]
             for base in part.bases for seed in part.seeds]  # fmt: skip
-    return [tuple(row) for row in rows if all(row)]
+    rows = [tuple(row) for row in rows if all(row)]
+    for row in rows:
+        starts = [record["curve"][0]["avg_at_k"] for record in row]
+        if max(starts) - min(starts) > SAME_START:
+            raise ValueError(
+                f"{part.title}: base {row[0]['base']}, seed {row[0]['seed']} begins at {starts} "
+                "before any update: these are bases of two machines; give another --results"
+            )
+    return rows
 
 
 def part_tables(part, results):
@@ -485,24 +498,27 @@ def report(parts, path):
     for line in alignments:
         found = json.dumps(line["alignment"])
         print(f"\nalignment in {line['world']}, base {line['base']}: {found}")
-    draw(parts[0], results, path.with_suffix(".png"))
-    print(f"\nwrote {path.with_suffix('.png')}")
+    if parts:
+        draw(parts[0], results, path.with_suffix(".png"))
+        print(f"\nwrote {path.with_suffix('.png')}")
 
 
 def main():
     parser = argparse.ArgumentParser(description="When does the pre-train space help?")
     parser.add_argument("--quick", action="store_true", help="a few short runs, in minutes")
-    parser.add_argument("--part", choices=PARTS, help="this part alone (default: all)")
+    parts = [*PARTS, "alignment"]
+    parser.add_argument("--part", choices=parts, help="this part alone (default: all)")
     parser.add_argument("--report", action="store_true", help="tables of what is done, no runs")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the runs")
+    parser.add_argument("--results", type=Path, help="file of the runs; those of one machine")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
     args = parser.parse_args()
-    parts = [QUICK] if args.quick else [PARTS[args.part]] if args.part else list(PARTS.values())
+    path = args.results or (Path("out-study/quick.jsonl") if args.quick else RESULTS)
+    parts = [QUICK] if args.quick else [PARTS[name] for name in PARTS if args.part in (None, name)]
     if not args.report:
-        run_parts(parts, args.results, args.jobs)
-        if not args.quick and not args.part:
-            align(args.results)
-    report(parts, args.results)
+        run_parts(parts, path, args.jobs)
+        if not args.quick and args.part in (None, "alignment"):
+            align(path)
+    report(parts, path)
 
 
 if __name__ == "__main__":

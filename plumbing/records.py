@@ -245,14 +245,15 @@ def draw_curves(folder):
 
 
 def show_evaluation(title, record, rows):
-    """Print the figures of an evaluation, a question and two of the responses to it."""
+    """Print the figures of an evaluation, a question, its best and its worst response."""
     tqdm.write(
         f"{title}: Avg@{EVAL_K} {record['avg_at_k']:.3f} +- {record['avg_at_k_se']:.3f}, "
         f"pass@{EVAL_K} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f} and "
         f"transition {record['transition']:.3f} per response, {record['length']:.1f} tokens"
     )
     shown = [("asked", row["problem"]) for row in rows[:1]]
-    for row in rows[:2]:
+    first = sorted(rows[:EVAL_K], key=lambda row: row["correct"])
+    for row in (first[-1], first[0]):
         verdict = {1.0: "right", 0.0: "wrong"}.get(row["correct"], f"{row['correct']:.2f}")
         shown.append((verdict, row["response"]))
     for label, text in shown:

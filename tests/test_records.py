@@ -59,6 +59,18 @@ def test_broken_weights_get_one_line(world, tmp_path, capsys):
     assert "logits are not finite" in capsys.readouterr().err
 
 
+def test_an_evaluation_shows_a_right_and_a_wrong_response(capsys):
+    """Bug: two responses of one grade shown where the question has both; one of another question."""
+    grades = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    rows = [{"problem": "1 + 1?", "response": f"r{i}", "correct": grade}
+            for i, grade in enumerate(grades)]  # fmt: skip
+    names = ("avg_at_k", "avg_at_k_se", "pass_at_k", "reflection", "transition", "length")
+    records.show_evaluation("now", dict.fromkeys(names, 0.5), rows)
+    *_, asked, right, wrong = capsys.readouterr().out.splitlines()
+    shown = [line.split() for line in (asked, right, wrong)]
+    assert shown == [["asked:", "1", "+", "1?"], ["right:", "r2"], ["wrong:", "r0"]]
+
+
 def test_warnings_name_the_cause():
     """Bug: a run of rewards 0 in silence; the same warning at every update."""
     run = types.SimpleNamespace(config=dsrl.parse_args([]), unrewarded=0)

@@ -82,6 +82,15 @@ def test_the_tables_pair_runs_of_one_base_and_seed(tmp_path):
     assert row.split("|")[2].strip() == "+0.200 ± 0.000 (3 of 3)"
 
 
+def test_runs_of_two_machines_are_not_paired():
+    """Bug: another processor trains another base; differences of two bases taken for an effect."""
+    results = {run: record_of(run) for run in PART.runs()}
+    results[PART.run_of("twin", 1, 1)]["curve"][0]["avg_at_k"] = 0.23
+    assert len(study.pairs_of(PART, results, ["DSRL", "GRPO"])) == 4
+    with pytest.raises(ValueError, match="two machines"):
+        study.pairs_of(PART, results, ["DSRL", "twin"])
+
+
 def test_forks_change_what_they_name(monkeypatch, rollout, model):
     """Bug: a fork of a function that was renamed or takes other arguments: it would change nothing;
     a shuffled prompt that is the response's own.
