@@ -83,7 +83,7 @@ def train(run):
     config = run.config
     tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
     tqdm.write(records.console_heading())
-    for step in trange(run.done, config.steps, desc="updates", disable=processes.rank() > 0):
+    for step in trange(run.done, config.steps, desc="updates", disable=processes.rank() > 0 or None):
         if step % config.eval_every == 0 or step == config.prerl_steps:
             measure(run, step)
         clock = [perf_counter()]
@@ -300,14 +300,17 @@ def start(config):
     """A run from its flags to its summary."""
     if config.dry_run:
         return dry_run(config)
+    if config.export:
+        return resume.export(config.out, config.export)
     device = processes.join_processes(config)
     with resume.open_folder(config.out, config.resume) as folder:
+        saved = resume.newest_whole(folder) if config.resume else None
         grade = load_grader(config.reward)
-        run = load(config, device)
-        run.folder, run.grade = folder, grade
+        run = load(replace(config, model=str(saved.path)) if saved else config, device)
+        run.config, run.folder, run.grade = replace(run.config, model=config.model), folder, grade
         run.tracker = records.open_tracker(config.report_to, run.config)
-        if config.resume:
-            resume.go_on(run)
+        if saved:
+            resume.go_on(run, saved)
         records.start_records(run)
         records.catch_signals(run)
         try:
@@ -321,7 +324,7 @@ def start(config):
 
 
 def main(argv=None):
-    return records.report_errors(lambda: start(parse_args(argv)))
+    return records.report_errors(lambda: start(parse_args(argv, resume.saved_settings)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import transformers
 from plumbing.benchmarks import OTHER, TASKS, answer_in, encode_prompt, grade, load_problems
 from plumbing.checkpoints import best_device, load_model
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, summarize
-from plumbing.records import read_lines
+from plumbing.records import read_lines, write_lines
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 
@@ -36,6 +36,8 @@ def run_task(model, tokenizer, name, problems, args, path):
     how["max_new_tokens"] = args.max_new_tokens
     if args.max_new_tokens is None:
         how["max_new_tokens"] = max(1, min(MAX_NEW_TOKENS, model.max_positions - longest))
+    if path.exists():
+        write_lines(path, read_lines(path))  # without a last line that a kill cut short
     rows = [row for row in read_lines(path) if row["task"] == name][: k * len(problems)]
     if any(row["problem"] != problems[i // k]["problem"] for i, row in enumerate(rows)):
         raise ValueError(f"{path} holds responses to other problems of {name}: give another --out")

@@ -297,7 +297,7 @@ def generate(
     device = next(model.parameters()).device
     capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CHECK_EVERY[device.type]
     rows, start = make_rows(request, seed, first_prompt, device), time.perf_counter()
-    bar_options = dict(desc=progress, disable=progress is None, leave=False, delay=BAR_DELAY)
+    bar_options = dict(desc=progress, disable=progress is None or None, leave=False, delay=BAR_DELAY)
     with tqdm(total=num_rows, unit="row", **bar_options) as bar, sampling_weights(model):
         num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
         while not rows.stopped.all():

@@ -231,7 +231,7 @@ def run_parts(parts, path, jobs):
             with WRITING, path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
-        list(tqdm(pool.map(train_and_keep, missing), total=len(missing), desc="runs"))
+        list(tqdm(pool.map(train_and_keep, missing), total=len(missing), desc="runs", disable=None))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def pretrain(model, batches, pad_id, learning_rate, quiet):
     parameters, rate = model.parameters(), learning_rate
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     warm_up = max(1, len(batches) // 20)
-    bar = tqdm(batches, desc="pre-training the tiny base", disable=quiet, leave=False)
+    bar = tqdm(batches, desc="pre-training the tiny base", disable=quiet or None, leave=False)
     for step, batch in enumerate(bar):
         longest = max(len(row) for row in batch)
         ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in batch])  # (B, T)

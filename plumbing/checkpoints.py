@@ -4,12 +4,15 @@
 
 1. Parameter names are those of the checkpoint, so loading is strict and needs no mapping table.
 2. Tensors are safetensors and the rest is JSON: a downloaded model runs no code.
-3. With --shard each process keeps its part of every tensor (`processes.part_of`).
+3. What is saved is the source's folder with other weights: its config and its tokenizer's files
+   are kept as they were, so whatever read the source (transformers 4 or 5, vLLM, llama.cpp, Ollama)
+   reads the checkpoint.
+4. With --shard each process keeps its part of every tensor (`processes.part_of`).
 """
 
-import copy
 import json
-from pathlib import Path
+import os
+from pathlib import Path, PureWindowsPath
 
 import torch
 import torch.distributed as dist
@@ -28,6 +31,11 @@ _NAMES = (
     ("Qwen", "Qwen2.5-Coder-", "0.5B 1.5B 3B 7B 14B 32B", ("", "-Instruct")),
     ("Qwen", "Qwen3-", "0.6B 1.7B 4B 8B 14B", ("", "-Base")),
     ("Qwen", "Qwen3-", "32B", ("",)),
+    ("Qwen", "Qwen3-4B-", "Instruct Thinking", ("-2507",)),
+    ("deepseek-ai", "DeepSeek-R1-Distill-Qwen-", "1.5B 7B 14B 32B", ("",)),
+    ("deepseek-ai", "DeepSeek-R1-Distill-Llama-", "8B", ("",)),
+    ("tiiuae", "Falcon3-", "1B 3B 7B 10B", ("-Base", "-Instruct")),
+    ("OctoThinker", "OctoThinker-", "3B", ("-Hybrid-Base",)),
     ("meta-llama", "Llama-2-", "7b 13b 70b", ("-hf", "-chat-hf")),
     ("meta-llama", "Meta-Llama-3-", "8B 70B", ("", "-Instruct")),
     ("meta-llama", "Llama-3.1-", "8B 70B", ("", "-Instruct")),
@@ -48,6 +56,10 @@ FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no input changes
 HUB_FILES = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_FILES = (
+    *VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "merges.txt", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 
 
 def best_device():
@@ -82,11 +94,20 @@ def fetch_folder(name, patterns=HUB_FILES):
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{name} is gated: accept its terms at https://huggingface.co/{name} and set HF_TOKEN "
+            "to a token of the account that did"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"the hub has no model {name}, or it is private: check the name, or set HF_TOKEN"
+        ) from error
+    except OSError as error:  # all other errors of the hub's client are
         raise ValueError(
             f"no folder {name} here, and could not fetch it from the hub ({type(error).__name__}): "
             "without a network, give --model a folder with config.json, *.safetensors and the "
@@ -95,16 +116,25 @@ def fetch_folder(name, patterns=HUB_FILES):
 
 
 def read_json(file):
-    """The object that a JSON file of a model folder holds."""
-    if not file.is_file():
-        raise ValueError(f"{file.parent} has no {file.name}: give a Hugging Face model folder")
+    """The object that a JSON file of a folder holds. Raises ValueError naming the file."""
     try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from error
+        found = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{file.parent} has no {file.name}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged or cut short ({error})") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no JSON object: fetch it again")
+        raise ValueError(f"{file} is damaged: it holds no JSON object")
     return found
+
+
+def write_json(file, value):
+    """Write beside and rename: a reader, or a kill, never meets half a file."""
+    partial = file.with_name(file.name + ".partial")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # In JSON the escape of half a surrogate pair is right as it stands.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    os.replace(partial, file)
 
 
 def load_config(folder):
@@ -122,10 +152,9 @@ def load_config(folder):
         raise ValueError(f"this model is not supported: model_type {kind!r} (supported: {known})")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (KeyError, ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())  # in one line
-        raise ValueError(f"{file} cannot be used: {reason}") from error
-    rope = config.rope_parameters["rope_type"]
+        rope = config.rope_parameters["rope_type"]
+    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{file} cannot be used: {one_line(error)}") from error
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kind == "mistral" and (config.sliding_window or torch.inf) < config.max_position_embeddings:
         others.add("sliding_attention")
@@ -141,6 +170,10 @@ def load_config(folder):
     return config
 
 
+def one_line(error):
+    return " ".join(str(error).split())
+
+
 def load_model(name, dtype=torch.float32, device="cpu"):
     """(model, tokenizer) of a folder or hub id: config.json, *.safetensors, tokenizer files.
 
@@ -148,31 +181,41 @@ def load_model(name, dtype=torch.float32, device="cpu"):
     computed here. Tensors are read one by one, so peak memory is one copy and the largest tensor.
     """
     folder = fetch_folder(name)
-    config = load_config(folder)
-    with torch.device("meta"):
-        model = CausalLM(config).to(dtype)
+    model = shapes_of(folder, dtype).to(dtype)
     model.to_empty(device=device)
-    if config.tie_word_embeddings:
+    if model.config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     fill_parameters(model, folder)
-    model.compute_dtype = dtype
     tokenizer = load_tokenizer(folder)
-    model.eos_ids = eos_ids_of(folder, config, tokenizer)
+    model.eos_ids = eos_ids_of(folder, model.config, tokenizer)
     return model, tokenizer
 
 
 def load_tokenizer(folder):
+    """The tokenizer of a folder. It keeps the files it was made from, for `save_tokenizer`."""
     from transformers import AutoTokenizer
 
+    files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
     # without files of a vocabulary transformers would make an empty tokenizer, and not say so
-    if not any((folder / name).is_file() for name in VOCABULARIES):
+    if not files.keys() & set(VOCABULARIES):
         remedy = f"copy one of {', '.join(VOCABULARIES)} there, and its config"
         raise ValueError(f"{folder} has no tokenizer: {remedy}")
+    for name in files:
+        if name.endswith(".json"):
+            read_json(files[name])
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())  # in one line
-        raise ValueError(f"{folder} has no tokenizer that can be read: {reason}") from error
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises this very class
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{folder} has no tokenizer that can be read ({reason})") from error
+    tokenizer.source_files = {name: file.read_bytes() for name, file in files.items()}
+    tokenizer.source_state = state_of(tokenizer)
+    return tokenizer
+
+
+def state_of(tokenizer):
+    """A text that differs once tokens or the chat template were changed."""
+    return f"{tokenizer!r} {tokenizer.chat_template}"
 
 
 def weight_files(folder):
@@ -182,11 +225,21 @@ def weight_files(folder):
         return [whole]
     if not index.is_file():
         raise ValueError(f"{folder} has no model.safetensors (other formats can carry code)")
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} is damaged: it has no weight_map of tensors to files")
+    names = sorted(set(map(str, weight_map.values())))
     for name in names:
+        if not is_plain_name(name) or not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names {name!r}, which is no .safetensors file beside it")
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} lacks {name}, which {index.name} names: fetch it again")
+            raise ValueError(f"{folder} lacks {name}, which {index.name} names")
     return [folder / name for name in names]
+
+
+def is_plain_name(name):
+    """Whether it names a file in its own folder, on every system: "../x", "/x", "C:x" do not."""
+    return PureWindowsPath(name).name == name and name != ".."
 
 
 def fill_parameters(model, folder):
@@ -202,7 +255,7 @@ def fill_parameters(model, folder):
                 elif not key.endswith("rotary_emb.inv_freq"):  # a constant of old files
                     fill(missing.pop(key, None), key, read_tensor(file, key), file)
         except SafetensorError as error:
-            raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again") from error
+            raise ValueError(f"{file} is damaged or cut short ({error})") from error
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} tensors, first {next(iter(missing))}")
     head = second_head and whole(model.lm_head.weight.data)
@@ -230,16 +283,18 @@ def fill(parameter, key, tensor, file):
 
 def eos_ids_of(folder, config, tokenizer):
     """Ids that end a response: of generation_config.json, else config.json; and the tokenizer's."""
-    stated = config.eos_token_id
-    file = folder / "generation_config.json"
+    stated, file = config.eos_token_id, folder / "generation_config.json"
     if file.is_file():
         stated = read_json(file).get("eos_token_id", stated)
     stated = stated if isinstance(stated, list) else [stated]
+    for token in stated:
+        if token is not None and type(token) is not int:
+            raise ValueError(f"{file}: eos_token_id {token!r} is no number of a token")
     return tuple(sorted({*stated, tokenizer.eos_token_id} - {None}))
 
 
 def save_model(model, tokenizer, path, weights=None):
-    """Write a Hugging Face folder that transformers and vLLM load. Weights keep their dtype.
+    """Write a Hugging Face folder: that of the source, with these weights in their dtype.
 
     weights  {name: tensor}, those of a model that is cut over processes
     """
@@ -247,18 +302,59 @@ def save_model(model, tokenizer, path, weights=None):
     path.mkdir(parents=True, exist_ok=True)
     weights = weights or dict(model.named_parameters())
     tensors = {name: weight.detach().cpu() for name, weight in weights.items()}
-    config = copy.deepcopy(model.config)
-    config.dtype = next(iter(tensors.values())).dtype
-    config.architectures = [f"{FAMILIES[config.model_type]}ForCausalLM"]
-    config.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    generation = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": list(model.eos_ids) or None,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    (path / "generation_config.json").write_text(json.dumps(generation, indent=2))
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    config = as_transformers_4(getattr(model, "source_config", model.config.to_diff_dict()))
+    config |= {"dtype": dtype, "torch_dtype": dtype}  # the name in transformers 5, and before
+    config["architectures"] = [f"{FAMILIES[model.config.model_type]}ForCausalLM"]
+    write_json(path / "config.json", config)
+    generation = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    generation |= getattr(model, "source_generation", {})
+    generation["eos_token_id"] = list(model.eos_ids) or None
+    write_json(path / "generation_config.json", generation)
+    save_tokenizer(tokenizer, path)
+    write_tensors(tensors, path / "model.safetensors")
+
+
+def as_transformers_4(config):
+    """A config.json with the keys in which transformers 4 and most servers look for RoPE."""
+    config = {name: value for name, value in config.items() if name != "auto_map"}  # its code
+    rope = config.get("rope_parameters")  # the one key of transformers 5
+    if rope and not config.get("rope_theta"):
+        config["rope_theta"] = rope["rope_theta"]
+    if rope and rope["rope_type"] != "default" and not config.get("rope_scaling"):
+        scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+        config["rope_scaling"] = scaling
+    return config
+
+
+def save_tokenizer(tokenizer, path):
+    """The files it was made from, or new ones if it changed; in words that transformers 4 knows."""
+    source = getattr(tokenizer, "source_files", {})
+    if source and tokenizer.source_state == state_of(tokenizer):
+        for name, content in source.items():
+            (path / name).write_bytes(content)
+    else:
+        tokenizer.save_pretrained(path)
+    file = path / "tokenizer_config.json"
+    config = read_json(file) if file.is_file() else {}
+    changed = dict(config)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        changed["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        changed["additional_special_tokens"] = changed.pop("extra_special_tokens")
+    if changed != config:
+        write_json(file, changed)
+
+
+def write_tensors(tensors, file):
+    """A .safetensors file, readable by whom the umask lets. Raises OSError: disk full, and others."""
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})  # makes it anew, for its owner alone
+    except SafetensorError as error:
+        raise OSError(f"{file}: {error}") from error
+    file.chmod(mode)
 
 
 def compute_dtype(device):
@@ -267,9 +363,16 @@ def compute_dtype(device):
 
 def shapes_of(name, dtype):
     """The model of a folder or hub id from its config.json alone: on "meta", without storage."""
-    with torch.device("meta"):
-        model = CausalLM(load_config(fetch_folder(name, ["config.json"])))
+    folder = fetch_folder(str(name), ["config.json", "generation_config.json"])
+    config, file = load_config(folder), folder / "generation_config.json"
+    try:
+        with torch.device("meta"):
+            model = CausalLM(config)
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{folder}/config.json cannot be used: {one_line(error)}") from error
     model.compute_dtype = dtype
+    model.source_config = read_json(folder / "config.json")
+    model.source_generation = read_json(file) if file.is_file() else {}
     return model
 
 

@@ -5,13 +5,12 @@
 """
 
 import argparse
-import json
+import math
 import re
 import sys
 import types
 from dataclasses import dataclass, field, fields
 from functools import partial
-from pathlib import Path
 
 from prerl import OBJECTIVES, PACK_TOKENS
 from tiny import NAMED_WORLDS
@@ -36,7 +35,7 @@ VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
 FIXED = ("model", "data", "prompts_per_step", "seed")  # flags that --resume cannot change
 FREE = (  # flags that change nothing of the result
     "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_problems", "preset",
-    "kv_cache_gb", "device", "dry_run", "report_to", "alignment_every", "offload", "shard",
+    "kv_cache_gb", "device", "dry_run", "export", "report_to", "alignment_every", "offload", "shard",
 )  # fmt: skip
 
 
@@ -74,7 +73,7 @@ class Config:
     kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: half of what is free)")
 
     steps: int = flag(348, "updates in all, both phases", 1)
-    lr: float = flag(1e-6, "learning rate of AdamW, constant", 0)
+    lr: float = flag(1e-6, "learning rate of AdamW, constant, at most 1", 0)
     micro_batch_tokens: int | None = flag(
         None, f"tokens of a forward and backward (default: {PACK_TOKENS['cpu']} on CPU, "
         f"{PACK_TOKENS['cuda']} on CUDA)", 1
@@ -92,13 +91,24 @@ class Config:
     seed: int = flag(0, "of data order, sampling and evaluation", 0)
     out: str = flag("out", "folder of the run")
     resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
+    export: str | None = flag(None, "write the newest model in --out to this folder, in bfloat16")
     dry_run: bool = flag(False, "print settings, memory and time per update, then stop")
 
     def __post_init__(self):
         for item in fields(self):
-            value, least = getattr(self, item.name), item.metadata["least"]
-            if value is not None and least is not None and not value >= least:  # NaN fails too
-                raise ValueError(f"{flag_of(item.name)} is {value}: it must be at least {least}")
+            name, value, least = flag_of(item.name), getattr(self, item.name), item.metadata["least"]
+            choices = item.metadata["options"].get("choices")
+            kind = item.type | int if isinstance(0.5, item.type) else item.type  # 1 is a number too
+            if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+                raise ValueError(f"{name} is {value!r}: it must be of type {item.type}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}: it must be finite")
+            if value is not None and least is not None and value < least:
+                raise ValueError(f"{name} is {value}: it must be at least {least}")
+            if value is not None and choices and value not in choices:
+                raise ValueError(f"{name} is {value}: it must be one of {', '.join(choices)}")
+        if self.lr > 1:
+            raise ValueError(f"--lr is {self.lr}: it must be at most 1, the change of each weight")
         if self.shard and (self.offload or self.alignment_every):
             raise ValueError("--shard goes with neither --offload nor --alignment-every")
 
@@ -138,10 +148,12 @@ def make_parser():
     return parser
 
 
-def parse_args(argv):
+def parse_args(argv, saved_settings=None):
     """The Config of a command line: its flags over the preset's values over the defaults.
 
-    With --resume: its flags over those that the run in --out had. Raises ValueError.
+    saved_settings  function of --out: with --resume, the flags of the run there take the place of
+                    defaults. But a folder never makes code run: those that do are given again.
+    Raises ValueError.
     """
 
     def refuse(message):
@@ -154,10 +166,15 @@ def parse_args(argv):
     hyphens = [re.sub("^--[^=]+", lambda match: match[0].replace("_", "-"), word) for word in argv]
     given = vars(parser.parse_args(hyphens))
     settings = {item.name: item.default for item in fields(Config)}
-    saved = Path(given.get("out", settings["out"])) / "config.json"
-    if given.get("resume") and saved.is_file():
-        before = json.loads(saved.read_text())
-        settings |= {name: before[name] for name in settings if name in before}
+    if given.get("resume") and saved_settings:
+        before = saved_settings(given.get("out", settings["out"]))
+        if before.get("reward") and "reward" not in given:
+            raise ValueError(
+                f"the run's verifier was {before['reward']}, and a folder never makes code run: "
+                f"give --reward {before['reward']} again"
+            )
+        kept = settings.keys() - {"out", "report_to", "dry_run", "export"}
+        settings |= {name: value for name, value in before.items() if name in kept}
     else:
         preset = "tiny" if given.get("model", "tiny") in NAMED_WORLDS else None
         settings |= PRESETS.get(given.get("preset", preset), {})

@@ -16,17 +16,21 @@ import signal
 import subprocess
 import sys
 import types
+import uuid
 from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import transformers
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from model import CausalLM
-from plumbing.flags import Config
+from plumbing.checkpoints import write_json
+from plumbing.flags import VARIANTS, Config
 from plumbing.processes import rank, world_size
 
 COLUMNS = (  # of the console: metric, heading, width, format
@@ -46,47 +50,109 @@ PANELS = {  # of curves.png: metrics of updates and of evaluations
     "thoughts per response": ("reflection", "transition"),
     "nats per token": ("entropy", "logprob_conditional", "logprob_marginal"),
 }
+OWN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "curves.png")
 TOO_MANY_CUT = 0.2  # share of responses
 UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
 
 
-def write_json(path, value):
-    """Write beside and rename: a reader, or a kill, never meets half a file."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def say(text):
+    """Print it above the progress bar, from whatever file its words are."""
+    tqdm.write(printable(text))
+
+
+def printable(text):
+    r"""The text with control characters, by which it could rule the terminal, shown as \x1b."""
+    shown = (
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+    return "".join(shown)
+
+
+@contextmanager
+def lock_folder(folder, names):
+    """Make the folder and hold it against a second writer of the same files.
+
+    names   the files to be written there; none may be a link, which would lead elsewhere
+    Raises ValueError.
+    """
+    folder, lock = Path(folder), FileLock(Path(folder, ".lock"), timeout=0)
+    for name in (".lock", *names, *(f"{name}.partial" for name in names)):
+        if (folder / name).is_symlink():
+            raise ValueError(f"{folder / name} is a link, and may lead out of {folder}: remove it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"another run is writing to {folder}: wait for it, or give another --out"
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder} ({error.strerror}): give another --out"
+        ) from error
+    with lock:
+        yield folder
+
+
+def line_of(record):
+    """One line of JSON. What is not finite has no place in JSON: null."""
+    floats = {name: value for name, value in record.items() if isinstance(value, float)}
+    record = record | {name: None for name, value in floats.items() if not math.isfinite(value)}
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def append_line(path, record):
-    """One line of JSON, by the first process. What is not finite has no place in JSON: null."""
-    if rank():
-        return
-    floats = {name: value for name, value in record.items() if isinstance(value, float)}
-    record = record | {name: None for name, value in floats.items() if not math.isfinite(value)}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    """Add a record to a .jsonl file, by the first process."""
+    if rank() == 0:
+        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(line_of(record))
+
+
+def write_lines(path, records):
+    """Write a whole .jsonl file beside its place, and rename it."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.writelines(map(line_of, records))
+    os.replace(partial, path)
 
 
 def read_lines(path):
-    """The records of a .jsonl file, if there; a last line that a kill cut short is removed."""
-    text = path.read_text("utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, "utf-8")
-    return [json.loads(line) for line in whole.split("\n")[:-1]]  # a text may hold other separators
+    """The records of a .jsonl file, none if it is not there; without a last line that was cut.
+
+    Raises ValueError naming the file and the line. Whoever appends cuts the file back first, by
+    `write_lines`; to read changes nothing, as a run may be writing.
+    """
+    data, records = path.read_bytes() if path.exists() else b"", []
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):  # a text may hold other separators
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not a record ({error})") from error
+        if not isinstance(records[-1], dict):
+            raise ValueError(f"{path}, line {number}: not a record, but {records[-1]!r}")
+    return records
 
 
 def start_records(run):
     """Write config.json and print it: every flag as resolved, versions, device."""
-    resolved = asdict(run.config) | {
+    config = run.config
+    resolved = asdict(config) | {
         "python": platform.python_version(), "torch": torch.__version__,
         "transformers": transformers.__version__, "commit": commit_of_source(),
         "runs_on": str(run.device), "compute_dtype": str(run.sampler.compute_dtype),
-        "threads": torch.get_num_threads(), "processes": world_size(),
+        "threads": torch.get_num_threads(), "processes": world_size(), "run": run.name,
     }  # fmt: skip
     if rank() == 0:
         write_json(run.folder / "config.json", resolved)
     print(json.dumps(resolved))
+    first, second = VARIANTS[config.variant]
+    if first != second and config.prerl_steps >= config.steps:
+        print(
+            f"phase 2 is never reached: --prerl-steps {config.prerl_steps} of "
+            f"--steps {config.steps} are phase 1"
+        )
 
 
 def commit_of_source():
@@ -118,7 +184,11 @@ class Run:
     failures: int = 0  # updates in a row that were not finite
     unrewarded: int = 0  # updates in a row without a right response
     told: set = field(default_factory=set)  # warnings given
-    stop: str | None = None  # why the run ends after this update
+    signal: str | None = None  # that came to this process
+    stop: str | None = None  # that came to any: all end after this update
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)  # the same when it goes on
+    inputs: dict = field(default_factory=dict)  # {what: hash}, see resume.hashes_of_inputs
+    whole: set = field(default_factory=set)  # folders of checkpoints that are known to be whole
 
 
 def open_tracker(name, config):
@@ -154,13 +224,13 @@ def log_update(run, metrics, rollout, texts, clock):
         metrics["text"] = texts[metrics["row"]]
     log_record(run, metrics)
     skipped = f"  skipped: {metrics['skipped']}" if metrics["skipped"] else ""
-    tqdm.write(console_line(metrics) + skipped)
+    say(console_line(metrics) + skipped)
     if "cache" not in run.told:
         run.told.add("cache")
         size = "{cache_rows} rows at a time, {cache_gb:.3f} GB".format(**rollout.stats)
-        tqdm.write(f"KV cache: {size} (--kv-cache-gb limits it)")
+        say(f"KV cache: {size} (--kv-cache-gb limits it)")
     if "row" in metrics:
-        tqdm.write(
+        say(
             f"update {metrics['step']} was not applied: {metrics['skipped']}; "
             f"the row that stands out:\n{metrics['text']}"
         )
@@ -168,7 +238,7 @@ def log_update(run, metrics, rollout, texts, clock):
     run.unrewarded = 0 if metrics["reward"] > 0 else run.unrewarded + 1
     for kind, warning in warnings_of(metrics, run).items():
         if kind not in run.told:
-            tqdm.write(f"warning: {warning}")
+            say(f"warning: {warning}")
             run.told.add(kind)
 
 
@@ -240,13 +310,13 @@ def draw_curves(folder):
         axis.set(title=title, xlabel="updates")
         if axis.lines:
             axis.legend(fontsize=7)
-    figure.savefig(folder / "curves.partial.png", dpi=110)
-    os.replace(folder / "curves.partial.png", folder / "curves.png")
+    figure.savefig(folder / "curves.png.partial", format="png", dpi=110)
+    os.replace(folder / "curves.png.partial", folder / "curves.png")
 
 
 def show_evaluation(title, record, rows):
     """Print the figures of an evaluation, a question, its best and its worst response."""
-    tqdm.write(
+    say(
         f"{title}: Avg@{EVAL_K} {record['avg_at_k']:.3f} +- {record['avg_at_k_se']:.3f}, "
         f"pass@{EVAL_K} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f} and "
         f"transition {record['transition']:.3f} per response, {record['length']:.1f} tokens"
@@ -258,7 +328,7 @@ def show_evaluation(title, record, rows):
         shown.append((verdict, row["response"]))
     for label, text in shown:
         text = " ".join(text.split())
-        tqdm.write(f"    {label}: {text if len(text) <= SHOWN else text[:SHOWN] + ' ...'}")
+        say(f"    {label}: {text if len(text) <= SHOWN else text[:SHOWN] + ' ...'}")
 
 
 def summarize_run(config, folder):
@@ -279,12 +349,14 @@ def summarize_run(config, folder):
 # The ways a run can end
 
 def catch_signals(run):
-    """Ctrl-C and SIGTERM set run.stop: the run ends after this update. Ctrl-C again leaves."""
+    """Ctrl-C and SIGTERM set run.signal: the run ends after this update. Ctrl-C again leaves."""
 
     def ask(number, frame):
-        run.stop = signal.Signals(number).name
+        run.signal = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.write("stopping after this update (Ctrl-C again leaves at once)")
+        if rank() == 0:  # past sys.stdout, which the signal may have interrupted in a print
+            with suppress(OSError):
+                os.write(2, b"\nstopping after this update (Ctrl-C again leaves at once)\n")
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
@@ -295,10 +367,12 @@ def report_errors(function):
 
     2: a mistake, or a failure explained; 1: another process is gone; 130: a second Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters that a text has
+        stream.reconfigure(errors="backslashreplace")
     try:
         function()
-    except (ValueError, FloatingPointError) as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)  # below the progress bar
+    except (ValueError, FloatingPointError, OSError) as error:
+        tqdm.write(printable(f"error: {error}"), file=sys.stderr)  # below the progress bar
         return 2
     except KeyboardInterrupt:
         print("\nleft at once; --resume goes on from the last checkpoint if any", file=sys.stderr)

@@ -1,97 +1,233 @@
-"""Stop and go on: the run folder and its lock, checkpoints with AdamW's moments, --resume.
+"""Stop and go on: checkpoints with AdamW's moments, --resume, --export.
 
     out/checkpoint-N/    after N updates: a Hugging Face folder (model, tokenizer) that transformers
                          and vLLM load, and optimizer.safetensors (AdamW's moments), trainer.json
-                         (N, and the hash of every file)
+                         (N, the run and its flags, and the hash of every file)
 
 1. A checkpoint is written beside its place and renamed when whole: a kill at any moment leaves the
-   one before it. Its hashes are checked before it is used; a damaged one is named and the one
-   before it taken.
-2. No random state is saved: prompts, samples and evaluations are pure functions of (seed, step).
-3. Nothing is pickled; tensors are safetensors, the rest JSON.
+   one before it. Its hashes are checked before it is used; one that is damaged is named, kept as it
+   is, and the one before it taken.
+2. It holds all that a run needs: to go on takes neither the base model nor config.json.
+3. Only folders that trainer.json shows to be of this run are used or removed, and none is removed
+   before `keep` newer ones stand whole. What others made is left alone.
+4. No random state is saved: prompts, samples and evaluations are pure functions of (seed, step).
+5. Nothing is pickled; tensors are safetensors, the rest JSON. A folder names no code that is run:
+   a verifier or a tracker must be given again.
 """
 
-import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from tqdm import tqdm
+import torch
+from safetensors.torch import load_file
 
-from plumbing.checkpoints import fill_parameters, save_model
-from plumbing.flags import FIXED, FREE, flag_of
-from plumbing.processes import copy_weights, gather, gather_tensors, part_of, rank
-from plumbing.records import read_lines, write_json
+from plumbing.checkpoints import is_plain_name, load_model, read_json, save_model, write_json
+from plumbing.checkpoints import write_tensors
+from plumbing.flags import FIXED, FREE, Config, flag_of
+from plumbing.processes import gather, gather_tensors, part_of, rank
+from plumbing.records import OWN_FILES, lock_folder, read_lines, say, write_lines
 
 FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
+NAME = re.compile(r"checkpoint-([1-9][0-9]*)")
+PARTS = {"config.json", "model.safetensors", "optimizer.safetensors"}  # no checkpoint lacks them
+
+# --------------------------------------------------------------------------------------------------
+# The folder of a run
 
 
 @contextmanager
 def open_folder(path, resume):
-    """The output folder, made and locked. Raises ValueError if a run is in it, or running."""
+    """The output folder, made and locked. Raises ValueError if it is not free for this run."""
     folder = Path(path)
     if rank():  # the first process has it
         yield folder
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        reason = f"cannot write to {folder} ({error.strerror})"
-        raise ValueError(f"{reason}: give another --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            advice = "wait for it, or give another --out"
-            raise ValueError(f"another run is writing to {folder}: {advice}") from error
-        if (folder / "metrics.jsonl").exists() and not resume:
-            saved = "continue it with --resume" if checkpoints(folder) else "it saved nothing yet"
-            advice = f"{saved}; give another --out, or remove the folder"
-            raise ValueError(f"{folder} holds a run: {advice}")
-        if resume and not checkpoints(folder):  # before a model is loaded for nothing
+    with lock_folder(folder, OWN_FILES):
+        found = [path.name for _, path in checkpoints(folder)]
+        if resume and not found:
             raise ValueError(f"--resume: {folder} has no checkpoint: start without --resume")
+        found += [name for name in OWN_FILES if (folder / name).exists()]
+        begun = found == ["config.json"] and run_of(folder)  # it stopped before it wrote more
+        if found and not resume and not begun:
+            raise ValueError(
+                f"{folder} holds a run, or files of the same names ({', '.join(found[:3])}): give "
+                "another --out, or go on with --resume"
+            )
+        for partial in folder.glob("checkpoint-*.partial"):
+            if partial.is_symlink():
+                raise ValueError(f"{partial} is a link, and leads out of {folder}: remove it")
+            if NAME.fullmatch(partial.stem):  # a kill left it
+                shutil.rmtree(partial, ignore_errors=True)
         yield folder
 
 
+def run_of(folder):
+    """The name of the run in a folder, by its config.json; None where that is not whole."""
+    try:
+        return read_json(folder / "config.json").get("run")
+    except ValueError:
+        return None
+
+
 def checkpoints(folder):
-    """(step, path) of every checkpoint folder, newest first."""
-    steps = {path: path.name.split("-")[1] for path in folder.glob("checkpoint-*")}
-    found = [(int(step), path) for path, step in steps.items() if step.isdigit()]
-    return sorted(found, reverse=True)
+    """(N, path) of each folder whose name is checkpoint-N and nothing more, newest first."""
+    named = [(NAME.fullmatch(path.name), path) for path in Path(folder).glob("checkpoint-*")]
+    return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
+
+
+@dataclass
+class Checkpoint:
+    """What trainer.json says of the state after `step` updates."""
+
+    step: int
+    path: Path
+    run: str  # the name of the run, made when it began
+    config: Config
+    inputs: dict  # {what: hash}, see `hashes_of_inputs`
+    sha256: dict  # {file: hash}
+
+    def check_files(self):
+        """Raise ValueError naming a file that is not as it was written."""
+        for name, digest in self.sha256.items():
+            file = self.path / name
+            if not is_plain_name(name) or not file.is_file() or hash_of(file) != digest:
+                raise ValueError(f"{self.path} is damaged ({name})")
+
+
+def hash_of(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checkpoint(path):
+    """The Checkpoint in a folder checkpoint-N. Raises ValueError: why it is none of a run."""
+    file = path / "trainer.json"
+    trainer = read_json(file)
+    kinds = {"step": int, "run": str, "config": dict, "inputs": dict, "sha256": dict}
+    for name, kind in kinds.items():
+        if not isinstance(trainer.get(name), kind):
+            raise ValueError(f"{file} is damaged: it has no {name}")
+    if path.name != f"checkpoint-{trainer['step']}":
+        raise ValueError(f"{path} is a copy of checkpoint-{trainer['step']}")
+    if not PARTS <= trainer["sha256"].keys():
+        raise ValueError(f"{file} is damaged: it has no hashes of {', '.join(sorted(PARTS))}")
+    known = {item.name for item in fields(Config)} & trainer["config"].keys()
+    try:
+        config = Config(**{name: trainer["config"][name] for name in known})
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    return Checkpoint(**{name: trainer[name] for name in kinds} | {"path": path, "config": config})
+
+
+def read_checkpoints(folder):
+    """(the Checkpoints of a folder's run, newest first; why each other checkpoint-N is none)."""
+    run, own, others = run_of(folder), [], []
+    for _, path in checkpoints(folder):
+        try:
+            checkpoint = read_checkpoint(path)
+        except ValueError as error:
+            others.append(str(error))
+            continue
+        run = run or checkpoint.run  # without config.json the newest names the run
+        if checkpoint.run == run:
+            own.append(checkpoint)
+        else:
+            others.append(f"{path} is of another run")
+    return own, others
+
+
+def newest_whole(folder):
+    """The newest Checkpoint whose files are whole; names the others. Raises ValueError."""
+    own, others = read_checkpoints(folder)
+    for checkpoint in own:
+        try:
+            checkpoint.check_files()
+        except ValueError as error:
+            others.append(str(error))
+            continue
+        for reason in others:
+            say(f"{reason}: not used")
+        return checkpoint
+    raise ValueError(f"--resume: no checkpoint in {folder} is whole ({'; '.join(others)})")
+
+
+def saved_settings(out):
+    """{field of Config: value} of the run in a folder as it last was; {} if there is none."""
+    own, _ = read_checkpoints(Path(out))
+    return asdict(own[0].config) if own else {}
+
+
+# --------------------------------------------------------------------------------------------------
+# Saving
 
 
 def save_when_due(run):
     """Write a checkpoint if it is time, or the last moment. Raises ValueError after failures."""
-    run.stop = next(filter(None, gather([run.stop])), None)  # a signal may reach one process
+    # A signal may reach one process, at any time: what all then know is what all act on.
+    run.stop = next(filter(None, gather([run.signal])), None)
     failed = run.failures == FAILURES_IN_A_ROW
     last = run.stop or failed or run.done == run.config.steps
     if not last and run.done % run.config.save_every:
         return
+    if not all(gather([has_finite_weights(run.model)])):
+        raise ValueError(
+            f"the weights are not finite after {run.done} updates and are not saved: go on from "
+            f"the checkpoint before with a lower --lr: {resume_command(run.config)}"
+        )
     path = run.folder / f"checkpoint-{run.done}"
     save_checkpoint(path, run)
     if rank() == 0:
-        for _, old in checkpoints(run.folder)[run.config.keep :]:
-            shutil.rmtree(old)
+        remove_old(run)
     if failed:
         raise ValueError(
             f"{run.failures} updates in a row were not finite; saved {path}: lower --lr, see the "
-            f"rows in metrics.jsonl; go on with: {resume_command(run.config.out)}"
+            f"rows in metrics.jsonl; go on with: {resume_command(run.config)}"
         )
     if run.stop:
-        tqdm.write(f"{run.stop}: saved {path}; go on with: {resume_command(run.config.out)}")
+        say(f"{run.stop}: saved {path}; go on with: {resume_command(run.config)}")
 
 
-def resume_command(out):
-    return f"python dsrl.py --out {shlex.quote(str(out))} --resume"
+def has_finite_weights(model):
+    """Whether all weights are, of those that this process holds."""
+    parts = (getattr(parameter, "_local_tensor", parameter) for parameter in model.parameters())
+    return all(bool(part.isfinite().all()) for part in parts)
+
+
+def resume_command(config, out=None):
+    """What continues a run. Code of the user's own is named again: a folder never names it."""
+    command = f"python dsrl.py --out {shlex.quote(str(out or config.out))} --resume"
+    for name in ("reward", "report_to"):
+        if value := getattr(config, name):
+            command += f" {flag_of(name)} {shlex.quote(value)}"
+    return command
+
+
+@contextmanager
+def written_whole(target):
+    """A folder to fill beside `target`, which it becomes when all of it is on the disk."""
+    partial = target.with_name(target.name + ".partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in partial.iterdir():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        if os.path.lexists(target):  # it is damaged, else this run would have begun there
+            aside = target.with_name(f"{target.name}.damaged-{time.time_ns()}")
+            os.replace(target, aside)
+            say(f"{target} was there, and is now {aside.name}: remove it if you do not need it")
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_checkpoint(target, run):
@@ -105,29 +241,54 @@ def save_checkpoint(target, run):
         for kind, value in run.optimizer.state.get(parameter, {}).items()
     }
     weights, moments = gather_tensors(parameters), gather_tensors(moments)
-    if rank():
+    if rank() or target in run.whole and target.is_dir():
         return
-    temporary = target.with_name(target.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        save_model(run.model, run.tokenizer, temporary, weights)
-        save_file(moments, temporary / "optimizer.safetensors")
-        hashes = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
-        trainer = {"step": run.done, "config": asdict(run.config), "sha256": hashes}
-        write_json(temporary / "trainer.json", trainer)
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    except (OSError, SafetensorError):
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    run.inputs = run.inputs or hashes_of_inputs(run)
+    with written_whole(target) as folder:
+        save_model(run.model, run.tokenizer, folder, weights)
+        write_tensors(moments, folder / "optimizer.safetensors")
+        trainer = {
+            "step": run.done, "run": run.name, "config": asdict(run.config), "inputs": run.inputs,
+            "sha256": {path.name: hash_of(path) for path in sorted(folder.iterdir())},
+        }  # fmt: skip
+        write_json(folder / "trainer.json", trainer)
+    run.whole.add(target)
 
 
-def file_hash(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def hashes_of_inputs(run):
+    """{what: hash} of all that decides a run and is no flag: the text of problems and verifier."""
+    inputs = {"training problems": run.problems, "evaluation problems": run.held_out}
+    hashes = {}
+    for name, problems in inputs.items():
+        found = hashlib.sha256()
+        for problem in problems:
+            found.update(json.dumps(problem, sort_keys=True, default=str).encode())
+        hashes[name] = found.hexdigest()
+    if run.config.reward:
+        hashes["verifier"] = hash_of(Path(run.config.reward.rpartition(":")[0]))
+    return hashes
+
+
+def remove_old(run):
+    """Remove this run's checkpoints before the `keep` newest that are whole; links stay."""
+    own, _ = read_checkpoints(run.folder)
+    kept = 0
+    for checkpoint in [one for one in own if one.step <= run.done and one.run == run.name]:
+        path = checkpoint.path
+        try:
+            if kept == run.config.keep and not path.is_symlink():
+                partial = path.with_name(path.name + ".partial")
+                os.replace(path, partial)  # a kill leaves no half of a checkpoint
+                shutil.rmtree(partial)
+            elif kept < run.config.keep:
+                if path not in run.whole:
+                    checkpoint.check_files()
+                run.whole.add(path)
+                kept += 1
+        except OSError as error:  # a folder that may not be removed ends no run
+            say(f"{path} stays: {error}")
+        except ValueError:
+            continue
 
 
 def rescue(error, run):
@@ -135,86 +296,93 @@ def rescue(error, run):
     reason = f"cannot go on ({error})"
     if rank():
         return reason
-    folders = [run.folder, Path(tempfile.gettempdir()) / f"dsrl-rescue-{os.getpid()}"]
-    if run.config.shard:  # the other processes hold parts of the state
-        folders = []
-    for folder in folders:
+    # Sharded, the other processes hold parts of the state, and know nothing of the error.
+    lost = run.config.shard or not has_finite_weights(run.model)
+    for folder in () if lost else (run.folder, None):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = folder or Path(tempfile.mkdtemp(prefix="dsrl-rescue-"))
             path = folder / f"checkpoint-{run.done}"
             save_checkpoint(path, run)
-            write_json(folder / "config.json", asdict(run.config))
-        except (OSError, SafetensorError):
+            write_json(folder / "config.json", asdict(run.config) | {"run": run.name})
+        except OSError:
             continue
         return (
             f"{reason}; the state after {run.done} updates is in {path}: make room, then "
-            f"go on with: {resume_command(folder)}"
+            f"go on with: {resume_command(run.config, folder)}"
         )
     return f"{reason}, nor elsewhere; the checkpoints before are whole: make room, then --resume"
 
 
-def newest_whole(folder):
-    """(step, path, trainer.json) of the newest with right hashes, or None; names damaged ones."""
-    for step, path in checkpoints(folder):
-        if not (path / "trainer.json").is_file():
-            tqdm.write(f"{path} is not whole (no trainer.json): the one before it is used")
-            continue
-        trainer = json.loads((path / "trainer.json").read_text())
-        damaged = [
-            name for name, digest in trainer["sha256"].items()
-            if not (path / name).is_file() or file_hash(path / name) != digest
-        ]  # fmt: skip
-        if not damaged:
-            return step, path, trainer
-        tqdm.write(f"{path} is damaged ({', '.join(damaged)}): the one before it is used")
-    return None
+# --------------------------------------------------------------------------------------------------
+# Going on
 
 
-def load_checkpoint(path, run):
-    """Weights and AdamW's moments, to the bit, into a model and optimizer of the same shapes."""
-    fill_parameters(run.model, path)
-    copy_weights(run.model, run.sampler)
+def go_on(run, found):
+    """AdamW's moments of a Checkpoint whose weights are loaded, to the bit; its number, its records.
+
+    Raises ValueError for flags that cannot change, or where the run would meet what others made.
+    """
+    run.inputs = hashes_of_inputs(run)
+    check_changes(found, run)
+    for step, path in checkpoints(run.folder):
+        if found.step < step <= run.config.steps and is_of_others(path, found.run):
+            raise ValueError(f"{path} is not of this run, which would write there: move it away")
     parameters = dict(run.model.named_parameters())
-    for key, value in load_file(path / "optimizer.safetensors").items():
-        kind, name = key.split("|")
+    file = found.path / "optimizer.safetensors"
+    for key, value in load_file(file).items():
+        kind, _, name = key.partition("|")
+        if name not in parameters or value.shape not in ((), parameters[name].shape):
+            raise ValueError(f"{file} does not fit the model: {key}")
         value = value if run.config.offload else part_of(value, parameters[name])
         run.optimizer.state[parameters[name]][kind] = value
+    if rank() == 0:
+        cut_back(run.folder, found.step)
+    say(f"going on from {found.path}: {found.step} updates done")
+    run.done, run.name = found.step, found.run
+    run.whole.add(found.path)
+
+
+def is_of_others(path, run):
+    """Whether a checkpoint-N is another run's, a copy, or of another program; damaged is not."""
+    try:
+        trainer = read_json(path / "trainer.json")
+    except ValueError:
+        return not any((path / name).exists() for name in ("trainer.json", "optimizer.safetensors"))
+    copied = path.name != f"checkpoint-{trainer.get('step', path.name[11:])}"
+    return copied or trainer.get("run", run) != run
 
 
 def cut_back(folder, step):
     """Drop the records from `step` on, evaluation included: a resumed run writes them again."""
     for name in ("metrics.jsonl", "samples.jsonl"):
-        kept = [record for record in read_lines(folder / name) if record["step"] < step]
-        temporary = folder / (name + ".partial")
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in kept]
-        temporary.write_text("".join(lines), encoding="utf-8")
-        os.replace(temporary, folder / name)
+        kept = [one for one in read_lines(folder / name) if one.get("step", 0) < step]
+        write_lines(folder / name, kept)
 
 
-def go_on(run):
-    """Load the newest whole checkpoint into model and optimizer, its number into run.done."""
-    found = newest_whole(run.folder)
-    if found is None:
-        raise ValueError(f"--resume: no checkpoint in {run.folder} is whole: give another --out")
-    step, path, trainer = found
-    check_changes(trainer["config"], asdict(run.config), step)
-    load_checkpoint(path, run)
-    if rank() == 0:
-        cut_back(run.folder, step)
-    tqdm.write(f"going on from {path}: {step} updates done")
-    run.done = step
-
-
-def check_changes(before, now, step):
-    """List the flags that changed; raise ValueError for those that cannot within a run."""
-    if now["steps"] < step:
-        raise ValueError(f"--resume: {step} updates are made, --steps is {now['steps']}: raise it")
-    changed = [name for name in before if now.get(name, before[name]) != before[name]]
-    for name in changed:
+def check_changes(found, run):
+    """Say what changed since a Checkpoint; raise ValueError for what cannot within a run."""
+    before, now = asdict(found.config), asdict(run.config)
+    if run.config.steps < found.step:
+        steps = f"{found.step} updates are made, --steps is {run.config.steps}"
+        raise ValueError(f"--resume: {steps}: raise it")
+    changed = [name for name in run.inputs if found.inputs.get(name) != run.inputs[name]]
+    for name in [name for name in before if now[name] != before[name] and name != "resume"]:
         change = f"--resume: {flag_of(name)} was {before[name]}, is now {now[name]}"
-        if name in FIXED:
-            raise ValueError(f"{change}: that cannot change within a run")
-        if name not in FREE:
-            change += " (this changes the result)"
-        if name != "resume":
-            tqdm.write(change)
+        moved = name == "data" and "training problems" not in changed
+        if name in FIXED and not moved:
+            raise ValueError(f"{change}: that cannot change within a run; leave it out")
+        say(change if name in FREE or moved else f"{change} (this changes the result)")
+    for name in changed:
+        say(f"--resume: the {name} are not those of {found.path} (this changes the result)")
+
+
+def export(out, target):
+    """Write the newest whole checkpoint in `out` as a model folder in bf16, for use elsewhere."""
+    target = Path(target)
+    if os.path.lexists(target):
+        raise ValueError(f"--export {target}: it is there already: name a new folder")
+    found = newest_whole(Path(out))
+    model, tokenizer = load_model(str(found.path), dtype=torch.bfloat16)
+    with written_whole(target) as folder:
+        save_model(model, tokenizer, folder)
+    say(f"{target}: the model after {found.step} updates, in bfloat16")

@@ -58,7 +58,7 @@ BROKEN = {
         "generation_config.json is damaged or cut",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
-    "tokenizer cut": (lambda f: os.truncate(f / "tokenizer.json", 60), "has no tokenizer that can"),
+    "tokenizer cut": (lambda f: os.truncate(f / "tokenizer.json", 60), "tokenizer.json is damaged or cut"),
     "untied by config": (
         lambda f: edit_tensors(f, lambda t: t.pop("lm_head.weight")),
         "lacks 1 tensors, first lm_head.weight",

@@ -39,7 +39,7 @@ def test_damaged_checkpoints_are_passed_over(finished, copy, capsys):
     assert dsrl.main(["--out", str(copy), "--resume"]) == 0
     output = capsys.readouterr().out
     assert "checkpoint-4 is damaged (optimizer.safetensors)" in output
-    assert "checkpoint-9 is not whole" in output and "checkpoint-3: 3 updates done" in output
+    assert "checkpoint-9 has no trainer.json" in output and "checkpoint-3: 3 updates done" in output
     assert same_weights(finished / "checkpoint-4", copy / "checkpoint-4")
     assert updates(finished) == updates(copy)
 
@@ -92,16 +92,16 @@ def test_a_deleted_folder_does_not_lose_the_state(world, finished, tmp_path, cap
 
 def test_a_full_disk_leaves_no_half_checkpoint(world, finished, tmp_path, monkeypatch, capsys):
     """Bug: half a checkpoint beside the whole ones, or the state lost with the disk."""
-    real, out = resume.save_file, tmp_path / "out"
+    real, out = resume.write_tensors, tmp_path / "out"
     monkeypatch.setattr(resume.tempfile, "gettempdir", lambda: str(tmp_path))
 
-    def full(tensors, path, **how):
+    def full(tensors, path):
         if path.is_relative_to(out) and "checkpoint-3" in str(path):
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(tensors, path, **how)
+        real(tensors, path)
 
-    monkeypatch.setattr(resume, "save_file", full)
+    monkeypatch.setattr(resume, "write_tensors", full)
     assert dsrl.main(arguments(world, out)) == 2
     error = capsys.readouterr().err
     assert "No space left" in error and "dsrl-rescue" in error and "error: " in error
