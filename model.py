@@ -6,8 +6,8 @@ What a reader may expect and will not find here:
 1. No padding. A training batch is *packed*: rows lie end to end in one (1, N) stream, `row_lengths`
    says how long each is, positions restart in each, attention never crosses a border.
 2. No (N, V) tensor of logits for a whole batch: logprobs.py scores tokens from hidden states.
-3. No hidden state. The KV cache is an object that the caller makes, passes in and drops; only the
-   copy of the weights for sampling hangs on the modules, as long as `sampling_weights` is open.
+3. No hidden state. The KV cache is an object that the caller makes, passes in and drops, and so is
+   the network whose weights are made ready to sample with (`sampling_copy`).
 4. Parameter names are those of the checkpoint, so loading is strict and needs no mapping table.
 
 Shapes: B rows, T tokens of a row, N tokens of a packed batch (n of a chunk), V vocabulary, D width,
@@ -17,7 +17,6 @@ H query heads, K key/value heads, E head size.
 """
 
 import inspect
-from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 
@@ -36,74 +35,19 @@ BLOCKED_WEIGHTS = 2**16  # CPU: matrices of fewer elements gain nothing from one
 class Linear(nn.Linear):
     """nn.Linear that casts its fp32 master weight to the dtype of the activations as it is used."""
 
-    prepared = None  # x -> product, as long as `sampling_weights` holds
-
     def forward(self, x):
-        return product(x, self)
-
-
-def product(x, *layers):
-    """Several projections of one input as one matrix product: (..., D) -> (..., sum of widths)."""
-    if layers[0].prepared is not None:
-        return layers[0].prepared(x)
-    return F.linear(x, *joined(layers, x.dtype))
-
-
-def joined(layers, dtype):
-    """Their weights end to end, (sum of widths, D), and their biases, or None, cast to dtype."""
-
-    def join(tensors):
-        return (tensors[0] if len(tensors) == 1 else torch.cat(tensors)).to(dtype)
-
-    biases = None if layers[0].bias is None else join([layer.bias for layer in layers])
-    return join([layer.weight for layer in layers]), biases
-
-
-@contextmanager
-def sampling_weights(model):
-    """While it holds, layers take a copy of the weights, made for sampling once, not per token.
-
-    The copy is joined and cast to compute_dtype; on a CPU it lies in oneDNN's blocks, with which a
-    product of few rows takes 0.4 to 0.9 of the time. Weights changed meanwhile may not be seen.
-    """
-    groups = [(model.lm_head,)]
-    for layer in model.model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        groups += [(attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)]
-        groups += [(mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)]
-    norms = [module for module in model.modules() if isinstance(module, RMSNorm)]
-    try:
-        for layers in groups:
-            layers[0].prepared = prepare(*joined(layers, model.compute_dtype))
-        for norm in norms:
-            norm.prepared = norm.weight.detach().to(model.compute_dtype)
-        yield
-    finally:
-        for module in (*norms, *(layers[0] for layers in groups)):
-            module.prepared = None
-
-
-def prepare(weight, bias):
-    """x -> x weight^T + bias, as fast as it can be had when the weight is used many times."""
-    large = weight.numel() >= BLOCKED_WEIGHTS
-    if weight.is_cpu and large and torch.backends.mkldnn.is_available():
-        onednn = torch.ops.mkldnn  # what torch.compile uses
-        blocked = onednn._reorder_linear_weight(weight.detach(), None)
-        return lambda x: onednn._linear_pointwise(x, blocked, bias, "none", [], "")
-    return partial(F.linear, weight=weight, bias=bias)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
 
 
 class RMSNorm(nn.Module):
-    prepared = None  # the weight in compute_dtype, as long as `sampling_weights` holds
-
     def __init__(self, width, eps):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, x):
-        weight = self.weight.to(x.dtype) if self.prepared is None else self.prepared
-        return F.rms_norm(x, weight.shape, weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 def head_dim(config):
@@ -154,14 +98,12 @@ class Attention(nn.Module):
 
     def forward(self, x, cos, sin, attend):
         B, T, _ = x.shape
-        qkv = product(x, self.q_proj, self.k_proj, self.v_proj)
-        qkv = qkv.view(B, T, self.H + 2 * self.K, self.E)
+        q = self.q_proj(x).view(B, T, self.H, self.E)
+        k = self.k_proj(x).view(B, T, self.K, self.E)
+        v = self.v_proj(x).view(B, T, self.K, self.E)
         if hasattr(self, "q_norm"):
-            q, k, v = qkv.split([self.H, self.K, self.K], dim=2)
-            q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
-        else:
-            qk, v = qkv.split([self.H + self.K, self.K], dim=2)
-            q, k = rotate(qk, cos, sin).split([self.H, self.K], dim=2)
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         out = attend(q, k, v)  # (B, T, H, E)
         return self.o_proj(out.reshape(B, T, self.H * self.E))
 
@@ -175,8 +117,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=bias)
 
     def forward(self, x):
-        gate, up = product(x, self.gate_proj, self.up_proj).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
@@ -267,6 +208,55 @@ class CausalLM(nn.Module):
         cos, sin = angles.cos() * self.rope_factor, angles.sin() * self.rope_factor
         tables = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
         return tuple(table.to(self.compute_dtype) for table in tables)
+
+
+# --------------------------------------------------------------------------------------------------
+# The same network, ready to sample with
+
+
+class BlockedLinear(nn.Module):
+    """A Linear on a CPU whose weight lies in oneDNN's blocks, as torch.compile would have it.
+
+    A product of few rows takes 0.4 to 0.9 of the time; the layout pays when it is used many times.
+    """
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.blocks, self.bias = torch.ops.mkldnn._reorder_linear_weight(weight, None), bias
+
+    def forward(self, x):
+        return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
+
+
+@torch.no_grad()
+def sampling_copy(model):
+    """A network of the same outputs whose weights are whole, in compute_dtype, and blocked on a CPU.
+
+    Casting and layout are paid once here and not at each token. The copy is for sampling alone: it
+    may or may not see later changes of the model's weights. The processes of a sharded model call
+    this together, as each gathers what the others hold.
+    """
+    with torch.device("meta"):
+        copy = CausalLM(model.config).requires_grad_(False)
+    copy.compute_dtype = dtype = model.compute_dtype
+    weights = {name: whole(weight.to(dtype)) for name, weight in model.named_parameters()}
+    if model.config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    copy.load_state_dict(weights, assign=True)
+    for name, layer in list(copy.named_modules()):
+        if isinstance(layer, Linear) and gains_from_blocks(layer.weight):
+            copy.set_submodule(name, BlockedLinear(layer.weight, layer.bias))
+    return copy
+
+
+def whole(tensor):
+    """A tensor put together from its parts: all processes call it. Any other is whole already."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def gains_from_blocks(weight):
+    large = weight.numel() >= BLOCKED_WEIGHTS
+    return weight.is_cpu and large and torch.backends.mkldnn.is_available()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@
    refill the slots.
 4. Finished rows cost at most CHECK_EVERY steps: after each look at the stop flags the batch holds
    live rows only, on CUDA filled up to the next batch size that is recorded.
-5. The weights are cast and laid out for sampling once per call (`model.sampling_weights`), and on
-   CUDA a step is one graph, recorded after the first step of its shape (`advance`).
+5. The weights are gathered, cast and laid out once a call, in a copy that is dropped at its end
+   (`model.sampling_copy`). On CUDA a step is one graph, recorded after the first step of its shape
+   (`advance`).
 
 Shapes: P prompts, G group size, B = P*G rows, L prompt tokens, R response tokens, V vocabulary;
 n live rows now.
@@ -38,7 +39,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from model import KVCache, sampling_weights
+from model import KVCache, sampling_copy
 
 PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet saturates a device
 # decode steps between two looks at the stop flags: each look waits for the device
@@ -297,8 +298,10 @@ def generate(
     device = next(model.parameters()).device
     capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CHECK_EVERY[device.type]
     rows, start = make_rows(request, seed, first_prompt, device), time.perf_counter()
-    bar_options = dict(desc=progress, disable=progress is None or None, leave=False, delay=BAR_DELAY)
-    with tqdm(total=num_rows, unit="row", **bar_options) as bar, sampling_weights(model):
+    model = sampling_copy(model)
+    disable = True if progress is None else None  # None: a bar on terminals only
+    bar_options = dict(desc=progress, disable=disable, leave=False, delay=BAR_DELAY)
+    with tqdm(total=num_rows, unit="row", **bar_options) as bar:
         num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
         while not rows.stopped.all():
             try:

@@ -27,7 +27,6 @@ import os
 import statistics
 import sys
 import tempfile
-from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from unittest import mock
@@ -151,8 +150,8 @@ def without_inverse_cdf(*workload):
         ours(*workload)
 
 
-def without_prepared_weights(*workload):
-    with mock.patch.object(rollout, "sampling_weights", lambda model: nullcontext()):
+def without_sampling_copy(*workload):
+    with mock.patch.object(rollout, "sampling_copy", lambda model: model):
         ours(*workload)
 
 
@@ -162,7 +161,7 @@ ENGINES = {
     "without compaction": without_compaction,
     "without prefill once a group": without_shared_prefill,
     "without inverse CDF": without_inverse_cdf,
-    "without prepared weights": without_prepared_weights,
+    "without the sampling copy": without_sampling_copy,
 }
 PEERS = ["ours", "transformers generate"]
 ON_CUDA = {"without CUDA graphs": without_graphs}
