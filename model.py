@@ -239,7 +239,7 @@ def sampling_copy(model):
     with torch.device("meta"):
         copy = CausalLM(model.config).requires_grad_(False)
     copy.compute_dtype = dtype = model.compute_dtype
-    weights = {name: whole(weight.to(dtype)) for name, weight in model.named_parameters()}
+    weights = {name: whole(weight.detach().to(dtype)) for name, weight in model.named_parameters()}
     if model.config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     copy.load_state_dict(weights, assign=True)
