@@ -43,7 +43,8 @@ def same_weights(first, second):
 
 
 def test_phase_boundary():
-    """Bug: N warm-up updates that are N - 1, or a step counted from 1."""
+    """Bug: N warm-up updates that are N - 1, or a step counted from 1; a variant without a case."""
+    assert set(OF_VARIANT) == set(dsrl.VARIANTS)
     assert [dsrl.phase(step, 2) for step in range(4)] == ["prerl", "prerl", "rl", "rl"]
     assert dsrl.phase(0, 0) == "rl"
     of = {
@@ -138,6 +139,8 @@ GRPO = dict(space="conditional", samples="all", scale_std=True, coef=1.0)
 NSR_PRERL = dict(space="marginal", samples="negative", scale_std=False, coef=0.01)
 OF_VARIANT = {  # what the first update of each pushes
     "dsrl": (NSR_PRERL,),
+    "twin": (NSR_PRERL | {"space": "conditional"},),
+    "prerl-grpo": (NSR_PRERL | {"samples": "all"},),
     "joint": (GRPO, NSR_PRERL),
     "grpo": (GRPO,),
     "nsr-rl": (GRPO | {"samples": "negative"},),
@@ -145,6 +148,7 @@ OF_VARIANT = {  # what the first update of each pushes
     "prerl": (NSR_PRERL | {"samples": "all"},),
     "nsr-prerl": (NSR_PRERL,),
     "psr-prerl": (NSR_PRERL | {"samples": "positive"},),
+    "nsr-twin": (NSR_PRERL | {"space": "conditional"},),
 }
 
 
