@@ -213,8 +213,11 @@ def load_results(path):
     runs = [record for record in read_lines(path) if "curve" in record]
     for record in sorted(runs, key=lambda record: record["steps"]):
         run = key_of(record)
-        for point in record["curve"]:
-            results[replace(run, steps=point["step"])] = record
+        for count, point in enumerate(record["curve"][:-1], 1):
+            results[replace(run, steps=point["step"])] = {
+                "base": run.base, "seed": run.seed, "curve": record["curve"][:count]
+            }  # fmt: skip
+        results[run] = record
     return results
 
 
@@ -382,7 +385,7 @@ def part_tables(part, results):
     done = {name: [row[0] for row in pairs_of(part, results, [name])] for name in part.variants}
     done = {name: records for name, records in done.items() if records}
     if not done:
-        return f"\n### {part.title}\n\nnothing is done yet"
+        return f"\n\n### {part.title}\n\nNothing is done yet."
     steps = [step for step in SHOWN if step <= part.steps]
     text = ""
     heading = ["", "runs", *map(str, steps)]
@@ -419,7 +422,8 @@ def difference_table(part, results, steps):
             rows.append([f"{first} - {other}, {key}", *cells, ""])
         rows[-2][-1] = show_difference([equal_tokens(*pair) for pair in pairs])
         for base in part.bases:
-            own = [pair for pair in pairs if pair[0]["base"] == base]
+            if not (own := [pair for pair in pairs if pair[0]["base"] == base]):
+                continue
             cells = [show([at(ours, step) - at(theirs, step) for ours, theirs in own], "+.3f")
                      for step in steps]  # fmt: skip
             rows.append([f"of base {base} alone, avg_at_k", *cells, ""])
@@ -474,7 +478,7 @@ def draw(part, results, path):
     for axis, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for color, name in enumerate(part.variants):
             runs = [row[0] for row in pairs_of(part, results, [name])]
-            if len(runs) < 2:
+            if len(runs) < 2:  # one has no interval
                 continue
             steps = [point["step"] for point in runs[0]["curve"] if point["step"] <= part.steps]
             ends = [interval([at(run, step, key) for run in runs]) for step in steps]
@@ -484,23 +488,35 @@ def draw(part, results, path):
             high = [mean + half for mean, half in ends]
             axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
         axis.set(xlabel="updates", title=label, ylim=(0, None))
-    figure.axes[0].legend(loc="upper left", fontsize=8)
+    if figure.axes[0].lines:
+        figure.axes[0].legend(loc="upper left", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def report(parts, path):
-    """Print every table of what is done; the figure stands beside the results."""
-    results = load_results(path)
-    for part in parts:
-        print(part_tables(part, results))
-    alignments = [line for line in read_lines(path) if "alignment" in line]
-    print(claims_table(results, alignments))
+def alignment_table(alignments):
+    """Cosines by base: whole model, by position, by the probability of a token."""
+    rows = []
     for line in alignments:
-        found = json.dumps(line["alignment"])
-        print(f"\nalignment in {line['world']}, base {line['base']}: {found}")
-    if parts:
-        draw(parts[0], results, path.with_suffix(".png"))
-        print(f"\nwrote {path.with_suffix('.png')}")
+        found = line["alignment"]
+        cells = [("whole model", found["whole_model"])]
+        cells += [(f"token {place}", value) for place, value in found["positions"].items()]
+        cells += [(name, value["cosine"]) for name, value in found.items() if "P(" in name]
+        text = ", ".join(f"{name} {value:.2f}" for name, value in cells if value is not None)
+        rows.append([line["world"], str(line["base"]), text])
+    return table("cos(grad log P(y), grad log P(y | x)) of the bases", ["world", "base", ""], rows)
+
+
+def report(parts, path):
+    """Print the tables of what is done and keep them, with the figure, beside the results."""
+    lines, results = read_lines(path), load_results(path)
+    alignments = [line for line in lines if "alignment" in line]
+    text = "".join(part_tables(part, results) for part in parts)
+    text += claims_table(results, alignments) + alignment_table(alignments)
+    done = sum("curve" in line for line in lines)
+    text = f"Tables of {path.name}, {done} runs; `python study.py --report` writes them.{text}\n"
+    path.with_suffix(".md").write_text(text)
+    draw(parts[0] if parts else PARTS["D"], results, path.with_suffix(".png"))
+    print(text)
 
 
 def main():
