@@ -29,7 +29,7 @@ from tqdm import tqdm
 from plumbing.alignment import cosine, gradient_alignment, logprob_gradient
 from plumbing.benchmarks import encode_prompt, load_problems
 from plumbing.checkpoints import load_model
-from plumbing.records import read_lines
+from plumbing.records import read_lines, write_lines
 from prerl import conditional_logprobs, marginal_logprobs, start_token_of
 from rollout import generate
 from tiny import NAMED_WORLDS, build
@@ -224,6 +224,7 @@ def load_results(path):
 def run_parts(parts, path, jobs):
     """Train what the results lack, in the order of the parts; each run is kept as soon as done."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(path, read_lines(path))  # without a last line that a kill cut short
     done = load_results(path)
     runs = dict.fromkeys(run for part in parts for run in part.runs())  # each once, in order
     missing = [run for run in runs if run not in done]
@@ -343,7 +344,9 @@ def show_difference(values):
 
 def verdict(values, sign):
     mean, half = interval(values)
-    if not abs(mean) > half:  # NaN, one seed, too
+    if len(values) < 3:
+        return "too few runs"
+    if abs(mean) <= half:
         return "no difference seen"
     return "yes" if mean * sign > 0 else "the opposite"
 
