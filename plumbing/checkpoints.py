@@ -121,7 +121,7 @@ def read_json(file):
         found = json.loads(file.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{file.parent} has no {file.name}") from error
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged or cut short ({error})") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file} is damaged: it holds no JSON object")

@@ -130,19 +130,16 @@ def read_checkpoint(path):
 
 def read_checkpoints(folder):
     """(the Checkpoints of a folder's run, newest first; why each other checkpoint-N is none)."""
-    run, own, others = run_of(folder), [], []
+    found, others = [], []
     for _, path in checkpoints(folder):
         try:
-            checkpoint = read_checkpoint(path)
+            found.append(read_checkpoint(path))
         except ValueError as error:
             others.append(str(error))
-            continue
-        run = run or checkpoint.run  # without config.json the newest names the run
-        if checkpoint.run == run:
-            own.append(checkpoint)
-        else:
-            others.append(f"{path} is of another run")
-    return own, others
+    runs, named = [one.run for one in found], run_of(folder)
+    run = named if named in runs else next(iter(runs), None)  # without config.json the newest's
+    others += [f"{one.path} is of another run" for one in found if one.run != run]
+    return [one for one in found if one.run == run], others
 
 
 def newest_whole(folder):

@@ -1,21 +1,28 @@
 """Stop and go on: nothing that was saved is lost, nothing that others made is touched.
 
     python -m pytest tests/test_resume.py
-    DSRL_KILLS=50 python -m pytest tests/test_resume.py -k killed    # the long form of that test
+    DSRL_KILLS=50 python -m pytest tests/test_resume.py -k killed       # the long forms
+    DSRL_DISK=18 python -m pytest tests/test_resume.py -k fills_up
 """
 
 import errno
+import json
 import os
 import random
 import shutil
+import subprocess
 import time
 import types
 
+import pytest
+import torch
 from conftest import arguments, start
-from test_dsrl import no_curves, same_weights, updates  # noqa: F401
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 
 import dsrl
-from plumbing import records, resume
+from plumbing import checkpoints, records, resume
 
 
 DRAW_CURVES = records.draw_curves
@@ -132,3 +139,380 @@ def test_one_folder_one_run(copy, world, tmp_path, capsys):
         assert f"{flag} was" in error and "cannot change" in error
     assert dsrl.main(["--out", str(copy), "--resume", "--steps", "3"]) == 2
     assert "4 updates are made" in capsys.readouterr().err
+
+# --------------------------------------------------------------------------------------------------
+# What others made, and what is damaged
+
+
+def content(folder):
+    """{path: bytes} of all below a folder; a link is where it leads."""
+    files = {path: os.readlink(path).encode() for path in folder.rglob("*") if path.is_symlink()}
+    return files | {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path not in files
+    }
+
+
+def names_of(folder):
+    return {path.name for path in folder.glob("checkpoint-*")}
+
+
+def edit(file, **changes):
+    """Change keys of a JSON file; None removes one."""
+    found = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+
+
+def damage(path):
+    """Flip the last bit of the weights."""
+    file = path / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+COPIES = ("checkpoint-2-best", "checkpoint-9-from-other-run", "checkpoint-2.bak", "checkpoint-02",
+          "checkpoint-9", "checkpoint-2 ", "checkpoint-\u0662", "checkpoint-", "checkpoint-+2")  # fmt: skip
+
+
+def test_copies_are_never_read_nor_removed(copy, capsys):
+    """Bug: a folder that somebody kept taken for checkpoint N, and deleted when N is old."""
+    for name in COPIES:
+        shutil.copytree(copy / "checkpoint-2", copy / name)
+    shutil.copytree(copy / "checkpoint-4", copy / "checkpoint-8")
+    edit(copy / "checkpoint-8/trainer.json", step=8, run="of another")
+    before = {name: content(copy / name) for name in (*COPIES, "checkpoint-8")}
+    assert dsrl.main(["--out", str(copy), "--resume", "--keep", "2", "--steps", "6"]) == 0
+    assert names_of(copy) == {"checkpoint-5", "checkpoint-6", *before}
+    assert {name: content(copy / name) for name in before} == before
+    output = capsys.readouterr().out
+    assert "checkpoint-4: 4 updates done" in output
+    assert "checkpoint-8 is of another run: not used" in output
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoint-100/trainer_state.json", "checkpoint-2/model.safetensors", "config.json",
+     "metrics.jsonl", "samples.jsonl", "curves.png", "checkpoint-3/trainer.json"],
+)  # fmt: skip
+def test_a_folder_of_another_program_is_refused(world, tmp_path, capsys, name):
+    """Bug: the checkpoints of another trainer deleted as old ones, a model's config.json replaced."""
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text('{"model_type": "qwen2"}')
+    before = content(out)
+    assert dsrl.main(arguments(world, out)) == 2
+    assert "give another --out" in capsys.readouterr().err
+    del (after := content(out))[out / ".lock"]
+    assert after == before
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "trainer.json"])
+def test_a_run_does_not_write_over_what_others_made(copy, capsys, name):
+    """Bug: another program's checkpoint-5 replaced by the run's own."""
+    (copy / "checkpoint-5").mkdir()
+    (copy / "checkpoint-5" / name).write_text('{"step": 5, "run": "another"}')
+    before = content(copy / "checkpoint-5")
+    assert dsrl.main(["--out", str(copy), "--resume", "--steps", "6"]) == 2
+    assert "checkpoint-5 is not of this run" in capsys.readouterr().err
+    assert content(copy / "checkpoint-5") == before
+    assert names_of(copy) == {f"checkpoint-{step}" for step in range(1, 6)}
+
+
+@pytest.mark.parametrize(("keep", "stopped"), [("2", False), ("1", True)])
+def test_damaged_checkpoints_cost_no_good_one(copy, monkeypatch, keep, stopped):
+    """Bug: the newest, damaged, are kept; the good ones and all that are new are deleted."""
+    damage(copy / "checkpoint-3")
+    (copy / "checkpoint-4/trainer.json").write_text("")
+    log_update = records.log_update
+
+    def log_and_stop(run, *more):
+        log_update(run, *more)
+        run.signal = "SIGTERM" if stopped else None
+
+    monkeypatch.setattr(records, "log_update", log_and_stop)
+    assert dsrl.main(["--out", str(copy), "--resume", "--keep", keep]) == 0
+    assert resume.newest_whole(copy).step == (3 if stopped else 4)
+    whole = names_of(copy) - {path.name for path in copy.glob("*damaged*")}
+    assert whole == ({"checkpoint-3", "checkpoint-4"}), "of which 4 is damaged where it stopped at 3"
+    assert any(".damaged-" in name for name in names_of(copy))  # set aside, not deleted
+
+
+def test_no_good_checkpoint_goes_before_a_newer_one_stands(copy):
+    """Bug: a damaged one counted among those to keep."""
+    damage(copy / "checkpoint-3")
+    words = ["--out", str(copy), "--resume", "--keep", "3", "--steps", "5"]
+    assert dsrl.main(words) == 0
+    assert names_of(copy) == {f"checkpoint-{step}" for step in (2, 3, 4, 5)}  # 3 is damaged
+
+
+NO_TRAINER = {
+    "empty": "", "half": '{"step": 4, "run": "', "binary": "\x00\x7f\x01", "list": "[]",
+    "null": "null", "deep": "[" * 100_000, "no object": "4", "other keys": '{"epoch": 4}',
+}  # fmt: skip
+EDITED = {
+    "no step": {"step": None}, "step as text": {"step": "4"}, "no run": {"run": None},
+    "no config": {"config": None}, "no hashes": {"sha256": None}, "empty hashes": {"sha256": {}},
+    "config of a list": {"config": []}, "steps as text": {"config": {"steps": "x"}},
+    "no such variant": {"config": {"variant": "none"}}, "rate": {"config": {"lr": 1e999}},
+    "no inputs": {"inputs": None}, "another step": {"step": 3}, "a truth": {"step": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", [*NO_TRAINER, *EDITED, "hash of a file outside", "a folder"])
+def test_a_damaged_trainer_file_is_named_and_passed_over(copy, capsys, fault):
+    """Bug: "Expecting value: line 1 column 1", a traceback, and the whole one before not taken."""
+    file = copy / "checkpoint-4/trainer.json"
+    if fault in NO_TRAINER:
+        file.write_bytes(NO_TRAINER[fault].encode("latin-1"))
+    elif fault == "a folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        hashes = json.loads(file.read_text())["sha256"] | {"../config.json": "0"}
+        edit(file, **EDITED.get(fault, {"sha256": hashes}))
+    assert resume.newest_whole(copy).step == 3
+    output = capsys.readouterr().out
+    assert "checkpoint-4" in output and output.endswith(": not used\n") and output.count("\n") == 1
+    assert resume.saved_settings(copy)["steps"] == 4
+
+
+def test_all_damaged_is_one_line(copy, capsys):
+    """Bug: a traceback, or a line without the reason."""
+    for path in copy.glob("checkpoint-*"):
+        (path / "trainer.json").write_text("{")
+    assert dsrl.main(["--out", str(copy), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "no checkpoint in" in error and "checkpoint-1/trainer.json is damaged" in error
+
+
+@pytest.mark.parametrize("config", [None, "", '{"model": "', "[]", "{}", '{"run": [3]}', '{"run": "x"}'])
+def test_settings_come_from_the_checkpoint(finished, copy, capsys, config):
+    """Bug: a lost config.json means the defaults: another model, another seed."""
+    (copy / "config.json").unlink()
+    if config is not None:
+        (copy / "config.json").write_text(config)
+    shutil.rmtree(copy / "checkpoint-4")
+    assert dsrl.main(["--out", str(copy), "--resume"]) == 0
+    assert same_weights(finished / "checkpoint-4", copy / "checkpoint-4")
+    found = json.loads((copy / "config.json").read_text())
+    assert found == json.loads((finished / "config.json").read_text()) | {
+        "out": str(copy), "resume": True, "run": found["run"],
+    }  # fmt: skip
+
+
+def test_a_checkpoint_needs_no_base_model(world, finished, tmp_path, capsys):
+    """Bug: a run whose base model was moved or changed can never go on."""
+    base = shutil.copytree(world, tmp_path / "base")
+    words = arguments(world, tmp_path / "a", "--model", str(base), "--steps", "2")
+    assert dsrl.main(words) == 0
+    shutil.rmtree(base)
+    words = ["--out", str(tmp_path / "a"), "--resume", "--steps", "4", "--model", str(base)]
+    assert dsrl.main(words) == 0
+    assert same_weights(finished / "checkpoint-4", tmp_path / "a/checkpoint-4")
+    assert json.loads((tmp_path / "a/config.json").read_text())["model"] == str(base)
+    assert dsrl.main([*words[:3], "--steps", "4", "--model", str(world)]) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
+def test_links_stay_and_are_not_followed(copy, tmp_path):
+    """Bug: "Cannot call rmtree on a symbolic link" at every save; what it leads to deleted."""
+    disk = shutil.move(copy / "checkpoint-1", tmp_path / "disk")
+    (copy / "checkpoint-1").symlink_to(disk)
+    newest = shutil.move(copy / "checkpoint-4", tmp_path / "newest")
+    (copy / "checkpoint-4").symlink_to(newest)
+    before = content(disk) | content(newest)
+    words = ["--out", str(copy), "--resume", "--keep", "1", "--steps", "5"]
+    assert dsrl.main(words) == 0
+    assert names_of(copy) == {"checkpoint-1", "checkpoint-4", "checkpoint-5"}
+    assert content(disk) | content(newest) == before
+
+
+def test_a_folder_that_may_not_be_removed_ends_no_run(copy, monkeypatch, capsys):
+    """Bug: hours of training ended by an old checkpoint that another user owns."""
+    replace = os.replace
+
+    def refuse(source, target):
+        if str(target).endswith("checkpoint-1.partial"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(resume.os, "replace", refuse)
+    words = ["--out", str(copy), "--resume", "--keep", "2", "--steps", "5"]
+    assert dsrl.main(words) == 0
+    assert names_of(copy) == {"checkpoint-1", "checkpoint-4", "checkpoint-5"}
+    assert "checkpoint-1 stays" in capsys.readouterr().out
+
+
+WAYS_OUT = ("checkpoint-5.partial", "metrics.jsonl", "metrics.jsonl.partial", "samples.jsonl",
+            "config.json", "config.json.partial", "curves.png.partial", ".lock")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WAYS_OUT)
+def test_no_link_leads_out_of_the_folder(copy, tmp_path, capsys, name):
+    """Bug: a downloaded run folder through which a run writes to the user's own files."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    target = outside if name.startswith("checkpoint") else outside / "file"
+    (outside / "file").write_text("precious")
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(target)
+    assert dsrl.main(["--out", str(copy), "--resume", "--steps", "6"]) == 2
+    assert f"{name} is a link" in capsys.readouterr().err
+    assert content(outside) == {outside / "file": b"precious"}
+
+
+def test_a_folder_makes_no_code_run_and_moves_no_output(world, copy, tmp_path, capsys, monkeypatch):
+    """Bug: a downloaded run that names a verifier or a tracker, imported before anything is said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('code of the folder ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for path in copy.glob("checkpoint-*"):
+        config = json.loads((path / "trainer.json").read_text())["config"]
+        config |= {"report_to": "wandb", "out": f"{tmp_path}/elsewhere"}
+        edit(path / "trainer.json", config=config | {"reward": f"{tmp_path}/evil.py:check"})
+    edit(copy / "config.json", reward=f"{tmp_path}/evil.py:check", report_to="evil")
+    shutil.copytree(copy, tmp_path / "out")  # the default of --out
+    for words in (["--out", str(copy), "--resume"], ["--resume"]):
+        assert dsrl.main(words) == 2
+        assert f"give --reward {tmp_path}/evil.py:check again" in capsys.readouterr().err
+    (tmp_path / "mine.py").write_text("def check(problem, response):\n    return 0.5\n")
+    words = ["--resume", "--reward", f"{tmp_path}/mine.py:check", "--steps", "5"]
+    assert dsrl.main(words) == 0
+    output = capsys.readouterr().out
+    assert "--report-to was wandb, is now None" in output and "--reward was" in output
+    assert not (tmp_path / "elsewhere").exists() and (tmp_path / "out/checkpoint-5").is_dir()
+
+
+def test_changed_problems_are_said(world, finished, tmp_path, capsys):
+    """Bug: a data file edited between start and --resume: other weights, and nothing said."""
+    data, held_out = tmp_path / "data.jsonl", tmp_path / "eval.jsonl"
+    shutil.copy(f"{world}/train.jsonl", data)
+    shutil.copy(f"{world}/test.jsonl", held_out)
+    mine = tmp_path / "mine.py"
+    mine.write_text("def check(problem, response):\n    return 0.0\n")
+    own = ["--data", str(data), "--eval-data", str(held_out), "--reward", f"{mine}:check"]
+    out = tmp_path / "out"
+    assert dsrl.main([*arguments(world, out), *own, "--steps", "1"]) == 0
+    going_on = ["--out", str(out), "--resume", "--reward", f"{mine}:check", "--steps"]
+    said = "the {} are not those of".format
+    kinds = ("training problems", "evaluation problems", "verifier")
+    assert dsrl.main([*going_on, "2"]) == 0
+    assert "not those" not in capsys.readouterr().out
+    shutil.move(data, tmp_path / "moved.jsonl")  # the same problems elsewhere
+    assert dsrl.main([*going_on, "3", "--data", f"{tmp_path}/moved.jsonl"]) == 0
+    output = capsys.readouterr().out
+    assert "--data was" in output and "changes the result" not in output
+    for file, kind in zip((tmp_path / "moved.jsonl", held_out, mine), kinds, strict=True):
+        file.write_text(file.read_text().replace("Start with 1", "Begin with 1") + "\n")
+        assert dsrl.main([*going_on, "3"]) == 0
+        output = capsys.readouterr().out
+        assert said(kind) in output, kind
+    assert dsrl.main([*going_on, "3", "--data", str(held_out)]) == 2  # other problems
+    assert "cannot change within a run" in capsys.readouterr().err
+
+
+def test_fewer_held_out_problems_change_the_training_ones(world, tmp_path, capsys):
+    """Bug: --eval-problems takes them from the end of --data, and nothing says so."""
+    words = [word for word in arguments(world, tmp_path, "--steps", "1")]
+    at = words.index("--eval-data")
+    assert dsrl.main(words[:at] + words[at + 2 :]) == 0
+    capsys.readouterr()
+    words = ["--out", str(tmp_path), "--resume", "--steps", "1", "--eval-problems", "3"]
+    assert dsrl.main(words) == 0
+    assert "the training problems are not those" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------
+# Disk, and weights that are no good
+
+
+def test_a_full_disk_in_the_tensors_is_rescued(world, finished, tmp_path, monkeypatch, capsys):
+    """Bug: safetensors has an error of its own for it: a traceback, and the updates are lost."""
+    real = checkpoints.save_file
+    monkeypatch.setattr(resume.tempfile, "tempdir", str(tmp_path))
+
+    def full(tensors, path, **how):
+        if "out/checkpoint-3" in str(path):
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        real(tensors, path, **how)
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    assert dsrl.main(arguments(world, tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "No space left" in error and "go on with" in error
+    (rescued,) = tmp_path.glob("dsrl-rescue-*")
+    assert rescued.stat().st_mode & 0o777 == 0o700  # nobody else could have made it
+    assert same_weights(finished / "checkpoint-3", rescued / "checkpoint-3")
+    assert names_of(tmp_path / "out") == {"checkpoint-1", "checkpoint-2"}
+
+
+LEVELS = int(os.environ.get("DSRL_DISK", 2))
+
+
+@pytest.mark.parametrize("level", range(LEVELS))
+def test_a_disk_that_fills_up(world, finished, tmp_path, monkeypatch, capsys, level):
+    """Bug: a moment at which a full disk is not one line and a state to go on from."""
+    disk, room = tmp_path / "disk", 16_000_000
+    disk.mkdir()
+    monkeypatch.setattr(records, "draw_curves", DRAW_CURVES)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a disk of a set size needs the right to mount one")
+    try:
+        monkeypatch.setattr(resume.tempfile, "tempdir", str(tmp_path))
+        free = (level + 1) * room // (LEVELS + 1)
+        (disk / "filler").write_bytes(bytes(room - free))
+        code = dsrl.main(arguments(world, disk / "out"))
+        error = capsys.readouterr().err
+        print(f"level {level}: {free} bytes free, exit {code}: {error[:150]!r}")
+        if code == 0:
+            assert same_weights(finished / "checkpoint-4", disk / "out/checkpoint-4")
+            return
+        assert code == 2 and error.count("\n") == 1 and "No space left" in error
+        rescued = [*tmp_path.glob("dsrl-rescue-*"), disk / "out"][0]
+        done = resume.newest_whole(rescued).step if names_of(rescued) else 0
+        assert f"after {done} updates" in error or "cannot write to" in error and done == 0
+        words = ["--out", str(rescued), "--resume"]
+        (disk / "filler").unlink()
+        assert not done or dsrl.main(words) == 0
+        assert not done or same_weights(finished / "checkpoint-4", rescued / "checkpoint-4")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_weights_that_are_not_finite_are_never_saved(world, tmp_path, monkeypatch, capsys):
+    """Bug: NaN saved as a whole checkpoint, and the good one before it deleted."""
+    step, taken = dsrl.plan.adam_step, []
+
+    def poison(optimizer, model, offload):
+        step(optimizer, model, offload)
+        taken.append(1)
+        if len(taken) == 2:
+            model.model.norm.weight.data[0] = float("inf")
+
+    monkeypatch.setattr(dsrl.plan, "adam_step", poison)
+    more = ("--variant", "grpo", "--keep", "1")
+    assert dsrl.main(arguments(world, tmp_path, *more)) == 2
+    error = capsys.readouterr().err
+    assert "not finite after" in error and "--lr" in error and "--resume" in error
+    (kept,) = names_of(tmp_path)
+    assert torch.isfinite(weights(tmp_path / kept)["model.norm.weight"]).all()
+
+
+def test_export_is_a_plain_folder_in_bfloat16(copy, tmp_path, capsys):
+    """Bug: fp32 and moments where a server wants 2 bytes a parameter; an older or damaged one."""
+    (copy / "checkpoint-4/trainer.json").write_text("")
+    before = content(copy)
+    target = tmp_path / "bf16"
+    words = ["--out", str(copy), "--export", str(target)]
+    assert dsrl.main(words) == 0
+    found = load_file(target / "model.safetensors")
+    kept = load_file(copy / "checkpoint-3/model.safetensors")
+    assert found.keys() == kept.keys()
+    assert all(torch.equal(found[name], kept[name].bfloat16()) for name in kept)
+    files = {path.name for path in (copy / "checkpoint-3").iterdir()}
+    assert {path.name for path in target.iterdir()} == files - {"optimizer.safetensors", "trainer.json"}
+    assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
+    assert "after 3 updates" in capsys.readouterr().out and content(copy) == before
+    assert dsrl.main(words) == 2 and "there already" in capsys.readouterr().err
+    assert dsrl.main(["--out", str(tmp_path), "--export", f"{tmp_path}/x"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
