@@ -70,7 +70,7 @@ class Config:
     group_size: int = flag(8, "G, responses per prompt", 2)
     max_prompt_tokens: int = flag(1024, "problems with a longer prompt are left out", 1)
     max_response_tokens: int = flag(2048, "tokens; a longer response is cut", 1)
-    kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: half of what is free)")
+    kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: half of the free)", 0)
 
     steps: int = flag(348, "updates in all, both phases", 1)
     lr: float = flag(1e-6, "learning rate of AdamW, constant, at most 1", 0)

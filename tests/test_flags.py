@@ -13,7 +13,6 @@ from test_dsrl import no_curves  # noqa: F401
 import dsrl
 from plumbing.flags import Config
 
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -80,3 +79,28 @@ def test_flags_are_read_and_spelled_either_way():
     assert dsrl.parse_args(["--learning_rate=3e-4", "--out", "my_run"]).out == "my_run"
     given = dsrl.parse_args(["--preset", "paper-qwen3-4b", "--steps", "7"])
     assert (given.model, given.prompts_per_step, given.steps) == ("Qwen3-4B", 128, 7)
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("--lr inf", "--lr is inf"), ("--lr 1e9", "--lr is 1000000000.0"), ("--lr=-1", "--lr is -1"),
+     ("--lr 1e999", "--lr is inf"), ("--kv-cache-gb inf", "finite"), ("--kv-cache-gb nan", "finite"),
+     ("--kv-cache-gb=-1", "at least 0"), ("--prerl-coef nan", "finite"),
+     ("--prerl-coef=-inf", "finite"), ("--keep 0", "at least 1"), ("--save-every 0", "at least 1")],
+)  # fmt: skip
+def test_numbers_that_make_no_run_are_refused(capsys, words, message):
+    """Bug: a rate of inf makes every weight NaN at the first update."""
+    assert dsrl.main(words.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": "9"}, {"steps": 9.5}, {"steps": None}, {"steps": True}, {"resume": 1}, {"lr": "1"},
+     {"variant": "none"}, {"device": "tpu"}, {"report_to": "os"}, {"model": None}, {"preset": 3},
+     {"lr": float("nan")}, {"seed": -1}, {"kv_cache_gb": [1]}, {"mask_eos": "no"}],
+)  # fmt: skip
+def test_a_config_of_other_types_is_none(wrong):
+    """Bug: a setting of a damaged folder that turns into a traceback an hour later."""
+    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
+        Config(**wrong)
+    assert Config(lr=1, kv_cache_gb=2).lr == 1  # a whole number is a number
