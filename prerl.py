@@ -205,8 +205,9 @@ def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_
     check_mask(response_mask)
     lengths = response_mask.sum(1).tolist()
     budget = micro_batch_tokens or PACK_TOKENS[response_ids.device.type]
-    scored = []
-    for pack in packs(range(len(lengths)), contexts, lengths, budget):
+    scored, packed = [], list(packs(range(len(lengths)), contexts, lengths, budget))
+    match_passes(model, len(packed))
+    for pack in packed:
         hidden, _ = predicting_hidden(model, contexts, response_ids, lengths, pack)
         targets = response_ids[pack][response_mask[pack]]
         scored.append(token_logprobs(hidden, model.lm_head.weight, targets))
@@ -329,7 +330,8 @@ def match_passes(model, packs_here):
     dist.all_reduce(most, dist.ReduceOp.MAX)
     for _ in range(int(most) - packs_here):
         hidden = model(token)[0]  # (1, D), of which no state enters the head
-        backward_losses(hidden[:0], model.lm_head.weight, token[0, :0], lambda *_: None)
+        if torch.is_grad_enabled():
+            backward_losses(hidden[:0], model.lm_head.weight, token[0, :0], lambda *_: None)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def start_records(run):
     resolved = asdict(config) | {
         "python": platform.python_version(), "torch": torch.__version__,
         "transformers": transformers.__version__, "commit": commit_of_source(),
-        "runs_on": str(run.device), "compute_dtype": str(run.sampler.compute_dtype),
+        "runs_on": str(run.device), "compute_dtype": str(run.model.compute_dtype),
         "threads": torch.get_num_threads(), "processes": world_size(), "run": run.name,
     }  # fmt: skip
     if rank() == 0:
@@ -170,8 +170,7 @@ class Run:
 
     config: Config
     device: torch.device
-    model: CausalLM  # fp32 master weights
-    sampler: CausalLM  # what samples: the model, but with --shard a whole copy of its weights
+    model: CausalLM  # fp32 master weights; with --shard a part of them
     tokenizer: object
     optimizer: torch.optim.AdamW
     problems: list  # to train on, with "prompt_ids"

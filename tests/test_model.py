@@ -178,6 +178,7 @@ def test_the_sampling_copy(name, dtype, blocked_from, monkeypatch):
     assert sum(blocked) == (15 if blocked_from == 0 else 0)  # seven a layer, and the head
     for name, parameter in model.named_parameters():
         assert parameter.dtype == torch.float32 and torch.equal(parameter, before[name]), name
+        assert parameter.requires_grad, name
     for parameter in copy.parameters():
         assert parameter.dtype == dtype and not parameter.is_meta
 
