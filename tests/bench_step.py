@@ -34,6 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 import prerl
 from bench_logprob import DEVICE, about_this_machine, now
+from plumbing import alignment
 from plumbing.checkpoints import load_model
 from rollout import generate
 
@@ -79,7 +80,7 @@ def cosine(model, folder, prompt_ids, response_ids, response_mask, advantages):
     loss.backward()
     names = [name for name, _ in oracle.named_parameters()]
     gradients = [{n: m.get_parameter(n).grad for n in names} for m in (model, oracle)]
-    return prerl.cosine(*gradients, names)
+    return alignment.cosine(*gradients, names)
 
 
 def products_seconds(metrics, dtype):
