@@ -140,6 +140,7 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      r"21st   22nd   23rd   30th   7^{\text{th}}", "21   22   23   30   7"),
     (r"^(?:\\text\s?\{ ?)?(?!NOT)[A-Z]{3}[ }]+(?=\d)", "",
      r"USD 18.90   \text{EUR }5", "18.90   5", "responses"),
+    (r"(?<=\d) ?(?:\\text\s?\{ ?)?sec\b\.?\}?$", "", r"30 sec   5\text{ sec}", "30   5", "GSM8K"),
     # 2x for all x, and 3+2k, k in Z; {x : x > 3} is x > 3, and f(x) = ... is f = ...
     (r"(?:\\text\s?\{\s*)?\bfor (?:all|any|every)\b[^,;=\d]{0,60}$", "",
      r"2x \text{ for all }x   2x for any x   2x for every x", "2x   2x   2x", "OlympiadBench"),
@@ -194,7 +195,7 @@ KNOWN = ({name: ("name", name) for name in NAMES}
          | {name: ("function", name) for name in FUNCTIONS}
          | {name: ("op", operator) for name, operator in ALIASES.items()})
 KNOWN_WORD = re.compile("|".join(sorted(filter(str.isalpha, KNOWN), key=len, reverse=True)))
-IN_WORDS = re.compile(f"({'|'.join(FUNCTIONS)}|theta|infinity|pi|oo)")
+IN_WORDS = re.compile(rf"({'|'.join(FUNCTIONS)}|theta|infinity|pi(?![a-z]{{2}}|[egnt])|\boo\b)")
 
 # Any word after a number is a unit: 4 cm is 4.  It takes a place in a list only where letters alone
 # would be read as a product of names (5 cm as 5 * c * m), or where the words change the answer.
@@ -231,8 +232,8 @@ def tokenize(text):
             tokens.append(KNOWN[known[0]])
         elif kind in ("text", "letters"):
             below = tokens[-1:] == [("op", "/")] and tokens[-2:][0][0] == "word"  # m/s
-            for part in re.split(r"(,|\bor\b|\band\b)", value):
-                tokens += word_tokens(part.strip(), kind == "text" or below)
+            for part in filter(None, map(str.strip, re.split(r"(,|\bor\b|\band\b)", value))):
+                tokens += word_tokens(part, kind == "text" or below)
         elif kind:
             tokens.append((kind, ALIASES.get(value, value)))
     return tokens
@@ -241,8 +242,6 @@ def tokenize(text):
 def word_tokens(words, is_text):
     """A separator, a unit or other word, or a product of names and functions: xcosx, 2pi, ab."""
     bare = words.lower()
-    if not words:
-        return []
     if bare in ("or", "and", ",", "percent", "pct"):
         return [("op", ALIASES.get(bare, bare))]
     for sign in filter(lambda sign: not sign.isascii(), words):
@@ -251,7 +250,7 @@ def word_tokens(words, is_text):
     parts = [part for part in IN_WORDS.split(words) if part]
     names = [part for part in parts if not IN_WORDS.fullmatch(part)]
     # abc and xyz are products, "two" and "yes" are words
-    in_order = bare == "".join(sorted(bare)) or not set(bare) & set("aeiou")
+    in_order = bare == "".join(sorted({*bare})) or not set(bare) & set("aeiou")
     is_product = len(names) <= 2 and all(len(part) <= (4 if in_order else 2) for part in names)
     if bare in SHORT_WORDS or not words.isascii() or not is_product:
         is_text = True
@@ -455,9 +454,8 @@ def sign_choices(tokens):
     places = [i for i, token in enumerate(tokens) if token in (("op", "+-"), ("op", "-+"))]
     # Next to -+ and in tuples the signs change together, elsewhere each is free.
     is_together = ("op", "-+") in tokens or {("op", "("), ("op", ",")} <= {*tokens}
-    choices = product((0, 1), repeat=len(places))
-    if places and (is_together or len(places) > 4):
-        choices = [(0,) * len(places), (1,) * len(places)]
+    both = [(0,) * len(places), (1,) * len(places)] if places else [()]
+    choices = both if is_together or len(places) > 4 else product((0, 1), repeat=len(places))
     for choice in choices:
         signs = {place: ("op", tokens[place][1][which]) for place, which in zip(places, choice)}
         yield [signs.get(i, token) for i, token in enumerate(tokens)]

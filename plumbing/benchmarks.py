@@ -21,11 +21,13 @@ import urllib.request
 import zipfile
 from collections import Counter
 from functools import partial
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub
 
+from plumbing.answers import DOUBT, END, REAL, Parser, evaluate, normalise, tokenize
 from plumbing.checkpoints import resolve_model
 from plumbing.processes import world_size
 from reward import equal, extract_answer, parses, score_batch
@@ -297,16 +299,9 @@ GSM8K_STYLE = [(re.compile(pattern, re.M), new) for pattern, new in [
     (r"<<[^<>\n]*>>", ""),  # the calculator: 2*3=<<2*3=6>>6
     (r"####(?=[ *]{0,4}(?:\d{1,3}[.)] )?[A-Z][a-z]{2})", ""),  # a heading
     (r"^A:", "Answer:"), (r"(?<=\d) ?[x×] ?(?=\$?\d)", " * ")]]  # fmt: skip
-NUMBER = re.compile(  # -1/3, 1e-5, 6 \times 10^{-4}
-    r"(?<!\S)([+-]?\d*\.?\d+)\.?(?:/(\d*\.?\d+))?"
-    r"(?:e([+-]?\d+)|\s*(?:\\times|\\cdot|[*×])\s*10\s*\^\s*\{?([+-]?\d+)\}?)?")
-UNIT_MARKUP = re.compile(  # kg \cdot m^{2}, \mathrm{~erg} / \mathrm{s}, ^\circ C, foot-pounds
-    r"\^?\{?\\(?:circ|degree|%|AA|mu|Omega|text|mathrm|rm|cdot)|[{}°%¢~,/.·()]"
-    r"|(?<=[A-Za-z}])\^\{?-?\d+\}?|(?<=[a-z])-(?=[a-z])")  # fmt: skip
-HARMLESS_WORD = re.compile(  # beside a number; a: 5 m a day
-    r"(?!(?i:or|and|to|not|mod|base|half|twice|dozen|hundred|thousand|million|billion|negative|"
-    r"minus|times|less|more|than|least|most|over|under|between)$)"
-    r"(?:[^\W\d_]{2,}|[mgsLhNJWVKCFTa])")
+WORD = re.compile(r"(?<![\\A-Za-z])(?!pi\b)(?:[^\W\d_]{2,}|[mgsLhNJWVKCFTa](?!\w))")  # a: 5 m a day
+ANOTHER_NUMBER = re.compile(  # what words before a number may make of it
+    DOUBT.pattern + r"|\b(?:or|to|mod|base|negative|minus|less|more|than|over|under|between)\b")
 
 
 def without_markup(text):
@@ -369,16 +364,23 @@ def as_number(text, unit=True):
 
     6 \times 10^{-4} \text{ m} is 6e-4, "a total of $540 a week" is 540; 2x and 5 dozen are none.
     """
-    text = re.sub(r"\\?\$|€|£|\\[,;! ]|(?<=\d),(?=\d{3}(?!\d))", "", text)
-    text = re.sub(r"\\[dt]?frac\{(-?[\d.]+)\}\{([\d.]+)\}", r"\1/\2", text)
-    text = re.sub(r"^10\s*\^", "1*10^", text)
-    match = NUMBER.search(text)
-    rest = NUMBER.sub(" ", text, count=1).strip()
-    words = UNIT_MARKUP.sub(" ", rest).split()
-    if not match or rest and not unit or not all(map(HARMLESS_WORD.fullmatch, words)):
+    text = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", normalise(text))
+    text = re.sub(r"(?<=[A-Za-z])[.-](?=[ A-Za-z]|$)", " ", text)  # sq. ft., a.m., foot-pounds
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    if not unit and WORD.search(text):
         return None
-    top, bottom, exponent, power = match.groups()
-    return float(f"{top}e{exponent or power or 0}") / (float(bottom or 1) or math.nan)
+    try:
+        tokens = tokenize(WORD.sub(r"\\text{\g<0>}", text))
+        number = list(dropwhile(lambda token: token[0] == "word", tokens))
+        before = " ".join(word for _, word in tokens[: len(tokens) - len(number)])
+        parser = Parser(number)
+        tree = parser.expression()
+        if parser.tokens != [END] or ANOTHER_NUMBER.search(before):
+            return None
+        value = float(evaluate(tree, REAL | {"%": 1}))
+        return value if math.isfinite(value) else None
+    except (ValueError, ArithmeticError):
+        return None
 
 
 def is_right(problem, predicted, loose=True, strict=False):

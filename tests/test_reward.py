@@ -76,6 +76,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         42 или 43 != 42   42、43 != 42   42→ != 42   5万 != 5   5万元 != 5   5三 != 5   5 cafés == 5""",
     "currency, modulus, time": r"""
         \text{USD } 12 == 12   USD 18.90 == 18.9   NOT 42 != 42   12 USD == 12
+        5 books == 5   3 pies == 3   5 foot == 5   12 rooms == 12   2 pints == 2   2pir == 2\pi r
+        (-oo,3) == x<3   30\text{ sec} == 30   x-y != y-x
         7 \pmod{11} == 7   7 \pmod{11} != 7 \pmod{13}   7 \pmod{11} == 7\pmod {11}   7 (mod 11) == 7
         7 \text{ (mod } 11) == 7   7 \text{ (mod 11)} == 7   8 \pmod{11} != 7   42 mod 5 != 42
         10:00 a.m. == 10 a.m.   10:00 \text{ AM} == 10 am   10:00 a.m. != 10 p.m.
@@ -370,10 +372,11 @@ def test_short_words(monkeypatch):
         assert reward.equal(f"4 {word}", "4"), word
 
 
-DOUBTFUL = """no not wrong opposite half twice one two three third thirty four fourth forty five fifth
-    fifteen six seventh eight nine ninety ten tenth tens eleven twelve twelfths twenty halves hundred
-    hundredths thousand dozen million billion trillion but maybe if least most except false squared
-    cubed incorrect invalid rejected extraneous excluded impossible factorial recurring repeating"""
+DOUBTFUL = """no not wrong opposite half twice one two three third thirty four fourth forty five
+    fifth fifteen six seventh eight nine ninety ten tenth tens eleven twelve twelfths twenty halves
+    hundred hundredths thousand dozen million billion trillion but maybe if least most except false
+    squared cubed incorrect invalid rejected extraneous excluded impossible factorial recurring
+    repeating"""
 
 
 @pytest.mark.parametrize("word", DOUBTFUL.split())
@@ -414,6 +417,7 @@ REPEATED = r"""( ) [ { \{ \frac{ \left( - ! ^ _ | a 1, , $ \ \boxed{ 0 . \text{ 
     \quad ** ^{ f(x)= \{x| )U 1,000, .1 0.\overline{ {\over {x\choose \right. \mathrm{ A) (A) e1
     \circ degree \begin{pmatrix} \begin{matrix} in million a_ _{1} \sqrt{ -( |( 99999999999*
     +x^{99} /7^{99}""".split()
+REPEATED += ["да", "元 ", "\\pmod{", "(mod ", "USD ", ":00 a.m. ", "1 sec ", "\\text{ (", "foo ", "́"]
 REPEATED += [" ", "1 ", "a b ", "\n", "\t1", "and ", " to ", " base ", "\u0000", "\ufdfa", "\u2003"]
 RESPONSES = ["42", "The answer is 42", "#### 42", "<answer>42</answer>", r"\boxed{42} \boxed{"]
 RESPONSES += [r"<think>\boxed{42}</think>", r"\boxed{42} or \boxed{43}", r"\boxed{}", r"\boxed 42"]
