@@ -5,14 +5,14 @@ The steps, in this order below, for a response that ends in \boxed{x\in(-\infty,
     extract     x\in(-\infty,3)\cup\{5\}        the last box after the last </think>
     normalise   the same, in one spelling       by the table RULES in plumbing/answers.py
     equal?      the same text, letter (B, (B) five) or words; else both sides are read as trees,
-                (x in ((-oo, 3) cup set(5))), and compared by what they are: x<3 \text{ or } x=5
-                has the same members at 3 and 5, between and beyond (same_set, there)
+                (x in (((-1 * oo), 3) cup set(5))), and compared by what they are.  The answer
+                x<3 \text{ or } x=5 has the same members: at 3, at 5, between and beyond (same_set)
     verdict     1.0, "right"
 
-Untrusted is every text.  Nothing of it is executed: the grammar and the numbers are our own, of
-sympy only mpmath, its number library, is used (sympy's parsers execute text, its constructors
-compute 9**9**9).  Nothing can grow: text, tokens, nesting and the bits of a number are bounded
-before any work, so no timer is needed, and threads and processes agree.  No text is an error.
+Every text is untrusted.  None is executed: the grammar is our own, and of sympy only mpmath, its
+number library, is used (sympy's parsers execute text, its constructors compute 9**9**9).  Nothing
+can grow: text, tokens, nesting and the bits of a number are bounded before any work.  So no timer
+is needed, and threads and processes agree.  No text raises an error.
 README has the policy; strict=True is the string grader of the method's authors.
 
     python reward.py "\frac{2}{4}" "0.5"     explains its verdict; no arguments: tricky answers
