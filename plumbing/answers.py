@@ -197,8 +197,8 @@ KNOWN = ({name: ("name", name) for name in NAMES}
 KNOWN_WORD = re.compile("|".join(sorted(filter(str.isalpha, KNOWN), key=len, reverse=True)))
 IN_WORDS = re.compile(rf"({'|'.join(FUNCTIONS)}|theta|infinity|pi(?![a-z]{{2}}|[egnt])|\boo\b)")
 
-# Any word after a number is a unit: 4 furlongs is 4.  A new unit needs a place in SHORT_WORDS only if
-# it would be read as a product of names (5 cm as 5 * c * m); one letter, 5 m: UNIT in reward.py.
+# Any word after a number is a unit: 4 furlongs is 4.  A new unit belongs here only if it would be
+# read as a product of names, as 5 cm is 5 * c * m; one of a single letter, 5 m, in reward.UNIT.
 SHORT_WORDS = set("no on up am pm is of in mph sq cm mm km kg mg ml ft mi hr".split())
 DENIAL = re.compile(r"\b(?:no|not|wrong|opposite|half|twice)\b")  # twice x = 5 says nothing of x
 DOUBT = re.compile(  # words after a number that make it no answer, another one, or one of two

@@ -26,7 +26,8 @@ PIECES = r"""
     _{10} 007 42 -7 10^{99} 9^9 ∞ ² ½ √ π \overline{AB} \angle \sum_{k=1}^n \int \quad ~ ** ...
     \ldots \cdot \times \to \mid \boxed{ \boxed{5} </think> <answer> #### x>3 is the answer \alpha
     \unknown \ é 🙂 १ \mathrm{E} \operatorname{lcm} 0 1/0 0^0 2.000001 1/3 0.333333
-    \dot{x} \ddot \dot 0.\bar{3} 1.( for all every \in\mathbb{Z} \text{th} th ⁻ ₂ ⁿ I(0) \max \\[6pt]
+    \dot{x} \ddot \dot 0.\bar{3} 1.( for all every \in\mathbb{Z} \text{th} th ⁻ ₂ ⁿ I(0) \max
+    \\[6pt]
     \mathrm{m\,s^{-1}} \lbrace \rbrace k=1 A: (a) pm am maybe squared out of
     да нет 元 万 ₽ 。 हाँ \pmod{11} (mod USD a.m. :00 sec books foot pies million
 """.split()

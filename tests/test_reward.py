@@ -417,7 +417,7 @@ REPEATED = r"""( ) [ { \{ \frac{ \left( - ! ^ _ | a 1, , $ \ \boxed{ 0 . \text{ 
     \quad ** ^{ f(x)= \{x| )U 1,000, .1 0.\overline{ {\over {x\choose \right. \mathrm{ A) (A) e1
     \circ degree \begin{pmatrix} \begin{matrix} in million a_ _{1} \sqrt{ -( |( 99999999999*
     +x^{99} /7^{99}""".split()
-REPEATED += ["да", "元 ", "\\pmod{", "(mod ", "USD ", ":00 a.m. ", "1 sec ", "\\text{ (", "foo ", "́"]
+REPEATED += ["да", "元 ", "\\pmod{", "(mod ", "USD ", ":00 a.m. ", "1 sec ", "\\text{ (", "oo "]
 REPEATED += [" ", "1 ", "a b ", "\n", "\t1", "and ", " to ", " base ", "\u0000", "\ufdfa", "\u2003"]
 RESPONSES = ["42", "The answer is 42", "#### 42", "<answer>42</answer>", r"\boxed{42} \boxed{"]
 RESPONSES += [r"<think>\boxed{42}</think>", r"\boxed{42} or \boxed{43}", r"\boxed{}", r"\boxed 42"]
