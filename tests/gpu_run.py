@@ -95,12 +95,15 @@ def compare_memory(found, config, calls, start):
         "gradients": (items("gradients"), made),
         "moments": (items("AdamW"), calls["AdamW"][0][1] - calls["AdamW"][0][0]),
         "activations and logits": (items("activations", "logits"), above(calls["gradient"]) - made),
-        "weights laid out and KV cache": (items("weights laid out", "KV cache"), above(calls["sampling"])),
+        "weights laid out and KV cache": (
+            items("weights laid out", "KV cache"), above(calls["sampling"])
+        ),
         "an update in all": (
             items("weights (float32)", "gradients", "AdamW", "activations", "logits"),
             max(peak for part in ("gradient", "AdamW") for _, _, peak in calls[part]) - start,
         ),
     }
+    found.add("items that the plan lacks", sum(not planned for planned, _ in pairs.values()), 0)
     for name, (expected, measured) in pairs.items():
         found.add(f"{name}, planned GB", expected / 1e9)
         found.add(f"{name}, measured GB", measured / 1e9)
