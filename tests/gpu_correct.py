@@ -156,15 +156,15 @@ def offload(args, found):
 
 def resume(args, found):
     """A run of 4 updates, and the same from its second checkpoint on."""
-    folder = Path(tempfile.mkdtemp(dir=args.work))
-    out, again = folder / "whole", folder / "again"
+    out, again = (Path(tempfile.mkdtemp(dir=args.work)) / name for name in ("whole", "again"))
     words = run_words("quick" if args.quick else "small", args.work, prompt_tokens=20)
+    reward = words[-2:]  # a folder names no code to run: it is given again
     words += "--steps 4 --prerl-steps 2 --prompts-per-step 4 --group-size 4 --save-every 2".split()
     words += f"--keep 4 --eval-problems 2 --lr 1e-3 --max-response-tokens 48 --out {out}".split()
     found.add("exit code of the run", dsrl.main(words), 0)
     shutil.copytree(out, again)
     shutil.rmtree(again / "checkpoint-4")
-    found.add("exit code of --resume", dsrl.main(["--out", f"{again}", "--resume"]), 0)
+    found.add("exit code of --resume", dsrl.main(["--out", f"{again}", "--resume", *reward]), 0)
     whole, resumed = (updates_of(folder)[2] for folder in (out, again))
     for name, most in {"reward": 0, "length": 0, "grad_norm": 1e-3}.items():
         found.add(f"{name} of update 2, difference", abs(whole[name] / resumed[name] - 1), most)

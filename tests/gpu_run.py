@@ -84,19 +84,26 @@ def compare_memory(found, config, calls, start):
     """Each item of the plan beside what was measured, in GB; on CUDA with the bound."""
     device = torch.device(DEVICE)
     planned = plan.memory_plan(config, shapes_of(config.model, compute_dtype(device)), device)
-    weights, gradients, moments, _, _, activations, chunk, laid_out, cache = planned.values()
+
+    def items(*beginnings):
+        """Bytes of all items whose names begin so."""
+        return sum(size for name, size in planned.items() if name.startswith(beginnings))
+
     made = calls["gradient"][0][1] - calls["gradient"][0][0]  # .grad, which stays
     pairs = {
-        "weights": (weights, calls["sampling"][0][0] - start),
-        "gradients": (gradients, made),
-        "moments": (moments, calls["AdamW"][0][1] - calls["AdamW"][0][0]),
-        "activations and logits": (activations + chunk, above(calls["gradient"]) - made),
-        "weights laid out and KV cache": (laid_out + cache, above(calls["sampling"])),
+        "weights": (items("weights (float32)"), calls["sampling"][0][0] - start),
+        "gradients": (items("gradients"), made),
+        "moments": (items("AdamW"), calls["AdamW"][0][1] - calls["AdamW"][0][0]),
+        "activations and logits": (items("activations", "logits"), above(calls["gradient"]) - made),
+        "weights laid out and KV cache": (
+            items("weights laid out", "KV cache"), above(calls["sampling"])
+        ),
         "an update in all": (
-            weights + gradients + moments + activations + chunk,
+            items("weights (float32)", "gradients", "AdamW", "activations", "logits"),
             max(peak for part in ("gradient", "AdamW") for _, _, peak in calls[part]) - start,
         ),
     }
+    found.add("items that the plan lacks", sum(not planned for planned, _ in pairs.values()), 0)
     for name, (expected, measured) in pairs.items():
         found.add(f"{name}, planned GB", expected / 1e9)
         found.add(f"{name}, measured GB", measured / 1e9)
