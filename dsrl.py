@@ -36,10 +36,12 @@ from tqdm import tqdm, trange
 
 from plumbing import plan, processes, records, resume
 from plumbing.alignment import gradient_alignment
-from plumbing.benchmarks import load_data, load_grader
+from plumbing.benchmarks import load_data
 from plumbing.checkpoints import fetch_folder
-from plumbing.evaluation import count_thoughts, evaluate, stop_strings_of, summarize
+from plumbing.evaluation import count_thoughts, evaluate, summarize
 from plumbing.flags import VARIANTS, parse_args
+from plumbing.grading import load_grader
+from plumbing.prompts import response_ends
 from plumbing.records import EVAL_K, Run
 from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, conditional_logprobs
 from prerl import group_advantages, loss_mask, marginal_logprobs, policy_gradient, start_token_of
@@ -109,10 +111,11 @@ def train(run):
 def sample(run, batch, step):
     """G responses to each problem of this process's share; each draw is the same in any share."""
     config = run.config
+    eos_ids, stop_strings = response_ends(run.model, run.tokenizer, batch)
     return generate(
         run.model, [problem["prompt_ids"] for problem in batch], group_size=config.group_size,
         max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
-        eos_ids=run.model.eos_ids, stop_strings=stop_strings_of(run.tokenizer, batch),
+        eos_ids=eos_ids, stop_strings=stop_strings,
         tokenizer=run.tokenizer, seed=config.seed * 1_000_003 + step,
         first_prompt=processes.first_of_share(config.prompts_per_step),
         progress=None if processes.rank() else f"sampling for update {step}",

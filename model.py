@@ -64,7 +64,9 @@ def max_positions(config):
 
 def rope_frequencies(config):
     """(E/2,) inverse frequencies and the factor on cos and sin, by `config.rope_parameters`."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # linear, llama3, yarn
+    from transformers.modeling_rope_utils import (
+        ROPE_INIT_FUNCTIONS,  # linear, llama3, yarn
+    )
 
     kind, cpu = config.rope_parameters["rope_type"], torch.device("cpu")
     with cpu:  # also where the model is made on "meta", as `load_model` does

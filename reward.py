@@ -22,8 +22,8 @@ import argparse
 import re
 from itertools import product
 
-from plumbing.answers import (
-    DOUBT, IN_WORDS, MAX_ANSWER, MAX_ITEMS, normalise, readings, same_tree, show)
+from plumbing.answers import DOUBT, IN_WORDS, MAX_ANSWER, MAX_ITEMS, normalise, readings, same_tree
+from plumbing.answers import show
 
 MAX_RESPONSE = 20_000  # characters, from the end
 

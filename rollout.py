@@ -32,7 +32,7 @@ import os
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -66,17 +66,21 @@ class Rollout:
     # prefill_tokens, response_tokens, row_steps (live rows summed over steps), seconds,
     # cache_rows and cache_gb: how many rows the KV cache held at a time, and its size
     stats: dict = field(default_factory=dict)
+    eos_ids: tuple = ()  # that ended a response, beside the tokenizer's own EOS
 
     def first_rows(self, count):
         """The Rollout of its first `count` rows."""
-        tensors = {name: value for name, value in vars(self).items() if name != "stats"}
-        return Rollout(**{name: rows[:count] for name, rows in tensors.items()}, stats=self.stats)
+        tensors = {name: value for name, value in vars(self).items() if torch.is_tensor(value)}
+        return replace(self, **{name: rows[:count] for name, rows in tensors.items()})
 
     def response_texts(self, tokenizer):
-        """The B responses as text, special tokens removed."""
+        """The B responses as text, without EOS and padding: other special tokens, such as those
+        around a thought, say what counts as the answer.
+        """
+        ends = {*self.eos_ids, tokenizer.eos_token_id, tokenizer.pad_token_id}
         pairs = zip(self.response_ids, self.response_mask, strict=True)
-        rows = [ids[mask].tolist() for ids, mask in pairs]
-        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+        rows = [[id for id in ids[mask].tolist() if id not in ends] for ids, mask in pairs]
+        return tokenizer.batch_decode(rows, skip_special_tokens=False)
 
 
 @dataclass(frozen=True)
@@ -468,6 +472,7 @@ def collect(request, rows):
         model_logprobs=rows.model_logprobs[:-1, :width].masked_fill(~response_mask, 0.0),
         finished=rows.finished[:-1],
         stats=rows.stats,
+        eos_ids=tuple(request.eos_ids),
     )
 
 
@@ -567,8 +572,8 @@ def main(argv=None):
     if args.prompt is None:
         return self_check()
     try:
-        from plumbing.benchmarks import encode_prompt  # the same that training uses
         from plumbing.checkpoints import best_device, load_model
+        from plumbing.prompts import encode_prompt  # the same that training uses
         from tiny import CHAT_TEMPLATE
 
         model, tokenizer = load_model(args.model, **best_device())

@@ -1,7 +1,10 @@
 """What a run needs beside the method. Nobody has to read this to understand DSRL. The map:
 
     flags.py         the command line: every flag, the presets, the variants
-    benchmarks.py    data sets, prompts, answers of each kind of problem
+    benchmarks.py    data sets: found, loaded, counted
+    layouts.py       files of problems, and their rows in any layout
+    prompts.py       how a question is put, and what ends a response
+    grading.py       answers of each kind of problem, verifiers of one's own
     evaluation.py    sample and grade k responses a problem; Avg@k, pass@k, thoughts
     answers.py       the grammar and arithmetic of answers, for reward.py
     checkpoints.py   Hugging Face folders in and out, model names, the hub

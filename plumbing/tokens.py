@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from plumbing.benchmarks import encode_prompt, grade_all
+from plumbing.grading import grade_all
+from plumbing.prompts import encode_prompt
 from prerl import OBJECTIVES, conditional_logprobs, group_advantages, marginal_logprobs
 from prerl import policy_gradient, start_token_of
 from rollout import generate

@@ -34,11 +34,11 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from bench_logprob import DEVICE, about_this_machine, seconds
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qwen2Config
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import rollout
-from bench_logprob import DEVICE, about_this_machine, seconds
 from model import CausalLM, KVCache
 
 # --------------------------------------------------------------------------------------------------

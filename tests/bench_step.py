@@ -28,12 +28,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from bench_logprob import DEVICE, about_this_machine, now
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM as AutoModel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
 import prerl
-from bench_logprob import DEVICE, about_this_machine, now
 from plumbing import alignment
 from plumbing.checkpoints import load_model
 from rollout import generate

@@ -13,8 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
-import reward
 from test_reward import ROWS, spell
+
+import reward
 
 SECONDS_PER_INPUT = 1.0
 PIECES = r"""

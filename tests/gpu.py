@@ -19,7 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-
 from bench_logprob import DEVICE, about_this_machine
 
 RESULT = "result of the check: "  # begins the line in which a process of its own reports

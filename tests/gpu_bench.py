@@ -17,16 +17,15 @@ import statistics
 import sys
 from functools import cache
 
-from gpu import DEVICE, Skip, run_checks  # first, as it finds the project
-
-import torch
-
 import bench_logprob
 import bench_rollout
+import torch
+from bench_logprob import now, seconds
+from gpu import DEVICE, Skip, run_checks  # first, as it finds the project
+from gpu_models import packed_rollout, random_checkpoint, run_words
+
 import dsrl
 import logprobs
-from bench_logprob import now, seconds
-from gpu_models import packed_rollout, random_checkpoint, run_words
 from plumbing.checkpoints import compute_dtype, load_model
 from prerl import policy_gradient
 

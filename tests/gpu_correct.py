@@ -18,15 +18,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-from gpu import DEVICE, Skip, run_checks  # first, as it finds the project
-
+import bench_logprob
 import pytest
 import torch
+from gpu import DEVICE, Skip, run_checks  # first, as it finds the project
+from gpu_models import distance, gradient_of, on, random_update, run_words, updates_of
 
-import bench_logprob
 import dsrl
 import rollout as sampler
-from gpu_models import distance, gradient_of, on, random_update, run_words, updates_of
 from logprobs import logits_gradient_, score_logits
 from model import KVCache, reads_live_part
 from plumbing import plan

@@ -5,10 +5,10 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
+from bench_logprob import DEVICE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
-from bench_logprob import DEVICE
 from model import CausalLM
 from plumbing.checkpoints import load_model, save_model
 from prerl import group_advantages, policy_gradient
@@ -96,7 +96,7 @@ def random_update(args):
 
 
 def on(device, rollout):
-    tensors = {name: value for name, value in vars(rollout).items() if name != "stats"}
+    tensors = {name: value for name, value in vars(rollout).items() if torch.is_tensor(value)}
     return replace(rollout, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 

@@ -12,15 +12,14 @@ import shutil
 import sys
 from unittest import mock
 
-from gpu import DEVICE, Skip, run_checks  # first, as it finds the project
-
 import torch
+from bench_logprob import forget_peak, peak_so_far
+from conftest import memory
+from gpu import DEVICE, Skip, run_checks  # first, as it finds the project
+from gpu_models import run_words, updates_of
 from transformers import AutoModelForCausalLM
 
 import dsrl
-from bench_logprob import forget_peak, peak_so_far
-from conftest import memory
-from gpu_models import run_words, updates_of
 from plumbing import plan
 from plumbing.checkpoints import compute_dtype, load_model, shapes_of
 

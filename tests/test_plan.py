@@ -10,7 +10,6 @@ import dsrl
 from plumbing import checkpoints
 from plumbing.plan import memory_plan
 
-
 CPU = torch.device("cpu")
 QWEN = dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
 QWEN |= dict(num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)

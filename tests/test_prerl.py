@@ -7,15 +7,15 @@ import copy
 
 import pytest
 import torch
+from conftest import random_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2ForCausalLM
 
 import dsrl
 import prerl
-from conftest import random_model
-from rollout import Rollout
 from plumbing.alignment import cosine, gradient_alignment
 from plumbing.flags import VARIANTS
+from rollout import Rollout
 
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
 START = 2

@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
+from conftest import random_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import rollout as sampler
-from conftest import random_model
 from prerl import conditional_logprobs
 from rollout import generate
 

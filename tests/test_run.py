@@ -11,8 +11,9 @@ from test_dsrl import no_curves, same_weights, updates  # noqa: F401
 
 import dsrl
 from plumbing import checkpoints
-from plumbing.benchmarks import load_data, load_grader
+from plumbing.benchmarks import load_data
 from plumbing.checkpoints import load_model
+from plumbing.grading import load_grader
 from prerl import marginal_logprobs
 
 

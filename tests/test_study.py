@@ -1,8 +1,8 @@
 """The study: rows, resume, forks, intervals.    python -m pytest -q tests/test_study.py"""
 
 import inspect
-import types
 import json
+import types
 from dataclasses import asdict, replace
 
 import pytest
