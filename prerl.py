@@ -21,8 +21,8 @@
    the gradient A grad log P. With several updates per rollout the caller passes `old_logprobs`.
 3. A group of equal rewards has A = 0: an all-wrong group is NOT negative. `is_negative` defines it.
 
-`reference_update` is the whole update in plain PyTorch; `policy_gradient` makes the same gradient
-in packs of rows, with the fused last layer. Both take their loss from `token_losses`.
+`reference_update` is the update in plain PyTorch; `policy_gradient` makes the same gradient in
+packs of rows, with the fused last layer. Both take their loss from `token_losses`.
 Shapes: P prompts, G group size, B = P*G rows, R response, n tokens of a pack, D width.
 
     python prerl.py     # one group in numbers: rewards, advantages, who is pushed where
@@ -37,12 +37,10 @@ from logprobs import backward_losses, token_logprobs
 
 STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
 DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
-# Tokens of one forward and backward when no budget is given. CPU: few enough that element-wise
-# operations of a small model stay in its caches.
+# Tokens of one pack without a budget. CPU: what is element-wise in a small model stays in cache.
 PACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 # What an update adds up; the first three become means over its trained tokens.
-SUMS = ("logprob", "entropy", "clip_fraction", "loss", "rows_trained", "tokens_trained",
-        "tokens_forward")  # fmt: skip
+SUMS = "logprob entropy clip_fraction loss rows_trained tokens_trained tokens_forward".split()
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,7 @@ def start_token_of(tokenizer, vocab_size):
 
 def check_start_token(token, vocab_size):
     if token is None or not 0 <= token < vocab_size:
-        raise ValueError(
-            f"start token {token} is not in the vocabulary of {vocab_size}: give --start-token an id"
-        )
+        raise ValueError(f"start token {token} is not among {vocab_size} ids: give --start-token")
     return token
 
 
@@ -117,17 +113,16 @@ def is_negative(advantages):
 
 def kept_rows(advantages, samples):
     """(B,) bool: the rows of an objective; they make up the denominator N."""
-    if samples not in ("all", "negative", "positive"):
+    if samples == "negative":
+        return is_negative(advantages)
+    if samples not in ("all", "positive"):
         raise ValueError(f"samples {samples!r}: legal are all, negative, positive")
-    if samples == "all":
-        return torch.ones_like(advantages, dtype=torch.bool)
-    return is_negative(advantages) if samples == "negative" else advantages > 0
+    return advantages > 0 if samples == "positive" else torch.ones_like(advantages).bool()
 
 
 def loss_mask(rollout, mask_eos=False, skip_first=0):
-    """(B, R) bool: response tokens that carry loss. Ablations: not the first, or not the last token
-    of a finished response (EOS, or the end of a stop string).
-    """
+    """(B, R) bool: response tokens with loss. Ablations: not the first, or not a finished row's last
+    (EOS, or the end of a stop string)."""
     mask = rollout.response_mask.clone()
     mask[:, :skip_first] = False
     if mask_eos:
@@ -164,9 +159,8 @@ def contexts_of(rollout, space, start_token_id, vocab_size):
     return [ids[mask] for ids, mask in pairs]
 
 
-def start_contexts(response_ids, start_token_id, vocab_size):
-    start = response_ids.new_tensor([check_start_token(start_token_id, vocab_size)])
-    return [start] * len(response_ids)
+def start_contexts(response_ids, token, vocab_size):
+    return [response_ids.new_tensor([check_start_token(token, vocab_size)])] * len(response_ids)
 
 
 def check_mask(response_mask):
@@ -177,18 +171,19 @@ def check_mask(response_mask):
         raise ValueError("response_mask has holes: it must be True to the end of each response")
 
 
-def packs(rows, contexts, lengths, budget):
+def packs(model, rows, contexts, lengths, budget):
     """Cut rows into lists whose tokens fit the budget (a longer row alone). Nothing is padded."""
-    pack, used = [], 0
+    budget = budget or PACK_TOKENS[model.lm_head.weight.device.type]
+    found, used = [], budget  # The first row opens a pack.
     for row in rows:
         tokens = len(contexts[row]) + lengths[row] - 1  # The last response token is never fed.
-        if pack and used + tokens > budget:
-            yield pack
-            pack, used = [], 0
-        pack.append(row)
+        if used + tokens > budget:
+            found.append([])
+            used = 0
+        found[-1].append(row)
         used += tokens
-    if pack:
-        yield pack
+    match_passes(model, len(found))
+    return found
 
 
 def predicting_hidden(model, contexts, response_ids, lengths, pack):
@@ -204,10 +199,8 @@ def predicting_hidden(model, contexts, response_ids, lengths, pack):
 def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_tokens):
     check_mask(response_mask)
     lengths = response_mask.sum(1).tolist()
-    budget = micro_batch_tokens or PACK_TOKENS[response_ids.device.type]
-    scored, packed = [], list(packs(range(len(lengths)), contexts, lengths, budget))
-    match_passes(model, len(packed))
-    for pack in packed:
+    scored = []
+    for pack in packs(model, range(len(lengths)), contexts, lengths, micro_batch_tokens):
         hidden, _ = predicting_hidden(model, contexts, response_ids, lengths, pack)
         targets = response_ids[pack][response_mask[pack]]
         scored.append(token_logprobs(hidden, model.lm_head.weight, targets))
@@ -249,11 +242,9 @@ def reference_update(
     For readers, tests and small models: `policy_gradient` makes the same gradient in less memory.
     """
     mask = rollout.response_mask & kept_rows(advantages, samples)[:, None]  # (B, R)
-    if space == "conditional":
-        logprobs = conditional_logprobs(model, rollout)
-    else:
-        ids = rollout.response_ids
-        logprobs = marginal_logprobs(model, ids, rollout.response_mask, start_token_id)
+    contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
+    ids = rollout.response_ids
+    logprobs = response_logprobs(model, contexts, ids, rollout.response_mask, None)  # (B, R)
     old = logprobs.detach() if old_logprobs is None else old_logprobs
     advantages = advantages[:, None].expand_as(mask)
     losses = token_losses(logprobs[mask], old[mask], advantages[mask], clip_low, clip_high)  # (N,)
@@ -283,11 +274,8 @@ def policy_gradient(
     lengths = rollout.response_mask.sum(1).tolist()
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
     rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # neighbours share attention calls
-    budget = micro_batch_tokens or PACK_TOKENS[rollout.response_ids.device.type]
-    packed = list(packs(rows, contexts, lengths, budget))
-    match_passes(model, len(packed))
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=advantages.device)
-    for pack in packed:
+    for pack in packs(model, rows, contexts, lengths, micro_batch_tokens):
         hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)
         mask, response_mask = token_mask[pack], rollout.response_mask[pack]
         hidden = hidden[mask[response_mask]]  # (n, D): only tokens that carry loss enter the head
@@ -306,9 +294,8 @@ def policy_gradient(
         sums[4:] += torch.tensor([len(pack), len(targets), fed], device=sums.device)
     metrics = dict(zip(SUMS, all_sum(sums).tolist(), strict=True)) | {"tokens": num_tokens}
     for name in SUMS[:3]:
-        total = metrics.pop(name)
-        if metrics["tokens_trained"]:
-            metrics[name] = total / metrics["tokens_trained"]
+        total, trained = metrics.pop(name), metrics["tokens_trained"]
+        metrics |= {name: total / trained} if trained else {}
     return metrics
 
 
@@ -320,9 +307,7 @@ def all_sum(tensor):
 
 
 def match_passes(model, packs_here):
-    """Empty passes of a sharded model, as often as another process has more packs than this one:
-    it would wait for them. They add 0 to .grad.
-    """
+    """Empty passes of a sharded model: as many as the process with the most packs makes more."""
     if not model.is_sharded:
         return
     token = torch.zeros(1, 1, dtype=torch.int64, device=model.lm_head.weight.device)
@@ -356,8 +341,8 @@ def demo():
     plain = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
     policy_gradient(model, rollout, centred, start_token_id=start, micro_batch_tokens=16)
-    fast = [parameter.grad for parameter in model.parameters()]
-    gap = max(float((a - b).abs().max()) for a, b in zip(plain, fast, strict=True))
+    pairs = zip(plain, model.parameters(), strict=True)
+    gap = max(float((gradient - weight.grad).abs().max()) for gradient, weight in pairs)
     print(f"reference_update and policy_gradient, row by row, give one gradient: {gap:.1e}")
     for parameter in model.parameters():
         parameter.data -= 0.1 * parameter.grad

@@ -174,7 +174,7 @@ def test_inputs_are_not_written_to(model, rollout):
         prerl.loss_mask(rollout, True, 1),
     )
     inputs = {
-        **{name: value for name, value in vars(rollout).items() if name != "stats"},
+        **{name: value for name, value in vars(rollout).items() if torch.is_tensor(value)},
         "advantages": advantages,
         "mask": mask,
     }
