@@ -450,7 +450,7 @@ def test_sign_takes_every_wrong_answer():
 
 
 def test_bad_masks_and_tokens_are_refused(model, rollout):
-    with pytest.raises(ValueError, match="not in the vocabulary"):
+    with pytest.raises(ValueError, match="give --start-token"):
         prerl.marginal_logprobs(model, rollout.response_ids, rollout.response_mask, 64)
     rollout.response_mask[2, 1] = False
     with pytest.raises(ValueError, match="holes"):
