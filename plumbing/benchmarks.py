@@ -318,11 +318,6 @@ def load_data(config, tokenizer, max_positions):
         print(f"{last} are held out for evaluation (--eval-data gives others)")
     if description := describe_template(tokenizer):
         print(description)
-    room, total = max_positions - config.max_response_tokens, len(held_out)
-    held_out = [one for one in held_out if len(encode_prompt(tokenizer, one)) <= room]
-    if dropped := total - len(held_out):
-        print(f"{dropped} of {total} evaluation prompts leave fewer than --max-response-tokens "
-              f"{config.max_response_tokens} of the model's {max_positions} positions: left out")
     shared = {}  # id -> itself: the prompts of a large set hold each number once, not a copy each
     for problem in problems:
         ids = encode_prompt(tokenizer, problem)
@@ -331,11 +326,20 @@ def load_data(config, tokenizer, max_positions):
     short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
     if dropped := total - len(short):
         print(f"{dropped} of {total} prompts are longer than --max-prompt-tokens {limit}: left out")
+    room = max_positions - config.max_response_tokens
+    longest = max((len(problem["prompt_ids"]) for problem in short), default=0)
+    if longest > room:
+        reach = f"may reach {longest + config.max_response_tokens} tokens"
+        positions = f"the model has {max_positions} positions"
+        raise ValueError(
+            f"prompt and response {reach}, {positions}: lower --max-response-tokens"
+        )
+    total = len(held_out)
+    held_out = [one for one in held_out if len(encode_prompt(tokenizer, one)) <= room]
+    if dropped := total - len(held_out):
+        print(f"{dropped} of {total} evaluation prompts leave fewer than --max-response-tokens "
+              f"{config.max_response_tokens} of the model's {max_positions} positions: left out")
     if not short or len(held_out) < world_size():
         left = f"{len(short)} problems to train on and {len(held_out)} to evaluate on"
         raise ValueError(f"{config.data} leaves {left}: give more data, or --eval-data")
-    longest = max(len(problem["prompt_ids"]) for problem in short) + config.max_response_tokens
-    if longest > max_positions:
-        lengths = f"may reach {longest} tokens, the model has {max_positions} positions"
-        raise ValueError(f"prompt and response {lengths}: lower --max-response-tokens")
     return short, held_out
