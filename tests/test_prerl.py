@@ -600,7 +600,7 @@ def long_rollout():
     ids = torch.randint(3, 64, (8, 90), generator=torch.Generator().manual_seed(0)) * mask
     zeros = torch.zeros(8, 90)
     return Rollout(
-        ids[:, :40], mask[:, :40], ids, mask, zeros, zeros, torch.ones(8, dtype=torch.bool)
+        ids[:, :40], mask[:, :40], ids, mask, zeros, torch.ones(8, dtype=torch.bool)
     )
 
 
