@@ -13,5 +13,6 @@
     processes.py     torchrun, --shard
     plan.py          --dry-run, and what happens when memory runs out
     alignment.py     the cosine of the two spaces' gradients
+    ask.py           one question from the shell, answered as the model writes
     tokens.py        one response token by token: what the question decides, who pushes where
 """

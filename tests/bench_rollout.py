@@ -143,8 +143,7 @@ def without_inverse_cdf(*workload):
     def multinomial(logits, uniforms, temperature, top_k, top_p):
         probabilities = logits.softmax(-1)
         tokens = torch.multinomial(probabilities, 1)[:, 0]
-        logprobs = rollout.pick(probabilities, tokens).log()
-        return tokens, logprobs, logprobs
+        return tokens, rollout.pick(probabilities, tokens).log()
 
     with mock.patch.object(rollout, "draw", multinomial):
         ours(*workload)

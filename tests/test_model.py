@@ -188,12 +188,14 @@ def test_cache_rows_of_different_lengths(tmp_path):
     into = dict(kv_cache=cache, cache_rows=torch.tensor([0, 1]))
     model(torch.cat(rows)[None], row_lengths=[4, 9], **into)
     assert cache.lengths.tolist() == [4, 9]
-    new = random_ids(2, 3)  # three tokens at once, the later ones must not be seen by the earlier
-    hidden = model(new, kv_cache=cache)
+    new = random_ids(2, 3)
+    hidden = torch.cat([model(new[:, t : t + 1], kv_cache=cache) for t in range(3)], dim=1)
     assert cache.lengths.tolist() == [7, 12]
     for row in range(2):
         alone = model(torch.cat([rows[row], new[row]])[None])[0, -3:]
         torch.testing.assert_close(hidden[row], alone, rtol=0, atol=2e-5)
+    with pytest.raises(AssertionError, match="3 tokens of each row"):
+        model(new, kv_cache=cache)
 
 
 def test_copied_and_refilled_rows_never_read_stale_tokens(tmp_path):
@@ -207,7 +209,7 @@ def test_copied_and_refilled_rows_never_read_stale_tokens(tmp_path):
     cache.copy_rows([2, 2], [0, 1], 7)
     model(second[None], row_lengths=[5], kv_cache=cache, cache_rows=torch.tensor([1]))
     assert cache.lengths.tolist() == [7, 5, 7]
-    cache.limit = 9  # no row is longer: what lies beyond is not even multiplied
+    cache.bound = 9  # no row is longer: what lies beyond is not even multiplied
     new = random_ids(3, 1)
     hidden = model(new, kv_cache=cache)
     for row, tokens in enumerate([first, second, first]):

@@ -528,7 +528,7 @@ def test_start_token_order():
     assert prerl.start_token_of(tokenizer, 64) == 4
     tokenizer.bos_token_id = 3
     assert prerl.start_token_of(tokenizer, 64) == 3
-    with pytest.raises(ValueError, match="vocabulary of 2"):
+    with pytest.raises(ValueError, match="among 2 ids"):
         prerl.start_token_of(tokenizer, 2)
 
 
@@ -600,7 +600,7 @@ def long_rollout():
     ids = torch.randint(3, 64, (8, 90), generator=torch.Generator().manual_seed(0)) * mask
     zeros = torch.zeros(8, 90)
     return Rollout(
-        ids[:, :40], mask[:, :40], ids, mask, zeros, zeros, torch.ones(8, dtype=torch.bool)
+        ids[:, :40], mask[:, :40], ids, mask, zeros, torch.ones(8, dtype=torch.bool)
     )
 
 
