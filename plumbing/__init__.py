@@ -7,9 +7,11 @@
     grading.py       answers of each kind of problem, verifiers of one's own
     evaluation.py    sample and grade k responses a problem; Avg@k, pass@k, thoughts
     answers.py       the grammar and arithmetic of answers, for reward.py
-    checkpoints.py   Hugging Face folders in and out, model names, the hub
+    hub.py           names of models, the hub
+    checkpoints.py   Hugging Face folders in and out
     resume.py        the run folder, checkpoints with AdamW's moments, --resume
     records.py       metrics, samples, curves, the console, the ways a run ends
+    console.py       what reaches the terminal
     processes.py     torchrun, --shard
     plan.py          --dry-run, and what happens when memory runs out
     alignment.py     the cosine of the two spaces' gradients

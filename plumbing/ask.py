@@ -5,8 +5,8 @@ import sys
 import time
 
 from plumbing.checkpoints import best_device, load_model
+from plumbing.console import printable
 from plumbing.prompts import encode_prompt
-from plumbing.records import printable
 from tiny import CHAT_TEMPLATE
 
 

@@ -1,6 +1,4 @@
-"""Models as Hugging Face folders, in and out: names, the hub, strict loading, saving.
-
-    python dsrl.py --model NAME    NAME is a short name, a folder, or OWNER/NAME of the hub
+"""Models as Hugging Face folders, in and out: strict loading, saving what others read.
 
 1. Parameter names are those of the checkpoint, so loading is strict and needs no mapping table.
 2. Tensors are safetensors and the rest is JSON: a downloaded model runs no code.
@@ -20,41 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from model import CausalLM, whole
+from plumbing.hub import MODELS, fetch_folder, resolve_model  # noqa: F401, public here
 from plumbing.processes import part_of, world_size
-from tiny import NAMED_WORLDS, build
 
-# Short names people type: owner on the hub, name up to the size, sizes, what may follow the size
-_NAMES = (
-    ("Qwen", "Qwen2-", "0.5B 1.5B 7B 72B", ("", "-Instruct")),
-    ("Qwen", "Qwen2.5-", "0.5B 1.5B 3B 7B 14B 32B 72B", ("", "-Instruct")),
-    ("Qwen", "Qwen2.5-Math-", "1.5B 7B 72B", ("", "-Instruct")),
-    ("Qwen", "Qwen2.5-Coder-", "0.5B 1.5B 3B 7B 14B 32B", ("", "-Instruct")),
-    ("Qwen", "Qwen3-", "0.6B 1.7B 4B 8B 14B", ("", "-Base")),
-    ("Qwen", "Qwen3-", "32B", ("",)),
-    ("Qwen", "Qwen3-4B-", "Instruct Thinking", ("-2507",)),
-    ("deepseek-ai", "DeepSeek-R1-Distill-Qwen-", "1.5B 7B 14B 32B", ("",)),
-    ("deepseek-ai", "DeepSeek-R1-Distill-Llama-", "8B", ("",)),
-    ("tiiuae", "Falcon3-", "1B 3B 7B 10B", ("-Base", "-Instruct")),
-    ("OctoThinker", "OctoThinker-", "3B", ("-Hybrid-Base",)),
-    ("meta-llama", "Llama-2-", "7b 13b 70b", ("-hf", "-chat-hf")),
-    ("meta-llama", "Meta-Llama-3-", "8B 70B", ("", "-Instruct")),
-    ("meta-llama", "Llama-3.1-", "8B 70B", ("", "-Instruct")),
-    ("meta-llama", "Llama-3.2-", "1B 3B", ("", "-Instruct")),
-    ("meta-llama", "Llama-3.3-", "70B", ("-Instruct",)),
-    ("HuggingFaceTB", "SmolLM2-", "135M 360M 1.7B", ("", "-Instruct")),
-    ("TinyLlama", "TinyLlama-", "1.1B", ("-Chat-v1.0",)),
-    ("mistralai", "Mistral-", "7B", ("-v0.3", "-Instruct-v0.3")),
-)
-MODELS = {
-    f"{stem}{size}{suffix}": f"{owner}/{stem}{size}{suffix}"
-    for owner, stem, sizes, suffixes in _NAMES
-    for suffix in suffixes
-    for size in sizes.split()
-}
 # config.model_type and its name in transformers; all are the one class below with other switches
 FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no input changes
-HUB_FILES = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
+# What a config of wrong numbers or types raises where it is used
+WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER_FILES = (
     *VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -67,52 +38,6 @@ def best_device():
     if torch.cuda.is_available():
         return {"dtype": torch.bfloat16, "device": "cuda"}
     return {"dtype": torch.float32, "device": "cpu"}
-
-
-def resolve_model(name):
-    """A short name's hub id; a folder or hub id (owner/name) is itself; a tiny world is built once.
-
-    Raises ValueError for anything else.
-    """
-    if name in NAMED_WORLDS:
-        return build(world=NAMED_WORLDS[name])
-    if Path(name).is_dir():
-        return name
-    if name in MODELS:
-        return MODELS[name]
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"no folder {name!r}")
-    if "/" in name:
-        return name
-    known = ", ".join([*NAMED_WORLDS, *MODELS])
-    raise ValueError(f"unknown model {name!r}: give a folder, an owner/name, or one of {known}")
-
-
-def fetch_folder(name, patterns=HUB_FILES):
-    """The local folder of a model: as given, or downloaded once into the hub's cache."""
-    name = resolve_model(name)
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except GatedRepoError as error:
-        raise ValueError(
-            f"{name} is gated: accept its terms at https://huggingface.co/{name} and set HF_TOKEN "
-            "to a token of the account that did"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"the hub has no model {name}, or it is private: check the name, or set HF_TOKEN"
-        ) from error
-    except OSError as error:  # all other errors of the hub's client are
-        raise ValueError(
-            f"no folder {name} here, and could not fetch it from the hub ({type(error).__name__}): "
-            "without a network, give --model a folder with config.json, *.safetensors and the "
-            "tokenizer's files"
-        ) from error
 
 
 def read_json(file):
@@ -138,23 +63,15 @@ def write_json(file, value):
 
 
 def load_config(folder):
-    """config.json as a transformers config.
-
-    Raises ValueError naming the first feature of the checkpoint that is not computed here.
-    """
-    from huggingface_hub.errors import StrictDataclassError
+    """config.json as a transformers config. Raises ValueError: what of it is not computed here."""
     from transformers import AutoConfig
 
-    file = folder / "config.json"
-    kind = read_json(file).get("model_type")
+    kind = read_json(folder / "config.json").get("model_type")
     if kind not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ValueError(f"this model is not supported: model_type {kind!r} (supported: {known})")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        rope = config.rope_parameters["rope_type"]
-    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"{file} cannot be used: {one_line(error)}") from error
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    rope = config.rope_parameters["rope_type"]
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kind == "mistral" and (config.sliding_window or torch.inf) < config.max_position_embeddings:
         others.add("sliding_attention")
@@ -167,11 +84,29 @@ def load_config(folder):
     for feature, found in unsupported.items():
         if found:
             raise ValueError(f"this model is not supported: {feature}")
+    # Qwen2.5-1M attends by chunks past the length it was trained at; up to it, to all as others do.
+    if chunks := getattr(config, "dual_chunk_attention_config", None):
+        plain = chunks["original_max_position_embeddings"]
+        config.max_position_embeddings = min(plain, config.max_position_embeddings)
     return config
 
 
-def one_line(error):
-    return " ".join(str(error).split())
+def shapes_of(name, dtype):
+    """The model of a folder or hub id from its config.json alone: on "meta", without storage."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    folder = fetch_folder(name, ["config.json", "generation_config.json"])
+    source, generation = read_json(folder / "config.json"), folder / "generation_config.json"
+    try:
+        with torch.device("meta"):
+            model = CausalLM(load_config(folder))
+    except (StrictDataclassError, *WRONG_VALUES) as error:
+        reason = " ".join(str(error).split())  # in one line
+        raise ValueError(f"{folder / 'config.json'} cannot be used: {reason}") from error
+    model.compute_dtype = dtype
+    model.source_config = source
+    model.source_generation = read_json(generation) if generation.is_file() else {}
+    return model
 
 
 def load_model(name, dtype=torch.float32, device="cpu", shard=False):
@@ -183,9 +118,15 @@ def load_model(name, dtype=torch.float32, device="cpu", shard=False):
     """
     folder = fetch_folder(name)
     model = shapes_of(folder, dtype).to(dtype)
+    if getattr(model.config, "dual_chunk_attention_config", None):
+        held = f"rows are held to the {model.max_positions:,} tokens that do without it"
+        print(f"{name}: dual chunk attention is not computed; {held}")
     if shard:
         shard_model(model, device)
-    model.to_empty(device=device)
+    try:
+        model.to_empty(device=device)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: no memory for its weights ({error})") from error
     if model.config.tie_word_embeddings and not shard:  # FSDP2 ties them again by itself
         model.lm_head.weight = model.model.embed_tokens.weight
     fill_parameters(model, folder)
@@ -209,7 +150,7 @@ def load_tokenizer(folder):
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises this very class
-        reason = f"{type(error).__name__}: {one_line(error)}"
+        reason = " ".join(str(error).split())  # in one line
         raise ValueError(f"{folder} has no tokenizer that can be read ({reason})") from error
     tokenizer.source_files = {name: file.read_bytes() for name, file in files.items()}
     tokenizer.source_state = state_of(tokenizer)
@@ -332,16 +273,16 @@ def as_transformers_4(config):
 
 def save_tokenizer(tokenizer, path):
     """The files it was made from, or new ones if it changed; in words that transformers 4 knows."""
-    source = getattr(tokenizer, "source_files", {})
+    source, file = getattr(tokenizer, "source_files", {}), path / "tokenizer_config.json"
     if source and tokenizer.source_state == state_of(tokenizer):
         for name, content in source.items():
             (path / name).write_bytes(content)
     else:
         tokenizer.save_pretrained(path)
-    file = path / "tokenizer_config.json"
     config = read_json(file) if file.is_file() else {}
-    changed = dict(config)
-    if config.get("tokenizer_class") == "TokenizersBackend":
+    before = json.loads(source.get(file.name, "{}")).get("tokenizer_class")
+    changed = config | {"tokenizer_class": before or config.get("tokenizer_class")}
+    if changed["tokenizer_class"] in (None, "TokenizersBackend"):
         changed["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):
         changed["additional_special_tokens"] = changed.pop("extra_special_tokens")
@@ -362,21 +303,6 @@ def write_tensors(tensors, file):
 
 def compute_dtype(device):
     return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def shapes_of(name, dtype):
-    """The model of a folder or hub id from its config.json alone: on "meta", without storage."""
-    folder = fetch_folder(str(name), ["config.json", "generation_config.json"])
-    config, file = load_config(folder), folder / "generation_config.json"
-    try:
-        with torch.device("meta"):
-            model = CausalLM(config)
-    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{folder}/config.json cannot be used: {one_line(error)}") from error
-    model.compute_dtype = dtype
-    model.source_config = read_json(folder / "config.json")
-    model.source_generation = read_json(file) if file.is_file() else {}
-    return model
 
 
 def shard_model(model, device):

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from model import CausalLM
 from plumbing.checkpoints import write_json
+from plumbing.console import printable, say
 from plumbing.flags import VARIANTS, Config
 from plumbing.processes import rank, world_size
 
@@ -53,20 +54,6 @@ PANELS = {  # of curves.png: metrics of updates and of evaluations
 OWN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "curves.png")
 TOO_MANY_CUT = 0.2  # share of responses
 UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
-
-
-def say(text):
-    """Print it above the progress bar, from whatever file its words are."""
-    tqdm.write(printable(text))
-
-
-def printable(text):
-    r"""The text with control characters, by which it could rule the terminal, shown as \x1b."""
-    shown = (
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
-    )
-    return "".join(shown)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ DSRL_REAL_MODEL=folder adds the test on a real checkpoint.
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,13 @@ def test_names(tmp_path):
     assert resolve_model("Qwen2.5-Math-72B-Instruct") == "Qwen/Qwen2.5-Math-72B-Instruct"
     assert resolve_model("Qwen3-14B-Base") == "Qwen/Qwen3-14B-Base"
     assert "Qwen3-32B-Base" not in MODELS  # never published
+    of_others = "Qwen/Qwen3-4B-Instruct-2507 Qwen/Qwen3-4B-Thinking-2507 tiiuae/Falcon3-1B-Base "
+    of_others += "tiiuae/Falcon3-10B-Instruct OctoThinker/OctoThinker-3B-Hybrid-Base "
+    of_others += "deepseek-ai/DeepSeek-R1-Distill-Llama-8B "
+    for size in ("1.5B", "7B", "14B", "32B"):
+        of_others += f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{size} "
+    for name in of_others.split():
+        assert resolve_model(name.split("/")[1]) == name
     assert resolve_model("owner/name") == "owner/name"
     assert resolve_model(str(tmp_path)) == str(tmp_path)
     for name in ("Qwen2.5-2B", "qwen"):
@@ -217,6 +225,222 @@ def test_names(tmp_path):
     for name in ("./missing", "/missing", "../missing/folder", "a/b/c"):
         with pytest.raises(ValueError, match=f"no folder '{name}'$"):
             resolve_model(name)
+
+# --------------------------------------------------------------------------------------------------
+# Damaged or hostile folders: one line, which names the file
+
+BAD = (None, 0, -1, 1.5, "x", "", [], {}, True, 10**12, [1], {"a": 1})
+
+
+def refused(folder, *, allowed=False):
+    """The message with which a folder is refused; None if it is not, where that is allowed."""
+    try:
+        load_model(str(folder))
+    except ValueError as error:
+        assert "\n" not in str(error) and str(folder) in str(error)
+        return str(error)
+    assert allowed, "loaded"
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "num_attention_heads", "num_key_value_heads",
+                                 "hidden_size", "rope_parameters", "max_position_embeddings",
+                                 "quantization_config", "eos_token_id", "layer_types", "auto_map",
+                                 "dual_chunk_attention_config", "rope_scaling", "hidden_act"])  # fmt: skip
+def test_no_value_of_a_config_is_a_traceback(key, folder):
+    """Bug: AttributeError, ZeroDivisionError, ... from deep inside for a config of wrong types."""
+    whole = (folder / "config.json").read_text()
+    for value in BAD:
+        (folder / "config.json").write_text(json.dumps(json.loads(whole) | {key: value}))
+        refused(folder, allowed=True)
+
+
+@pytest.mark.parametrize("stated", ["0", ["0"], [[1]], {"a": 1}, True, 1.5, [1, None, "2"]])
+def test_an_end_token_is_a_number(stated, folder):
+    """Bug: "0" as text, which is compared with numbers and never ends a response; a traceback."""
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
+    assert "generation_config.json: eos_token_id" in refused(folder)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "5", '"x"', "{}", "[" * 100_000, '{"model": null}',
+                                  "\udcff", '{"version": "1.0", "model": {"type": "BPE"}}'])  # fmt: skip
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_named(name, text, folder):
+    """Bug: a traceback out of the tokenizers library, whose errors are of the class Exception."""
+    (folder / name).write_text(text, "utf-8", errors="surrogateescape")
+    objects = name == "tokenizer_config.json" and text.startswith("{")
+    assert name == "tokenizer_config.json" or refused(folder)
+    refused(folder, allowed=objects)
+
+
+@pytest.fixture
+def shards(folder):
+    """(folder, its index) of one shard, beside a file outside."""
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    shutil.copy(folder / "model-1.safetensors", folder.parent / "outside.safetensors")
+    keys = load_file(folder / "model-1.safetensors").keys()
+
+    def index(value):
+        found = {"weight_map": value(keys) if callable(value) else value}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(found))
+
+    return folder, index
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "x/../../outside.safetensors",
+                                  "..\\outside.safetensors", "C:\\x.safetensors", "..", "", ".",
+                                  "C:x.safetensors", "config.json", "pytorch_model.bin"])  # fmt: skip
+def test_an_index_names_files_beside_it(name, shards):
+    """Bug: an index of shards by which a downloaded folder reads any file of the machine."""
+    folder, index = shards
+    index(lambda keys: dict.fromkeys(keys, name))
+    assert "index.json names" in refused(folder)
+
+
+@pytest.mark.parametrize("value", [[], ["model-1.safetensors"], None, "x", 3, {}, {"a": 1}, {"a": []},
+                                   {"a": {"b": "c"}}, {"a": None}])  # fmt: skip
+def test_an_index_maps_tensors_to_files(value, shards):
+    """Bug: 'list' object has no attribute 'values'."""
+    folder, index = shards
+    index(value)
+    assert "index.json" in refused(folder)
+    index(lambda keys: dict.fromkeys(keys, "model-1.safetensors"))
+    load_model(str(folder))
+
+
+def test_long_context_by_chunks_is_said_and_held_to_what_is_right(folder, capsys, tmp_path):
+    """Bug: Qwen2.5-7B-Instruct-1M loads, and is wrong beyond the length of a chunk."""
+    chunks = {"chunk_size": 64, "local_size": 8, "original_max_position_embeddings": 64}
+    edit_config(folder, dual_chunk_attention_config=chunks, max_position_embeddings=256)
+    model, tokenizer = load_model(str(folder))
+    assert model.max_positions == 64
+    assert "dual chunk attention is not computed" in capsys.readouterr().out
+    save_model(model, tokenizer, tmp_path / "copy")
+    saved = json.loads((tmp_path / "copy/config.json").read_text())
+    assert saved["max_position_embeddings"] == 256
+    assert saved["dual_chunk_attention_config"] == chunks
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [("GatedRepoError", "owner/name is gated: accept its terms"),
+     ("RepositoryNotFoundError", "the hub has no model owner/name"),
+     ("LocalEntryNotFoundError", "without a network"), ("OfflineModeIsEnabled", "without a network")],
+)  # fmt: skip
+def test_why_the_hub_gives_nothing(error, message, monkeypatch):
+    """Bug: a gated model told as "without a network"."""
+    import huggingface_hub.errors
+
+    def fail(*names, **how):
+        kind = getattr(huggingface_hub.errors, error)
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(ValueError, match=message):
+        load_model("owner/name")
+
+
+# --------------------------------------------------------------------------------------------------
+# What a checkpoint is for others: transformers 4 reads rope_theta and rope_scaling
+
+ROPES = {
+    "theta": ({"rope_theta": 1e6}, {"rope_theta": 1e6, "rope_type": "default"}),
+    "linear": (
+        {"rope_theta": 2e4, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_theta": 2e4, "rope_type": "linear", "factor": 2.0},
+    ),
+    "old yarn": (
+        {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0,
+                                             "original_max_position_embeddings": 64}},
+        {"rope_theta": 1e6, "rope_type": "yarn", "factor": 4.0,
+         "original_max_position_embeddings": 64},
+    ),
+    "llama3": (
+        {"rope_theta": 5e5, "rope_scaling": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64}},
+        {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+         "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["4", "5"])
+@pytest.mark.parametrize("rope", ROPES)
+def test_rope_is_where_each_version_looks_for_it(rope, form, folder, tmp_path):
+    """Bug: transformers 4, and Ollama's converter, find no rope_theta, take 10000, and say nothing.
+    Tried with transformers 4.57.6: the gap of the logits is 0.
+    """
+    old, new = ROPES[rope]
+    changes = old | {"rope_parameters": None} if form == "4" else {"rope_parameters": new}
+    edit_config(folder, **changes)
+    model, tokenizer = load_model(str(folder))
+    save_model(model, tokenizer, tmp_path / "copy")
+    before = json.loads((folder / "config.json").read_text())
+    saved = json.loads((tmp_path / "copy/config.json").read_text())
+    assert saved["rope_theta"] == old["rope_theta"]
+    scaling = dict(saved.get("rope_scaling") or {"rope_type": "default"})
+    scaling["rope_type"] = scaling.pop("type", scaling.get("rope_type"))
+    assert scaling | {"rope_theta": saved["rope_theta"]} == new
+    dtype = {"dtype": "float32", "torch_dtype": "float32"}
+    kept = {"architectures": ["Qwen2ForCausalLM"], **dtype}
+    added = saved.keys() - before.keys()
+    assert {key: saved[key] for key in before if key not in kept} == {
+        key: value for key, value in before.items() if key not in kept
+    }
+    assert added <= {"rope_theta", "rope_scaling", *dtype} and saved | kept == saved
+    ids = random_ids(1, 60)
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "copy")(ids).logits
+        assert (model.lm_head(model(ids)) - theirs).abs().max() < 1e-4
+
+
+def test_what_belongs_to_the_source_stays(folder, tmp_path):
+    """Bug: the tokenizer's class in words of transformers 5, sampling settings lost, files that
+    nobody else may read.
+    """
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+             "merges.txt", "added_tokens.json", "chat_template.jinja")  # fmt: skip
+    edit = json.loads((folder / "tokenizer_config.json").read_text())
+    edit |= {"tokenizer_class": "PreTrainedTokenizerFast", "odd": 1}
+    edit["additional_special_tokens"] = edit.pop("extra_special_tokens", [])
+    (folder / "tokenizer_config.json").write_text(json.dumps(edit, indent=7))
+    (folder / "special_tokens_map.json").write_text('{   }')
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    settings = {"repetition_penalty": 1.1, "top_p": 0.8, "do_sample": True, "pad_token_id": 5}
+    generation = {"eos_token_id": [1, 7], "transformers_version": "4.51.0"} | settings
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    edit_config(folder, auto_map={"AutoConfig": "code.Config"}, torch_dtype="bfloat16", odd=[1])
+    model, tokenizer = load_model(str(folder))
+    umask = os.umask(0o027)
+    save_model(model, tokenizer, tmp_path / "copy")
+    os.umask(umask)
+    for name in names:
+        if (folder / name).is_file():
+            assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes(), name
+    found = json.loads((tmp_path / "copy/generation_config.json").read_text())
+    assert found == {"bos_token_id": tokenizer.bos_token_id} | generation
+    config = json.loads((tmp_path / "copy/config.json").read_text())
+    assert config["odd"] == [1] and "auto_map" not in config
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "copy").iterdir()}
+    assert set(modes.values()) == {0o640} and "model.safetensors" in modes, modes
+
+
+def test_a_tokenizer_changed_in_memory_is_saved_as_it_is(folder, tmp_path):
+    """Bug: the source's files copied over a token or a template that was added since."""
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    model, tokenizer = load_model(str(folder))
+    tokenizer.chat_template = "{{ messages[0].content }}!"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    save_model(model, tokenizer, tmp_path / "copy")
+    _, found = load_model(str(tmp_path / "copy"))
+    assert found.chat_template == tokenizer.chat_template
+    assert found("<new>").input_ids == tokenizer("<new>").input_ids
+    config = json.loads((tmp_path / "copy/tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "<new>" in config["additional_special_tokens"]
+    assert not isinstance(config.get("extra_special_tokens"), list)  # transformers 4 fails on it
 
 
 @pytest.mark.skipif("DSRL_REAL_MODEL" not in os.environ, reason="DSRL_REAL_MODEL names no folder")
