@@ -330,12 +330,12 @@ def interval(values):
 
 
 def show(values, form=".3f"):
-    """Mean ± half width; nothing where there is nothing."""
+    """Mean ± half width; one or two values as they are, as two have an interval of no use."""
     values = [value for value in values if value is not None]
-    if not values:
-        return ""
+    if len(values) < 3:
+        return " ".join(f"{value:{form}}" for value in values)
     mean, half = interval(values)
-    return f"{mean:{form}} ± {half:.3f}" if len(values) > 1 else f"{mean:{form}}"
+    return f"{mean:{form}} ± {half:{form.lstrip('+')}}"
 
 
 def show_difference(values):
@@ -485,7 +485,7 @@ def draw(part, results, path):
     for axis, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for color, name in enumerate(part.variants):
             runs = [row[0] for row in pairs_of(part, results, [name])]
-            if len(runs) < 2:  # one has no interval
+            if len(runs) < 3:
                 continue
             steps = [point["step"] for point in runs[0]["curve"] if point["step"] <= part.steps]
             ends = [interval([at(run, step, key) for run in runs]) for step in steps]

@@ -127,6 +127,8 @@ def test_intervals_and_verdicts():
     assert study.verdict([0.1, 0.2, 0.15], -1) == "the opposite"
     assert study.verdict([-0.1, 0.2, 0.15], 1).startswith("no difference")
     assert study.verdict([0.5, 0.51], 1) == "too few runs"
+    assert study.show([2e6, 2e6, 2e6], ",.0f") == "2,000,000 ± 0"
+    assert study.show([0.5, None, -0.25], "+.2f") == "+0.50 -0.25" and study.show([None]) == ""
     assert len(study.T_95) >= 11, "twelve pairs"
 
 
