@@ -302,9 +302,9 @@ def generate(
     device = next(model.parameters()).device
     capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CHECK_EVERY[device.type]
     rows, model = make_rows(request, seed, first_prompt, device), sampling_copy(model)
-    disable = True if progress is None else None  # To tqdm None is: where there is no terminal.
     with tqdm(
-        desc=progress, total=num_rows, unit="row", disable=disable, leave=False, delay=BAR_DELAY
+        desc=progress, total=num_rows, unit="row", leave=False, delay=BAR_DELAY,
+        disable=progress is None or None,  # None: no bar where there is no terminal
     ) as bar:
         num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
         while not rows.stopped.all():

@@ -18,7 +18,7 @@ from conftest import arguments, start, wait_for
 from test_dsrl import no_curves, updates  # noqa: F401
 
 import dsrl
-from plumbing import checkpoints, records, resume
+from plumbing import checkpoints, console, records, resume
 from plumbing.checkpoints import load_model
 
 ROOT = Path(__file__).parent.parent
@@ -212,7 +212,7 @@ def test_texts_do_not_rule_the_terminal(capsys):
         ("avg_at_k", "avg_at_k_se", "pass_at_k", "reflection", "transition", "length"), 0.0
     )
     records.show_evaluation("evaluation", record, rows)
-    records.say(HOSTILE)
+    console.say(HOSTILE)
 
     def fail():
         raise ValueError(HOSTILE)
@@ -228,7 +228,7 @@ def test_a_text_that_the_terminal_lacks_ends_no_run(monkeypatch):
     """Bug: "'ascii' codec can't encode", on Windows or where no locale is set."""
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert records.report_errors(lambda: records.say("\u2713 \u00fc")) == 0
+    assert records.report_errors(lambda: console.say("\u2713 \u00fc")) == 0
     terminal.flush()
     assert terminal.buffer.getvalue() == b"\\u2713 \\xfc\n"
 
@@ -256,9 +256,9 @@ def test_no_bars_where_the_output_is_no_terminal(world, tmp_path):
 )  # fmt: skip
 def test_a_phase_that_is_never_reached_is_said(tmp_path, capsys, more, said):
     """Bug: --steps 3 with the default of 20 updates on P(y) never comes to GRPO, in silence."""
-    sampler = types.SimpleNamespace(compute_dtype=torch.float32)
+    model = types.SimpleNamespace(compute_dtype=torch.float32)
     run = types.SimpleNamespace(
-        config=dsrl.parse_args(more), device="cpu", sampler=sampler, name="x", folder=tmp_path
+        config=dsrl.parse_args(more), device="cpu", model=model, name="x", folder=tmp_path
     )
     records.start_records(run)
     assert ("phase 2 is never reached" in capsys.readouterr().out) == said
