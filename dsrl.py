@@ -36,10 +36,12 @@ from tqdm import tqdm, trange
 
 from plumbing import plan, processes, records, resume
 from plumbing.alignment import gradient_alignment
-from plumbing.benchmarks import load_data, load_grader
+from plumbing.benchmarks import load_data
 from plumbing.checkpoints import fetch_folder
-from plumbing.evaluation import count_thoughts, evaluate, stop_strings_of, summarize
+from plumbing.evaluation import count_thoughts, evaluate, summarize
 from plumbing.flags import VARIANTS, parse_args
+from plumbing.grading import load_grader
+from plumbing.prompts import response_ends
 from plumbing.records import EVAL_K, Run
 from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, conditional_logprobs
 from prerl import group_advantages, loss_mask, marginal_logprobs, policy_gradient, start_token_of
@@ -109,10 +111,11 @@ def train(run):
 def sample(run, batch, step):
     """G responses to each problem of this process's share; each draw is the same in any share."""
     config = run.config
+    eos_ids, stop_strings = response_ends(run.model, run.tokenizer, batch)
     return generate(
-        run.sampler, [problem["prompt_ids"] for problem in batch], group_size=config.group_size,
+        run.model, [problem["prompt_ids"] for problem in batch], group_size=config.group_size,
         max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
-        eos_ids=run.sampler.eos_ids, stop_strings=stop_strings_of(run.tokenizer, batch),
+        eos_ids=eos_ids, stop_strings=stop_strings,
         tokenizer=run.tokenizer, seed=config.seed * 1_000_003 + step,
         first_prompt=processes.first_of_share(config.prompts_per_step),
         progress=None if processes.rank() else f"sampling for update {step}",
@@ -149,7 +152,6 @@ def update(run, rollout, rewards, step):
             metrics["skipped"] = "no row carries a signal"
             break
         plan.adam_step(optimizer, model, config.offload)
-        processes.copy_weights(model, run.sampler)
     optimizer.zero_grad(set_to_none=True)  # the next sampling has their memory
     return metrics
 
@@ -185,20 +187,24 @@ def advantages_for(objective, rewards, override):
 
 
 def old_logprobs(run, rollout, space):
-    """(B, R) log-probs of the weights that sampled: the sampler's own; P(y) is scored here."""
+    """(B, R) log-probs of the weights that sampled: known from the draws; P(y) is scored here."""
     return rollout.logprobs if space == "conditional" else scores(run, rollout, space)
 
 
 @torch.no_grad()
 def scores(run, rollout, space):
     """(B, R) log-probs of the current weights in one space, without gradient."""
-    budget = run.config.micro_batch_tokens
+    model, budget = run.model, run.config.micro_batch_tokens
     if space == "conditional":
-        return conditional_logprobs(run.sampler, rollout, micro_batch_tokens=budget)
-    return marginal_logprobs(
-        run.sampler, rollout.response_ids, rollout.response_mask, run.config.start_token,
-        micro_batch_tokens=budget,
-    )  # fmt: skip
+        scored = conditional_logprobs(model, rollout, micro_batch_tokens=budget)
+    else:
+        scored = marginal_logprobs(
+            model, rollout.response_ids, rollout.response_mask, run.config.start_token,
+            micro_batch_tokens=budget,
+        )  # fmt: skip
+    if model.is_sharded:
+        model.reshard()  # FSDP2 leaves the head gathered until a backward pass
+    return scored
 
 
 def offending_row(run, rollout, space):
@@ -243,7 +249,7 @@ def diagnose(run, rollout, step):
     }
     if config.alignment_every and step % config.alignment_every == 0:
         alignment = gradient_alignment(
-            run.sampler, part, config.start_token, config.micro_batch_tokens, by_position=False
+            run.model, part, config.start_token, config.micro_batch_tokens, by_position=False
         )
         metrics["alignment"] = alignment["whole_model"]
     return metrics
@@ -257,7 +263,7 @@ def measure(run, step):
     """Evaluate, each process its share; record, redraw the curves, print a few responses."""
     config, problems = run.config, run.held_out
     rows = evaluate(
-        run.sampler, run.tokenizer, processes.share(problems), k=EVAL_K, seed=config.seed,
+        run.model, run.tokenizer, processes.share(problems), k=EVAL_K, seed=config.seed,
         max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
         first_prompt=processes.first_of_share(len(problems)), grade_with=run.grade,
         progress=None if processes.rank() else f"evaluation at {step}",
@@ -272,14 +278,14 @@ def measure(run, step):
 
 def load(config, device):
     """The Run of a config, with its start token looked up; no folder and no grader yet."""
-    model, sampler, tokenizer = plan.load_weights(config, device)
+    model, tokenizer = plan.load_weights(config, device)
     problems, held_out = load_data(config, tokenizer, model.max_positions)
     given, size = config.start_token, model.config.vocab_size
     token = start_token_of(tokenizer, size) if given is None else check_start_token(given, size)
     print(f"start token of P(y): {token} {tokenizer.convert_ids_to_tokens(token)!r}")
     return Run(
         config=replace(config, start_token=token), device=device,
-        model=model, sampler=sampler, tokenizer=tokenizer,
+        model=model, tokenizer=tokenizer,
         optimizer=torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **ADAM),
         problems=problems, held_out=held_out,
         micro_batch_tokens=config.micro_batch_tokens or PACK_TOKENS[device.type],

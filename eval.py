@@ -15,10 +15,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from plumbing.benchmarks import OTHER, TASKS, answer_in, encode_prompt, grade, load_problems
-from plumbing.checkpoints import best_device, load_model
+from plumbing.benchmarks import OTHER, TASKS, load_problems
+from plumbing.checkpoints import best_device, load_model, write_json
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, summarize
-from plumbing.records import drop_cut_line, read_lines
+from plumbing.grading import answer_in, grade
+from plumbing.prompts import describe_template, encode_prompt
+from plumbing.records import append_line, lock_folder, read_lines, write_lines
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 
@@ -32,13 +34,20 @@ def run_task(model, tokenizer, name, problems, args, path):
     how["k"] = k = args.k or TASKS.get(name.partition("/")[0], OTHER).k
     # k greedy responses would be one
     how["temperature"] = float(k > 1) if args.temperature is None else args.temperature
-    longest = max(len(encode_prompt(tokenizer, one, args.template)) for one in problems)
-    how["max_new_tokens"] = args.max_new_tokens
-    if args.max_new_tokens is None:
-        how["max_new_tokens"] = max(1, min(MAX_NEW_TOKENS, model.max_positions - longest))
-    drop_cut_line(path)
-    rows = [row for row in read_lines(path) if row["task"] == name][: k * len(problems)]
-    if any(row["problem"] != problems[i // k]["problem"] for i, row in enumerate(rows)):
+    limit = min(args.max_new_tokens or MAX_NEW_TOKENS, model.max_positions - 1)
+    how["max_new_tokens"] = limit
+    lengths = [len(encode_prompt(tokenizer, one, args.template)) for one in problems]
+    tight = sum(length + limit > model.max_positions for length in lengths)
+    full = sum(length >= model.max_positions for length in lengths)
+    if tight:
+        room = f"fewer than {limit} tokens of the model's {model.max_positions}"
+        few = f"{tight} of {len(problems)} prompts leave a response {room}"
+        print(f"{name}: {few}; {full} leave none and count as unanswered")
+    recorded = read_lines(path)
+    if recorded:
+        write_lines(path, recorded)  # without a last line that a kill cut short
+    rows = [row for row in recorded if row.get("task") == name][: k * len(problems)]
+    if any(row.get("problem") != problems[i // k]["problem"] for i, row in enumerate(rows)):
         raise ValueError(f"{path} holds responses to other problems of {name}: give another --out")
     start, tokens, size = time.perf_counter(), 0, max(1, ROWS_PER_CALL // k)
     for first in range(len(rows) // k, len(problems), size):
@@ -47,10 +56,9 @@ def run_task(model, tokenizer, name, problems, args, path):
         new = evaluate(model, tokenizer, problems[first : first + size], **place, **how)
         new = new[len(rows) - first * k :]  # of the first problem some may be there
         tokens += sum(row["tokens"] for row in new)
-        with path.open("a", encoding="utf-8") as file:
-            for row in new:
-                rows.append({"task": name, **row})
-                file.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
+        for row in new:
+            rows.append({"task": name, **row})
+            append_line(path, rows[-1])
     seconds = time.perf_counter() - start
     summary = summarize(problems, rows, k) | {"sampling": how}
     sampled = {"seconds": seconds, "tokens_per_second": tokens / seconds}
@@ -66,17 +74,38 @@ def report(name, summary):
         print(f"  {key:18} {json.dumps(value)}")
 
 
+def read_results(path):
+    """What a run left in its results.json; raises ValueError if that is not there or not whole."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no results.json: give the --out folders of runs")
+    try:
+        results = json.loads(path.read_text("utf-8"))
+        for summary in results["tasks"].values():
+            summary["avg_at_k_se"], summary["pass_at_k"], summary["sampling"]
+        return {"settings": dict(results["settings"]), "tasks": results["tasks"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): give another --out") from error
+
+
+def say_differences(task, runs):
+    """Print the settings that were not the same in the runs of a task: figures are not alike."""
+    settings = [summary["sampling"] | {"problems": summary["problems"]} for _, summary in runs]
+    for key in dict.fromkeys(key for one in settings for key in one):
+        values = [one.get(key) for one in settings]
+        if len(set(map(str, values))) > 1:
+            print(f"{task}: not alike: {key} is {', '.join(map(str, values))}")
+
+
 def compare(folders, picture):
     """Print the Avg@k of finished runs side by side and draw their pass@k curves."""
     from matplotlib.figure import Figure  # slow to import
 
     curves = {}  # task -> [(folder, summary)]
     for folder in folders:
-        path = Path(folder) / "results.json"
-        if not path.exists():
-            raise ValueError(f"{folder} has no results.json: give the --out folders of runs")
-        for task, summary in json.loads(path.read_text())["tasks"].items():
+        for task, summary in read_results(Path(folder) / "results.json")["tasks"].items():
             curves.setdefault(task, []).append((folder, summary))
+    if not curves:
+        raise ValueError(f"{', '.join(folders)}: no task of these runs is finished")
     figure = Figure(figsize=(4 * len(curves), 3.5), layout="tight")
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
     for axis, (task, runs) in zip(axes, curves.items(), strict=True):
@@ -85,6 +114,7 @@ def compare(folders, picture):
             print(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
             sizes, values = zip(*summary["pass_at_k"].items(), strict=True)
             axis.plot(list(map(int, sizes)), values, marker="o", label=str(folder))
+        say_differences(task, runs)
         axis.set(title=task, xlabel="k", ylabel="pass@k", ylim=(0, 1))
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:.0f}")
@@ -137,26 +167,37 @@ def run(args):
     for name, file in data.items():
         if not file or name not in tasks:
             raise ValueError(f"--data {name}: must read TASK=FILE, TASK of --tasks {args.tasks}")
+    problems = {name: load_problems(data.get(name, name), None, args.limit, name, keep_rows=False)
+                for name in tasks}  # fmt: skip
+    with lock_folder(args.out, ("results.json", "responses.jsonl")) as folder:
+        evaluate_tasks(args, problems, folder)
+
+
+def evaluate_tasks(args, problems, folder):
+    """Sample and record them in a folder that is ours; a run that was killed goes on."""
     free = ("tasks", "data", "limit", "out", "compare")  # may differ in a run that goes on
     settings = {key: value for key, value in vars(args).items() if key not in free}
-    folder, path = Path(args.out), Path(args.out, "results.json")
-    results = json.loads(path.read_text()) if path.exists() else {"settings": settings, "tasks": {}}
-    for key, value in settings.items():
-        if (old := results["settings"].get(key)) != value:
-            raise ValueError(f"{folder} was made with {key} {old}, not {value}: give another --out")
-    problems = {name: load_problems(data.get(name, name), None, args.limit, name) for name in tasks}
+    path, results = folder / "results.json", {"settings": settings, "tasks": {}}
+    if path.exists():
+        results = read_results(path)
+        for key, value in settings.items():
+            if (old := results["settings"].get(key)) != value:
+                raise ValueError(
+                    f"{folder} was made with {key} {old}, not {value}: give another --out"
+                )
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     results["versions"] = {"python": sys.version.split()[0], **versions}
     print("settings:", json.dumps(settings | results["versions"]))
     model, tokenizer = load_model(args.model, **best_device())
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2))  # the settings of a run that is killed
-    for name in tasks:
+    if args.template == "chat" and (description := describe_template(tokenizer)):
+        print(description)
+    write_json(path, results)  # the settings of a run that is killed
+    for name in problems:
         made = run_task(model, tokenizer, name, problems[name], args, folder / "responses.jsonl")
         results["tasks"][name] = results["tasks"].get(name, {}) | made
-        path.write_text(json.dumps(results, indent=2))
+        write_json(path, results)
         report(name, results["tasks"][name])
-    compare([folder], folder / "pass_at_k.png")
+    compare([str(folder)], folder / "pass_at_k.png")
 
 
 def main(argv=None):
@@ -169,9 +210,12 @@ def main(argv=None):
             compare(args.compare, "compare.png")
         else:
             run(args)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

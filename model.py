@@ -6,8 +6,8 @@ What a reader may expect and will not find here:
 1. No padding. A training batch is *packed*: rows lie end to end in one (1, N) stream, `row_lengths`
    says how long each is, positions restart in each, attention never crosses a border.
 2. No (N, V) tensor of logits for a whole batch: logprobs.py scores tokens from hidden states.
-3. No hidden state. The KV cache is an object that the caller makes, passes in and drops; only the
-   copy of the weights for sampling hangs on the modules, as long as `sampling_weights` is open.
+3. No hidden state. The KV cache is an object that the caller makes, passes in and drops, and so is
+   the network whose weights are made ready to sample with (`sampling_copy`).
 4. Parameter names are those of the checkpoint, so loading is strict and needs no mapping table.
 
 Shapes: B rows, T tokens of a row, N tokens of a packed batch (n of a chunk), V vocabulary, D width,
@@ -17,8 +17,7 @@ H query heads, K key/value heads, E head size.
 """
 
 import inspect
-from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -36,74 +35,19 @@ BLOCKED_WEIGHTS = 2**16  # CPU: matrices of fewer elements gain nothing from one
 class Linear(nn.Linear):
     """nn.Linear that casts its fp32 master weight to the dtype of the activations as it is used."""
 
-    prepared = None  # x -> product, as long as `sampling_weights` holds
-
     def forward(self, x):
-        return product(x, self)
-
-
-def product(x, *layers):
-    """Several projections of one input as one matrix product: (..., D) -> (..., sum of widths)."""
-    if layers[0].prepared is not None:
-        return layers[0].prepared(x)
-    return F.linear(x, *joined(layers, x.dtype))
-
-
-def joined(layers, dtype):
-    """Their weights end to end, (sum of widths, D), and their biases, or None, cast to dtype."""
-
-    def join(tensors):
-        return (tensors[0] if len(tensors) == 1 else torch.cat(tensors)).to(dtype)
-
-    biases = None if layers[0].bias is None else join([layer.bias for layer in layers])
-    return join([layer.weight for layer in layers]), biases
-
-
-@contextmanager
-def sampling_weights(model):
-    """While it holds, layers take a copy of the weights, made for sampling once, not per token.
-
-    The copy is joined and cast to compute_dtype; on a CPU it lies in oneDNN's blocks, with which a
-    product of few rows takes 0.4 to 0.9 of the time. Weights changed meanwhile may not be seen.
-    """
-    groups = [(model.lm_head,)]
-    for layer in model.model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        groups += [(attention.q_proj, attention.k_proj, attention.v_proj), (attention.o_proj,)]
-        groups += [(mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)]
-    norms = [module for module in model.modules() if isinstance(module, RMSNorm)]
-    try:
-        for layers in groups:
-            layers[0].prepared = prepare(*joined(layers, model.compute_dtype))
-        for norm in norms:
-            norm.prepared = norm.weight.detach().to(model.compute_dtype)
-        yield
-    finally:
-        for module in (*norms, *(layers[0] for layers in groups)):
-            module.prepared = None
-
-
-def prepare(weight, bias):
-    """x -> x weight^T + bias, as fast as it can be had when the weight is used many times."""
-    large = weight.numel() >= BLOCKED_WEIGHTS
-    if weight.is_cpu and large and torch.backends.mkldnn.is_available():
-        onednn = torch.ops.mkldnn  # what torch.compile uses
-        blocked = onednn._reorder_linear_weight(weight.detach(), None)
-        return lambda x: onednn._linear_pointwise(x, blocked, bias, "none", [], "")
-    return partial(F.linear, weight=weight, bias=bias)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
 
 
 class RMSNorm(nn.Module):
-    prepared = None  # the weight in compute_dtype, as long as `sampling_weights` holds
-
-    def __init__(self, width, eps):
+    def __init__(self, size, eps):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
     def forward(self, x):
-        weight = self.weight.to(x.dtype) if self.prepared is None else self.prepared
-        return F.rms_norm(x, weight.shape, weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 def head_dim(config):
@@ -120,7 +64,9 @@ def max_positions(config):
 
 def rope_frequencies(config):
     """(E/2,) inverse frequencies and the factor on cos and sin, by `config.rope_parameters`."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # linear, llama3, yarn
+    from transformers.modeling_rope_utils import (
+        ROPE_INIT_FUNCTIONS,  # linear, llama3, yarn
+    )
 
     kind, cpu = config.rope_parameters["rope_type"], torch.device("cpu")
     with cpu:  # also where the model is made on "meta", as `load_model` does
@@ -139,31 +85,30 @@ def rotate(x, cos, sin):
 
 
 class Attention(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, index):
         super().__init__()
-        width, self.E = config.hidden_size, head_dim(config)
+        D, self.E, self.index = config.hidden_size, head_dim(config), index
         self.H, self.K = config.num_attention_heads, config.num_key_value_heads
         bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
-        self.q_proj = Linear(width, self.H * self.E, bias=bias)
-        self.k_proj = Linear(width, self.K * self.E, bias=bias)
-        self.v_proj = Linear(width, self.K * self.E, bias=bias)
-        self.o_proj = Linear(self.H * self.E, width, bias=getattr(config, "attention_bias", False))
-        if config.model_type == "qwen3":
+        self.q_proj = Linear(D, self.H * self.E, bias=bias)
+        self.k_proj = Linear(D, self.K * self.E, bias=bias)
+        self.v_proj = Linear(D, self.K * self.E, bias=bias)
+        self.o_proj = Linear(self.H * self.E, D, bias=getattr(config, "attention_bias", False))
+        self.normalizes = config.model_type == "qwen3"
+        if self.normalizes:
             self.q_norm = RMSNorm(self.E, config.rms_norm_eps)
             self.k_norm = RMSNorm(self.E, config.rms_norm_eps)
 
-    def forward(self, x, cos, sin, attend):
-        B, T, _ = x.shape
-        qkv = product(x, self.q_proj, self.k_proj, self.v_proj)
-        qkv = qkv.view(B, T, self.H + 2 * self.K, self.E)
-        if hasattr(self, "q_norm"):
-            q, k, v = qkv.split([self.H, self.K, self.K], dim=2)
-            q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
-        else:
-            qk, v = qkv.split([self.H + self.K, self.K], dim=2)
-            q, k = rotate(qk, cos, sin).split([self.H, self.K], dim=2)
-        out = attend(q, k, v)  # (B, T, H, E)
-        return self.o_proj(out.reshape(B, T, self.H * self.E))
+    def forward(self, x, cos, sin, scope):
+        B, T, D = x.shape
+        q = self.q_proj(x).view(B, T, self.H, self.E)
+        k = self.k_proj(x).view(B, T, self.K, self.E)
+        v = self.v_proj(x).view(B, T, self.K, self.E)
+        if self.normalizes:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        out = attend(q, k, v, self.index, scope)  # (B, T, H, E)
+        return self.o_proj(out.flatten(2))  # (B, T, D)
 
 
 class MLP(nn.Module):
@@ -175,20 +120,19 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=bias)
 
     def forward(self, x):
-        gate, up = product(x, self.gate_proj, self.up_proj).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, index):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, index)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x, cos, sin, attend):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
+    def forward(self, x, cos, sin, scope):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, scope)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -196,7 +140,7 @@ class Decoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -216,43 +160,37 @@ class CausalLM(nn.Module):
         self.eos_ids = ()  # set by load_model
         self.inverse_frequencies, self.rope_factor = rope_frequencies(config)
 
-    def forward(self, input_ids, positions=None, kv_cache=None, row_lengths=None, cache_rows=None):
+    @property
+    def is_sharded(self):
+        """Whether FSDP2's fully_shard has cut it, so that the processes meet in each layer."""
+        return hasattr(self, "unshard")
+
+    def forward(self, input_ids, kv_cache=None, row_lengths=None, cache_rows=None):
         """Hidden states after the last norm, (B, T, D); `lm_head` makes logits of them.
 
         input_ids   (B, T) int64
-        positions   (B, T) int64    default: from 0 in each row, or from the cached length on
-        kv_cache    KVCache | None  row b of the batch continues row b of the cache by T tokens
         row_lengths list[int]       packed input: B = 1, T = sum(row_lengths), rows end to end
+        kv_cache    KVCache | None  T = 1: row b of the batch continues row b of the cache
         cache_rows  (rows,) int64   packed input with a cache: row i fills cache row cache_rows[i]
         """
         B, T = input_ids.shape
-        device = input_ids.device
         if row_lengths is not None:
             assert (B, T) == (1, sum(row_lengths)), f"packed {B} x {T}, row_lengths {row_lengths}"
-            ends = torch.tensor([0, *row_lengths], device=device).cumsum(0)  # (rows + 1,)
-            lengths = ends.diff()
-            starts = ends[:-1].repeat_interleave(lengths)  # (N,)
-            if positions is None:
-                positions = (torch.arange(T, device=device) - starts)[None]  # (1, N)
-        elif positions is None:
-            positions = torch.arange(T, device=device).expand(B, T)
-            if kv_cache is not None:
-                positions = positions + kv_cache.lengths[:B, None]
-        x = self.model.embed_tokens(input_ids).to(self.compute_dtype)  # (B, T, D)
-        cos, sin = self.rotary_tables(positions)
-        groups = self.config.num_attention_heads // self.config.num_key_value_heads
-        packed = None if row_lengths is None else (row_lengths, ends.int())
-        attention = attention_over(positions, groups, kv_cache, packed, cache_rows)
-        for index, layer in enumerate(self.model.layers):
-            attend = partial(attention, index)
-            if self.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(layer, x, cos, sin, attend, use_reentrant=False)
-            else:
-                x = layer(x, cos, sin, attend)
-        if kv_cache is not None and row_lengths is None:
-            kv_cache.lengths[:B] += T
+            scope = packed_scope(row_lengths, kv_cache, cache_rows, input_ids.device)
         elif kv_cache is not None:
-            kv_cache.lengths[cache_rows] = lengths
+            assert T == 1, f"{T} tokens of each row: it is one, unless they are packed"
+            scope = cached_scope(kv_cache, B)
+        else:
+            scope = Scope(torch.arange(T, device=input_ids.device).expand(B, T))
+        x = self.model.embed_tokens(input_ids).to(self.compute_dtype)  # (B, T, D)
+        cos, sin = self.rotary_tables(scope.positions)
+        for layer in self.model.layers:
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, scope, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, scope)
+        if kv_cache is not None:
+            kv_cache.lengths[scope.filled] = scope.lengths
         return self.model.norm(x)
 
     def rotary_tables(self, positions):
@@ -265,6 +203,55 @@ class CausalLM(nn.Module):
 
 
 # --------------------------------------------------------------------------------------------------
+# The same network, ready to sample with
+
+
+class BlockedLinear(nn.Module):
+    """A Linear on a CPU whose weight lies in oneDNN's blocks, as torch.compile would have it.
+
+    A product of few rows takes 0.4 to 0.9 of the time; the layout pays when it is used many times.
+    """
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.blocks, self.bias = torch.ops.mkldnn._reorder_linear_weight(weight, None), bias
+
+    def forward(self, x):
+        return torch.ops.mkldnn._linear_pointwise(x, self.blocks, self.bias, "none", [], "")
+
+
+@torch.no_grad()
+def sampling_copy(model):
+    """A network of the same outputs, its weights whole, in compute_dtype, in blocks on a CPU.
+
+    Casting and layout are paid once here and not at each token. The copy is for sampling alone: it
+    may or may not see later changes of the model's weights. The processes of a sharded model call
+    this together, as each gathers what the others hold.
+    """
+    with torch.device("meta"):
+        copy = CausalLM(model.config).requires_grad_(False)
+    copy.compute_dtype = dtype = model.compute_dtype
+    weights = {name: whole(weight.detach().to(dtype)) for name, weight in model.named_parameters()}
+    if model.config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    copy.load_state_dict(weights, assign=True)
+    for name, layer in list(copy.named_modules()):
+        if isinstance(layer, Linear) and gains_from_blocks(layer.weight):
+            copy.set_submodule(name, BlockedLinear(layer.weight, layer.bias))
+    return copy
+
+
+def whole(tensor):
+    """A tensor put together from its parts: all processes call it. Any other is whole already."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def gains_from_blocks(weight):
+    large = weight.numel() >= BLOCKED_WEIGHTS
+    return weight.is_cpu and large and torch.backends.mkldnn.is_available()
+
+
+# --------------------------------------------------------------------------------------------------
 # Attention and its cache
 
 
@@ -273,8 +260,8 @@ class KVCache:
 
     keys, values  (layers, rows, K, capacity, E); what lies past a row's length has no weight
     lengths       (rows,) int64
-    limit         int, a bound on `lengths` that the host knows without asking the device:
-                  attention reads no further
+    bound         int, at least every one of `lengths`; the host knows it without asking the device,
+                  and attention reads no further
     """
 
     def __init__(self, config, rows, capacity, dtype=torch.float32, device="cpu"):
@@ -286,7 +273,7 @@ class KVCache:
             self.keys = self.keys.view(layers, rows, capacity, heads, -1).transpose(2, 3)
             self.values = self.values.view(layers, rows, capacity, heads, -1).transpose(2, 3)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.limit = capacity
+        self.bound = capacity
 
     @staticmethod
     def bytes_per_token(config, dtype=torch.float32):
@@ -305,40 +292,112 @@ class KVCache:
         self.lengths[targets] = self.lengths[sources]
 
 
-def attention_over(positions, groups, kv_cache, packed, cache_rows):
-    """What queries may see: a function of layer, q (B,T,H,E), k, v (B,T,K,E) -> (B,T,H,E).
+@dataclass
+class Scope:
+    """What the queries of one forward pass may see, the same in every layer."""
 
-    packed  of packed input: the rows' lengths and ends, as `packed_attention` takes them; or None
-    """
-    if packed is None and kv_cache is None:
-        return lambda layer, q, k, v: causal_attention(q, k, v)
-    if packed is None:
-        B, T = positions.shape
-        rows = torch.arange(B, device=positions.device).repeat_interleave(T)  # (B*T,)
-        ragged = T == 1 and reads_live_part(kv_cache.keys)
-        if ragged:
-            starts = torch.arange(B + 1, dtype=torch.int32, device=positions.device)
-            used = (kv_cache.lengths[:B] + 1).int()  # with the token that is about to be written
-        else:
-            bias = visibility_bias(positions, groups, kv_cache)
+    positions: torch.Tensor  # (B, T) int64, of each token in its row
+    row_lengths: list | None = None  # packed: the tokens of each row in the stream
+    ends: torch.Tensor | None = None  # (rows + 1,) int32: 0, and where the queries of each row end
+    cache: KVCache | None = None
+    filled: torch.Tensor | None = None  # (rows,) int64, the cache rows that take these tokens in
+    lengths: torch.Tensor | None = None  # (rows,) int64, how many tokens they then hold
+    cache_rows: torch.Tensor | None = None  # (B*T,) int64, of each token
+    used: torch.Tensor | None = None  # (B,) int32, the lengths again, where flash attention decodes
+    bias: torch.Tensor | None = None  # (B, 1, 1, bound), elsewhere: 0, and -inf behind the lengths
 
-        def attend(layer, q, k, v):
-            kv_cache.write(layer, rows, positions.reshape(-1), k.flatten(0, 1), v.flatten(0, 1))
-            keys, values = kv_cache.keys[layer, :B], kv_cache.values[layer, :B]
-            if ragged:
-                return live_attention(q, keys, values, starts, used, kv_cache.limit)
-            return cached_attention(q, bias, keys, values)
 
+def packed_scope(row_lengths, kv_cache, filled, device):
+    """Each token sees its own row up to itself; with a cache, its key and value are stored too."""
+    lengths = torch.tensor(row_lengths, device=device)  # (rows,)
+    ends = F.pad(lengths.cumsum(0), (1, 0))  # (rows + 1,)
+    starts = ends[:-1].repeat_interleave(lengths)  # (N,)
+    positions = (torch.arange(len(starts), device=device) - starts)[None]  # (1, N)
+    scope = Scope(positions, row_lengths, ends.int(), kv_cache, filled, lengths)
+    if kv_cache is not None:
+        scope.cache_rows = filled.repeat_interleave(lengths)  # (N,)
+    return scope
+
+
+def cached_scope(kv_cache, B):
+    """The one new token of each row sees its cache row, itself included."""
+    rows = torch.arange(B + 1, device=kv_cache.lengths.device)
+    lengths = kv_cache.lengths[:B] + 1  # (B,)
+    scope = Scope(
+        lengths[:, None] - 1, ends=rows.int(), cache=kv_cache, filled=rows[:B], lengths=lengths,
+        cache_rows=rows[:B],
+    )  # fmt: skip
+    if reads_live_part(kv_cache.keys):
+        scope.used = lengths.int()
     else:
-        if kv_cache is not None:
-            rows = cache_rows.repeat_interleave(packed[1].diff())  # (N,)
+        behind = torch.arange(kv_cache.bound, device=lengths.device) >= lengths[:, None]
+        bias = torch.zeros(behind.shape, dtype=kv_cache.keys.dtype, device=lengths.device)
+        scope.bias = bias.masked_fill_(behind, float("-inf"))[:, None, None]
+    return scope
 
-        def attend(layer, q, k, v):
-            if kv_cache is not None:
-                kv_cache.write(layer, rows, positions[0], k[0], v[0])
-            return packed_attention(q, k, v, *packed)
 
-    return attend
+def attend(q, k, v, layer, scope):
+    """The mean of the values that each query may see, weighted by the softmax of q k / sqrt(E).
+
+    q (B, T, H, E);  k, v (B, T, K, E);  layer  int, whose part of the cache it is
+    Returns (B, T, H, E); a key/value head serves H/K neighbouring query heads
+    """
+    if scope.cache is not None:
+        rows, positions = scope.cache_rows, scope.positions.flatten()  # (B*T,)
+        scope.cache.write(layer, rows, positions, k.flatten(0, 1), v.flatten(0, 1))
+    if scope.row_lengths is not None:
+        return attend_packed(q, k, v, scope)
+    if scope.cache is not None:
+        return attend_cached(q, layer, scope)
+    return attend_plain(q, k, v)
+
+
+def attend_plain(q, k, v):
+    """Rows of one length: each token sees its row up to itself."""
+    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # (B, heads, T, E)
+    dtype = q.dtype
+    if q.is_cpu:  # The backward pass of a CPU takes five times as long in bf16.
+        q, k, v = q.float(), k.float(), v.float()
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return out.transpose(1, 2).to(dtype)
+
+
+def attend_packed(q, k, v, scope):
+    """Rows end to end in one stream, B = 1: each token sees its row up to itself."""
+    if runs_flash(q):  # one kernel over ragged rows
+        groups, longest = q.shape[2] // k.shape[2], max(scope.row_lengths)
+        k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (N, H, E)
+        ends, causal = scope.ends, (-1, 0)  # a window: all that is before a query, nothing after it
+        out = flash_attention()(q[0], k, v, ends, ends, longest, longest, window_size=causal)
+        return out[None]
+    # Neighbours of one length are a batch without padding: one call instead of one for each.
+    runs = [(length, len(list(rows))) for length, rows in groupby(scope.row_lengths)]
+    sizes = [length * rows for length, rows in runs]
+    parts = zip(*(tensor[0].split(sizes) for tensor in (q, k, v)), strict=True)  # (n, heads, E)
+    batches = [
+        attend_plain(*(tensor.unflatten(0, (rows, length)) for tensor in part)).flatten(0, 1)
+        for (length, rows), part in zip(runs, parts, strict=True)
+    ]
+    return torch.cat(batches)[None]
+
+
+def attend_cached(q, layer, scope):
+    """One new token of each row, T = 1, against its cache row."""
+    B, _, H, E = q.shape
+    keys, values = scope.cache.keys[layer, :B], scope.cache.values[layer, :B]  # (B, K, capacity, E)
+    K, capacity, bound = keys.shape[1], keys.shape[2], scope.cache.bound
+    if scope.used is not None:  # Flash attention reads the live part of each row, nothing else.
+        keys, values = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (keys, values))
+        # It shares out its work by max_k: the bound, not the capacity.
+        return flash_attention()(
+            q[:, 0], keys, values, cu_seq_q=scope.ends, cu_seq_k=scope.ends * capacity, max_q=1,
+            max_k=bound, seqused_k=scope.used, enable_gqa=True,
+        )[:, None]  # fmt: skip
+    # The H/K heads that share keys become queries of one head, which reads the keys once.
+    queries = q.view(B, K, H // K, E)
+    keys, values = keys[:, :, :bound], values[:, :, :bound]
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=scope.bias)
+    return out.view(B, 1, H, E)
 
 
 def flash_attention():
@@ -354,74 +413,9 @@ def runs_flash(tensor):
     return fits and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
 
 
-def causal_attention(q, k, v):
-    q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # (B, heads, T, E)
-    dtype = q.dtype
-    if q.is_cpu:  # whose bf16 backward pass takes five times as long
-        q, k, v = q.float(), k.float(), v.float()
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    return out.transpose(1, 2).to(dtype)
-
-
-def packed_attention(q, k, v, row_lengths, ends):
-    """Causal attention inside each of the rows that lie end to end in one stream, B = 1.
-
-    ends  (rows + 1,) int32: 0, and where each row ends
-    """
-    if runs_flash(q):  # one kernel over ragged rows
-        groups, longest = q.shape[2] // k.shape[2], max(row_lengths)
-        k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (N, H, E)
-        causal = (-1, 0)  # a window: all that is before a query, nothing after it
-        out = flash_attention()(q[0], k, v, ends, ends, longest, longest, window_size=causal)
-        return out[None]
-    # neighbours of one length are a batch without padding: one call instead of one for each
-    runs = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
-    sizes = [length * rows for length, rows in runs]
-    parts = zip(*(tensor[0].split(sizes) for tensor in (q, k, v)), strict=True)  # (n, heads, E)
-    batches = [
-        causal_attention(*(tensor.unflatten(0, (rows, length)) for tensor in part)).flatten(0, 1)
-        for (length, rows), part in zip(runs, parts, strict=True)
-    ]
-    return torch.cat(batches)[None]
-
-
-def visibility_bias(positions, groups, kv_cache):
-    """(B, 1, T*H/K, limit): -inf at the future and at what is no more or not yet alive, else 0."""
-    hidden = torch.arange(kv_cache.limit, device=positions.device) > positions[:, :, None]
-    bias = torch.zeros(hidden.shape, dtype=kv_cache.keys.dtype, device=positions.device)
-    return bias.masked_fill_(hidden, float("-inf")).repeat_interleave(groups, dim=1)[:, None]
-
-
-def cached_attention(q, bias, keys, values):
-    """T new tokens of each row against its cache row; a group's heads read the keys once.
-
-    q (B, T, H, E);  bias as `visibility_bias` makes it;  keys, values (B, K, capacity, E)
-    """
-    B, T, H, E = q.shape
-    K, limit = keys.shape[1], bias.shape[-1]
-    # the H/K heads that share keys become more queries: (B, K, T*H/K, E)
-    queries = q.view(B, T, K, H // K, E).transpose(1, 2).reshape(B, K, T * (H // K), E)
-    keys, values = keys[:, :, :limit], values[:, :, :limit]
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-    return out.view(B, K, T, H // K, E).transpose(1, 2).reshape(B, T, H, E)
-
-
 def reads_live_part(keys):
     """Whether flash attention can be told how long each row is, which torch 2.12 began with."""
     return runs_flash(keys) and "seqused_k" in inspect.signature(flash_attention()).parameters
-
-
-def live_attention(q, keys, values, starts, used, limit):
-    """One new token of each row against the live part of its cache row: nothing else is read.
-
-    q (B, 1, H, E);  keys, values (B, K, capacity, E), by token in memory
-    starts (B + 1,) int32, 0 to B;  used (B,) int32, tokens of each row, at most `limit`
-    """
-    cache_starts = starts * keys.shape[2]
-    keys, values = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (keys, values))
-    # the kernel shares out its work by max_k: the bound, not the capacity
-    places = dict(cu_seq_q=starts, cu_seq_k=cache_starts, max_q=1, max_k=limit, seqused_k=used)
-    return flash_attention()(q[:, 0], keys, values, **places, enable_gqa=True)[:, None]
 
 
 # --------------------------------------------------------------------------------------------------

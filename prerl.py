@@ -4,10 +4,10 @@
     pre-train space    log P(y)     = sum_t log P(y_t | s, y_<t)    prompt removed: a start token s,
                                                                     positions from 0
 
-    conditional   <s> question | answer </s>        what the model reads, in each space;
-                                 ^^^^^^ ^^^^        the loss is on the marked tokens
-    marginal      <s>          | answer </s>        of both
-                                 ^^^^^^ ^^^^
+    conditional    <s> question | answer </s>       the same tokens carry the loss in both spaces,
+                                  ^^^^^^ ^^^^       and all of them: EOS is part of y
+    marginal       <s>          | answer </s>
+                                  ^^^^^^ ^^^^
 
     A      = r - mean(r)   or   (r - mean(r)) / (std(r) + 1e-6)     per group of G responses
     loss   = - coef / N * sum_t min(ratio_t A, clip(ratio_t) A)     over the kept rows
@@ -17,17 +17,15 @@
 1. N counts the kept response tokens of the WHOLE update (over all processes), before it is cut into
    micro-batches, so the gradient does not depend on the cut. Rows with A = 0 count in N but are not
    computed: they add nothing.
-2. One update per rollout is strictly on-policy: old = logprob.detach(), the ratio is exactly 1, the
-   gradient A grad log P. No second scoring pass is made. With several updates per rollout the
-   caller passes `old_logprobs`.
+2. One update per rollout is strictly on-policy: old = logprob.detach(), the ratio is exactly 1 and
+   the gradient A grad log P. With several updates per rollout the caller passes `old_logprobs`.
 3. A group of equal rewards has A = 0: an all-wrong group is NOT negative. `is_negative` defines it.
 
-Read `reference_update` for the whole update in plain PyTorch; `policy_gradient` gives the same
-gradient in packs of rows, with the fused last layer. Both take the loss from `token_losses`.
-
+`reference_update` is the update in plain PyTorch; `policy_gradient` makes the same gradient in
+packs of rows, with the fused last layer. Both take their loss from `token_losses`.
 Shapes: P prompts, G group size, B = P*G rows, R response, n tokens of a pack, D width.
 
-    python prerl.py     # one update of NSR-PreRL, and where the probability went
+    python prerl.py     # one group in numbers: rewards, advantages, who is pushed where
 """
 
 from dataclasses import dataclass
@@ -39,9 +37,10 @@ from logprobs import backward_losses, token_logprobs
 
 STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
 DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
-# Tokens of one forward and backward when no budget is given. CPU: few enough that element-wise
-# operations of a small model stay in its caches.
+# Tokens of one pack without a budget. CPU: what is element-wise in a small model stays in cache.
 PACK_TOKENS = {"cpu": 1024, "cuda": 16384}
+# What an update adds up; the first three become means over its trained tokens.
+SUMS = "logprob entropy clip_fraction loss rows_trained tokens_trained tokens_forward".split()
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ class Objective:
     space: str  # "conditional" (post-train) or "marginal" (pre-train)
     samples: str  # "all", "negative" or "positive"
     scale_std: bool  # divide the advantage by the group's std
-    # In a phase of one loss AdamW cancels it, but for clipping and its epsilon; not in joint, nor
-    # in the momentum that is carried over the switch. 0.01 is the authors' value
+    # AdamW divides by the gradient's size and so cancels it, but for clipping and epsilon, in joint,
+    # and in the momentum that is carried over the switch. 0.01 is the authors' value.
     coef: float
 
 
@@ -82,8 +81,7 @@ def start_token_of(tokenizer, vocab_size):
 
 def check_start_token(token, vocab_size):
     if token is None or not 0 <= token < vocab_size:
-        where = f"not in the vocabulary of {vocab_size}"
-        raise ValueError(f"start token {token} is {where}: give --start-token an id")
+        raise ValueError(f"start token {token} is not among {vocab_size} ids: give --start-token")
     return token
 
 
@@ -92,7 +90,7 @@ def check_start_token(token, vocab_size):
 
 
 def check_rewards(rewards):
-    if not bool(((rewards >= 0) & (rewards <= 1)).all()):  # NaN fails both comparisons
+    if not bool(((rewards >= 0) & (rewards <= 1)).all()):  # NaN fails both comparisons.
         raise ValueError(f"rewards must lie in [0, 1], found {rewards.min()} to {rewards.max()}")
     return rewards
 
@@ -101,10 +99,9 @@ def group_advantages(rewards, scale_std):
     """(P, G) rewards in [0, 1] -> advantages: r - group mean, over the unbiased std if asked."""
     check_rewards(rewards)
     if rewards.shape[1] < 2:
-        advice = "a group of one has no siblings to compare with; take 2 or more"
-        raise ValueError(f"group size {rewards.shape[1]}: {advice}")
-    centred = rewards - rewards.mean(1, keepdim=True)
-    # a group of equal rewards is exactly 0 even where their mean is rounded
+        raise ValueError(f"group size {rewards.shape[1]}: a response needs siblings, take 2 or more")
+    centred = rewards - rewards.mean(1, keepdim=True)  # (P, G)
+    # A group of equal rewards is exactly 0, even where their mean is rounded.
     centred = centred.masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)
     return centred / (rewards.std(1, keepdim=True) + STD_EPSILON) if scale_std else centred
 
@@ -116,17 +113,16 @@ def is_negative(advantages):
 
 def kept_rows(advantages, samples):
     """(B,) bool: the rows of an objective; they make up the denominator N."""
-    if samples not in ("all", "negative", "positive"):
+    if samples == "negative":
+        return is_negative(advantages)
+    if samples not in ("all", "positive"):
         raise ValueError(f"samples {samples!r}: legal are all, negative, positive")
-    if samples == "all":
-        return torch.ones_like(advantages, dtype=torch.bool)
-    return is_negative(advantages) if samples == "negative" else advantages > 0
+    return advantages > 0 if samples == "positive" else torch.ones_like(advantages).bool()
 
 
 def loss_mask(rollout, mask_eos=False, skip_first=0):
-    """(B, R) bool: response tokens that carry loss. Ablations: without the token that ends a
-    finished response (EOS, or the last of a stop string), or without the first tokens.
-    """
+    """(B, R) bool: response tokens with loss. Ablations: not the first, or not a finished row's last
+    (EOS, or the end of a stop string)."""
     mask = rollout.response_mask.clone()
     mask[:, :skip_first] = False
     if mask_eos:
@@ -155,18 +151,16 @@ def token_losses(logprobs, old_logprobs, advantages, clip_low, clip_high):
 
 def contexts_of(rollout, space, start_token_id, vocab_size):
     """B (L,) tensors: what precedes each response, its prompt unpadded or the start token alone."""
-    if space == "conditional":
-        pairs = zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)
-        return [ids[mask] for ids, mask in pairs]
-    if space != "marginal":
+    if space == "marginal":
+        return start_contexts(rollout.response_ids, start_token_id, vocab_size)
+    if space != "conditional":
         raise ValueError(f"space {space!r}: legal are marginal, conditional")
-    return start_contexts(rollout.response_ids, start_token_id, vocab_size)
+    pairs = zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)
+    return [ids[mask] for ids, mask in pairs]
 
 
-def start_contexts(response_ids, start_token_id, vocab_size):
-    """B (1,) tensors: all that P(y) gives a response to go on from."""
-    check_start_token(start_token_id, vocab_size)
-    return [response_ids.new_tensor([start_token_id])] * len(response_ids)
+def start_contexts(response_ids, token, vocab_size):
+    return [response_ids.new_tensor([check_start_token(token, vocab_size)])] * len(response_ids)
 
 
 def check_mask(response_mask):
@@ -174,22 +168,22 @@ def check_mask(response_mask):
     if not bool(response_mask[:, 0].all()):
         raise ValueError(f"row {int((~response_mask[:, 0]).nonzero()[0])} has no response token")
     if bool((response_mask[:, 1:] & ~response_mask[:, :-1]).any()):
-        legal = "it must be True up to the end of each response and False after it"
-        raise ValueError(f"response_mask has holes: {legal}")
+        raise ValueError("response_mask has holes: it must be True to the end of each response")
 
 
-def packs(rows, contexts, lengths, budget):
+def packs(model, rows, contexts, lengths, budget):
     """Cut rows into lists whose tokens fit the budget (a longer row alone). Nothing is padded."""
-    pack, used = [], 0
+    budget = budget or PACK_TOKENS[model.lm_head.weight.device.type]
+    found, used = [], budget  # The first row opens a pack.
     for row in rows:
-        tokens = len(contexts[row]) + lengths[row] - 1  # the last response token is never fed
-        if pack and used + tokens > budget:
-            yield pack
-            pack, used = [], 0
-        pack.append(row)
+        tokens = len(contexts[row]) + lengths[row] - 1  # The last response token is never fed.
+        if used + tokens > budget:
+            found.append([])
+            used = 0
+        found[-1].append(row)
         used += tokens
-    if pack:
-        yield pack
+    match_passes(model, len(found))
+    return found
 
 
 def predicting_hidden(model, contexts, response_ids, lengths, pack):
@@ -197,7 +191,7 @@ def predicting_hidden(model, contexts, response_ids, lengths, pack):
     rows = [torch.cat([contexts[row], response_ids[row, : lengths[row] - 1]]) for row in pack]
     sizes = [len(ids) for ids in rows]
     hidden = model(torch.cat(rows)[None], row_lengths=sizes)[0].split(sizes)  # (size, D) each
-    # the state at the last context token is the first that predicts a response token
+    # The state at the last context token is the first that predicts a response token.
     ends = [states[len(contexts[row]) - 1 :] for states, row in zip(hidden, pack, strict=True)]
     return torch.cat(ends), sum(sizes)
 
@@ -205,9 +199,8 @@ def predicting_hidden(model, contexts, response_ids, lengths, pack):
 def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_tokens):
     check_mask(response_mask)
     lengths = response_mask.sum(1).tolist()
-    budget = micro_batch_tokens or PACK_TOKENS[response_ids.device.type]
     scored = []
-    for pack in packs(range(len(lengths)), contexts, lengths, budget):
+    for pack in packs(model, range(len(lengths)), contexts, lengths, micro_batch_tokens):
         hidden, _ = predicting_hidden(model, contexts, response_ids, lengths, pack)
         targets = response_ids[pack][response_mask[pack]]
         scored.append(token_logprobs(hidden, model.lm_head.weight, targets))
@@ -217,10 +210,8 @@ def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_
 
 def conditional_logprobs(model, rollout, *, micro_batch_tokens=None):
     """log P(y_t | x, y_<t): (B, R) float32, nats, 0 where the mask is False; carries gradient."""
-    contexts = contexts_of(rollout, "conditional", None, None)
-    return response_logprobs(
-        model, contexts, rollout.response_ids, rollout.response_mask, micro_batch_tokens
-    )
+    contexts, ids = contexts_of(rollout, "conditional", None, None), rollout.response_ids
+    return response_logprobs(model, contexts, ids, rollout.response_mask, micro_batch_tokens)
 
 
 def marginal_logprobs(
@@ -243,19 +234,17 @@ def marginal_logprobs(
 
 
 def reference_update(
-    model, rollout, advantages, *, space, samples, start_token_id=None, coef=1.0,
-    old_logprobs=None, clip_low=0.2, clip_high=0.2,
+    model, rollout, advantages, *, space="marginal", samples="negative", start_token_id=None,
+    coef=1.0, old_logprobs=None, clip_low=0.2, clip_high=0.2,
 ):  # fmt: skip
     """Add the gradient of one update's loss to .grad, in plain PyTorch; return the loss.
 
     For readers, tests and small models: `policy_gradient` makes the same gradient in less memory.
     """
     mask = rollout.response_mask & kept_rows(advantages, samples)[:, None]  # (B, R)
-    if space == "conditional":
-        logprobs = conditional_logprobs(model, rollout)
-    else:
-        ids = rollout.response_ids
-        logprobs = marginal_logprobs(model, ids, rollout.response_mask, start_token_id)
+    contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
+    ids = rollout.response_ids
+    logprobs = response_logprobs(model, contexts, ids, rollout.response_mask, None)  # (B, R)
     old = logprobs.detach() if old_logprobs is None else old_logprobs
     advantages = advantages[:, None].expand_as(mask)
     losses = token_losses(logprobs[mask], old[mask], advantages[mask], clip_low, clip_high)  # (N,)
@@ -285,11 +274,8 @@ def policy_gradient(
     lengths = rollout.response_mask.sum(1).tolist()
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
     rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # neighbours share attention calls
-    budget = micro_batch_tokens or PACK_TOKENS[rollout.response_ids.device.type]
-    packed = list(packs(rows, contexts, lengths, budget))
-    match_passes(model, len(packed))
-    sums = torch.zeros(7, dtype=torch.float64, device=advantages.device)
-    for pack in packed:
+    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=advantages.device)
+    for pack in packs(model, rows, contexts, lengths, micro_batch_tokens):
         hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)
         mask, response_mask = token_mask[pack], rollout.response_mask[pack]
         hidden = hidden[mask[response_mask]]  # (n, D): only tokens that carry loss enter the head
@@ -303,19 +289,13 @@ def policy_gradient(
 
         targets = rollout.response_ids[pack][mask]
         scored = backward_losses(hidden, model.lm_head.weight, targets, losses_of)
-        values = (scored.losses, scored.logprobs, scored.entropy, scored.slopes == 0)
+        values = (scored.logprobs, scored.entropy, scored.slopes == 0, scored.losses)
         sums[:4] += torch.stack([value.double().sum() for value in values])
         sums[4:] += torch.tensor([len(pack), len(targets), fed], device=sums.device)
-    return update_metrics(all_sum(sums).tolist(), num_tokens)
-
-
-def update_metrics(sums, num_tokens):
-    loss, logprob, entropy, clipped, rows, trained, fed = sums
-    metrics = {"loss": loss, "tokens": num_tokens}
-    metrics |= {"rows_trained": rows, "tokens_trained": trained, "tokens_forward": fed}
-    if trained:
-        metrics |= {"logprob": logprob / trained, "entropy": entropy / trained}
-        metrics["clip_fraction"] = clipped / trained
+    metrics = dict(zip(SUMS, all_sum(sums).tolist(), strict=True)) | {"tokens": num_tokens}
+    for name in SUMS[:3]:
+        total, trained = metrics.pop(name), metrics["tokens_trained"]
+        metrics |= {name: total / trained} if trained else {}
     return metrics
 
 
@@ -326,25 +306,17 @@ def all_sum(tensor):
     return tensor
 
 
-def is_sharded(model):
-    """Whether FSDP2's fully_shard has cut the model, so that the processes meet in each layer."""
-    return hasattr(model, "unshard")
-
-
 def match_passes(model, packs_here):
-    """Forward and backward of a sharded model, as often as a process has more packs than this one.
-
-    They add 0 to .grad; without them the other processes would wait for this one.
-    """
-    if not is_sharded(model):
+    """Empty passes of a sharded model: as many as the process with the most packs makes more."""
+    if not model.is_sharded:
         return
-    device = model.lm_head.weight.device
-    most = torch.tensor(packs_here, device=device)
+    token = torch.zeros(1, 1, dtype=torch.int64, device=model.lm_head.weight.device)
+    most = torch.tensor(packs_here, device=token.device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
-    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
     for _ in range(int(most) - packs_here):
         hidden = model(token)[0]  # (1, D), of which no state enters the head
-        backward_losses(hidden[:0], model.lm_head.weight, token[0, :0], lambda *_: None)
+        if torch.is_grad_enabled():
+            backward_losses(hidden[:0], model.lm_head.weight, token[0, :0], lambda *_: None)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -352,7 +324,7 @@ def match_passes(model, packs_here):
 
 
 def demo():
-    """One NSR-PreRL update of a random model: what a wrong response loses, and to which tokens."""
+    """One group in numbers: rewards, advantages, who is pushed where, and log P(y) before, after."""
     from transformers import LlamaConfig
 
     from model import CausalLM
@@ -361,33 +333,27 @@ def demo():
     torch.manual_seed(0)
     sizes = dict(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
     model, start = CausalLM(LlamaConfig(**sizes, num_attention_heads=4)), 2
-    rollout = generate(model, [[3, 4, 5]], group_size=2, max_new_tokens=12, eos_ids=(1,), seed=0)
-    advantages = group_advantages(torch.tensor([[1.0, 0.0]]), scale_std=False).view(-1)
-    wrong = rollout.response_ids[1][rollout.response_mask[1]]  # (r,)
-    ids = torch.cat([torch.tensor([start]), wrong[:-1]])[None]  # (1, r)
-    before = model.lm_head(model(ids))[0].log_softmax(-1).detach()  # (r, V) log P(. | s, y_<t)
-
-    objective = {"space": "marginal", "samples": "negative", "start_token_id": start}
-    reference_update(model, rollout, advantages, **objective)
-    plain = [parameter.grad.clone() for parameter in model.parameters()]
+    rollout = generate(model, [[3, 4, 5]], group_size=4, max_new_tokens=12, eos_ids=(1,), seed=0)
+    ids, mask, rewards = rollout.response_ids, rollout.response_mask, [1.0, 0.0, 0.0, 1.0]
+    centred, scaled = (group_advantages(torch.tensor([rewards]), std)[0] for std in (False, True))
+    before = marginal_logprobs(model, ids, mask, start).sum(1)  # (B,)
+    reference_update(model, rollout, centred, start_token_id=start)
+    plain = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
-    policy_gradient(model, rollout, advantages, **objective)
-    fast = [parameter.grad for parameter in model.parameters()]
-    gap = max(float((a - b).abs().max()) for a, b in zip(plain, fast, strict=True))
-    assert gap < 1e-6, gap
-    print(f"the plain update and the fast one give one gradient: {gap:.1e}")
-
+    policy_gradient(model, rollout, centred, start_token_id=start, micro_batch_tokens=16)
+    pairs = zip(plain, model.parameters(), strict=True)
+    gap = max(float((gradient - weight.grad).abs().max()) for gradient, weight in pairs)
+    print(f"reference_update and policy_gradient, row by row, give one gradient: {gap:.1e}")
     for parameter in model.parameters():
         parameter.data -= 0.1 * parameter.grad
-    after = model.lm_head(model(ids))[0].log_softmax(-1).detach()
-    sums = [float(scores.gather(1, wrong[:, None]).sum()) for scores in (before, after)]
-    print(f"log P(y) of the wrong response: {sums[0]:.3f} -> {sums[1]:.3f} nats")
-    for position, token in enumerate(wrong[:4].tolist()):
-        old, new = before[position].exp(), after[position].exp()  # (V,)
-        most = (new - old).topk(3).indices
-        gained = ", ".join(f"{int(other)} by {new[other] - old[other]:.4f}" for other in most)
-        print(f"  y_{position} = {token}: {old[token]:.4f} -> {new[token]:.4f}, gained {gained}")
-    assert sums[1] < sums[0], "the wrong response was not pushed down"
+    after = marginal_logprobs(model, ids, mask, start).sum(1)  # (B,)
+    print("row reward r-mean z-score  NSR-PreRL pushes  log P(y) before and after  GRPO would push")
+    for row, negative in enumerate(is_negative(centred)):
+        print(f"{row:3} {rewards[row]:6.0f} {centred[row]:6.2f} {scaled[row]:7.2f}  "
+              f"{'log P(y) down' if negative else '-':16}  {before[row]:8.3f} {after[row]:16.3f}  "
+              f"log P(y|x) {'down' if scaled[row] < 0 else 'up'}")  # fmt: skip
+    print(f"the denominator N: {int(mask[is_negative(centred)].sum())} tokens of rows 1 and 2")
+    assert gap < 1e-5 and bool((after < before)[1:3].all())
 
 
 if __name__ == "__main__":

@@ -1,36 +1,31 @@
 r"""Is this final answer right?  Grades mathematical answers; model output is untrusted text.
 
-Four steps: extract (the last \boxed{}), normalise, parse, compare.  The grammar, loosest first:
+The steps, in this order below, for a response that ends in \boxed{x\in(-\infty,3)\cup\{5\}}:
 
-    answer   = relation {("," | ";" | "or" | "and") relation}   a bare list is unordered
-    relation = ratio {("=" | "<" | "!=" | "in" ...) ratio}       x = 5 is 5; x < 3 is (-inf, 3)
-    ratio    = set {":" set}
-    set      = sum {("cup" | "cap" | "setminus") sum}
-    sum      = product {("+" | "-" | "+-") product}              +- stands for both values
-    product  = power {["*" | "/"] power}                         words after a number are units
-    power    = ["-"] operand {"!" | "%" | degree | "'"} ["^" power]
-    operand  = number | name | function | (answer) | [answer] | {answer} | |answer| | words
+    extract     x\in(-\infty,3)\cup\{5\}        the last box after the last </think>
+    normalise   the same, in one spelling       by the table RULES in plumbing/answers.py
+    equal?      the same text, letter (B, (B) five) or words; else both sides are read as trees,
+                (x in (((-1 * oo), 3) cup set(5))), and compared by what they are.  The answer
+                x<3 \text{ or } x=5 has the same members: at 3, at 5, between and beyond (same_set)
+    verdict     1.0, "right"
 
-Expressions are equal if they are so at fixed points of both signs: in exact fractions while they
-last, else with 50 digits.  Nothing is executed and nothing can grow: text, tokens, nesting and the
-bits of a number are bounded before any work, so no timer is needed; threads and processes agree.
-Of sympy only mpmath, its number library, is used: sympy's parsers execute text, its constructors
-compute 9**9**9.  README has the policy; strict=True is the string grader of the method's authors.
+Every text is untrusted.  None is executed: the grammar is our own, and of sympy only mpmath, its
+number library, is used (sympy's parsers execute text, its constructors compute 9**9**9).  Nothing
+can grow: text, tokens, nesting and the bits of a number are bounded before any work.  So no timer
+is needed, and threads and processes agree.  No text raises an error.
+README has the policy; strict=True is the string grader of the method's authors.
 
     python reward.py "\frac{2}{4}" "0.5"     explains its verdict; no arguments: tricky answers
 """
 
 import argparse
 import re
-import unicodedata
-from functools import lru_cache
 from itertools import product
 
-from plumbing.answers import (DENIAL, GREEK, IN_WORDS, MAX_ITEMS, Unreadable, is_same, readings,
-                              show)
+from plumbing.answers import DOUBT, IN_WORDS, MAX_ANSWER, MAX_ITEMS, normalise, readings, same_tree
+from plumbing.answers import show
 
-MAX_RESPONSE, MAX_ANSWER = 20_000, 2_000
-
+MAX_RESPONSE = 20_000  # characters, from the end
 
 # --------------------------------------------------------------------------------------------------
 # Extract: response -> answer
@@ -40,12 +35,14 @@ BRACES = re.compile(BOX.pattern + "|[{}]")
 BRACES_AND_ESCAPES = re.compile(BOX.pattern + r"|\\[{}\\]|[{}]")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
-CUE = re.compile(r"(?:answer|correct (?:option|choice))(?:(?: (?:to|of|for) [^.\n]{1,60})? is\b|"
-                 r"[\s*]*:|(?=\s*\\\[)|(?=\s\$?-?\d)|\*\*\n)[\s:*]*"
-                 r"(?:the (?:final )?answer is:?\s*)?(?:(?:therefore|approximately|about) )?", re.I)
+CUE = re.compile(  # "The answer is", "Answer:", "the correct option is (B)", "answer 7"
+    r"(?<!this )(?<!that )(?:answer|correct (?:option|choice))(?:(?: (?:to|of|for) [^.\n]{1,60})? "
+    r"is\b|[\s*]*:|(?=\s*\\\[)|(?=\s\$?-?\d)|\*\*\n)[\s:*]*"
+    r"(?:the (?:final )?answer is:?\s*)?(?:(?:therefore|approximately|about) )?", re.I)
 STOP = re.compile(r"\.(?=\s|$)|\n| \(?(?:because|since)\b|, (?=[a-z])")  # ends a stated answer
 SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
                   r"\*\*([^*]+)\*\*)", re.S)
+REMARK = re.compile(r"[a-z]{3,}[a-z ]*")  # "reasonable" or "consistent with the figure"
 
 
 def closing_braces(text, pattern):
@@ -72,9 +69,19 @@ def last_box(text):
             break
         contents.insert(0, text[match.end() : close].strip())
         later = match.start()
-    if not contents or not all(contents):
-        return None, "empty box" if contents else "no answer"
-    return ", ".join(dict.fromkeys(contents)), "box"
+    if not contents:
+        return None, "no answer"
+    return (", ".join(dict.fromkeys(contents)), "box") if all(contents) else (None, "empty box")
+
+
+def stated_answer(text):
+    """What follows a cue: the formulas that come first, else its sentence; "" if nothing does."""
+    rest, formulas = text.lstrip()[:MAX_ANSWER], []
+    while span := SPAN.match(rest):  # $2$ or $3$
+        formulas += filter(None, span.groups())
+        rest = rest[span.end() :]
+    sentence = re.split(r" (?:is|equals) ", STOP.split(rest)[0])[-1]  # what its "is" says
+    return ", ".join(formulas or [sentence]).strip(" *:`$")
 
 
 def find_answer(response, loose):
@@ -89,14 +96,12 @@ def find_answer(response, loose):
         return (answer, "<answer>") if closed else (None, "truncated")
     if "####" in text:
         return text.rpartition("####")[2].strip().partition("\n")[0], "####"
-    if not (cues := list(CUE.finditer(text))):
+    answers = [stated_answer(text[cue.end() :]) for cue in list(CUE.finditer(text))[-MAX_ITEMS:]]
+    if not answers:
         return None, "no answer"
-    rest, answers = text[cues[-1].end() :].lstrip()[:MAX_ANSWER], []
-    while span := SPAN.match(rest):  # $2$ or $3$
-        answers += filter(None, span.groups())
-        rest = rest[span.end() :]
-    sentence = re.split(r" (?:is|equals) ", STOP.split(rest)[0])[-1]  # what its "is" says
-    return ", ".join(answers or [sentence]).strip(" *:`$"), "answer is"
+    # "The answer is 7.  The answer is reasonable." is 7, but "the answer is wrong" takes it back
+    no_remarks = [one for one in answers if DOUBT.search(one) or not REMARK.fullmatch(one)]
+    return (no_remarks or answers)[-1], "answer is"
 
 
 def extract_answer(response, loose=False):
@@ -109,117 +114,34 @@ def extract_answer(response, loose=False):
 
 
 # --------------------------------------------------------------------------------------------------
-# Normalise: one spelling for what prints the same
-
-SIGNS = "sqrt infty le ge ne approx cup cap in emptyset pm mp setminus circ".split()
-UNICODE = str.maketrans(
-    {sign: rf"\{name} " for sign, name in zip(
-        "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΣΦΨΩ√∞≤≥≠≈∪∩∈∅±∓∖°", GREEK + SIGNS)}
-    | dict(zip("−–—⁻⁺×·⋅÷∕⁄⟨⟩", "----+***///()")) | dict.fromkeys('£€¢"“”\u200b')
-    | dict(zip("½⅓⅔¼¾", (rf"\frac{digits}" for digits in (12, 13, 23, 14, 34)))))
-SCRIPTS = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿˣ]+)|[₀₁₂₃₄₅₆₇₈₉]+")  # 10⁻¹² and 101₂
-
-
-def mixed_number(match):
-    r"""1\frac12 and 1 1/2 are 3/2; an improper fraction is a factor."""
-    whole, top, bottom = filter(None, match.groups())
-    return f"({whole}+{top}/{bottom})" if 0 < int(top) < int(bottom) else match[0]
-
-
-def repeating(match):
-    r"""0.1\bar{6} is (16 - 1)/90."""
-    whole, head, period = filter(lambda group: group is not None, match.groups())
-    return f"(({whole}{head}{period}-0{whole}{head})/{'9' * len(period)}{'0' * len(head)})"
-
-
-def derivative(match):
-    r"""\ddot{x} is x''."""
-    dots, *name = match.groups("")
-    return "".join(name) + "'" * (1 + len(dots))
-
-
-def matrix(match):
-    """A matrix as a tuple of its rows; one row or one column as a tuple of its cells."""
-    rows = [row.replace("&", ",") for row in re.split(r"\\\\|\\(?=[-\d.])", match[1])]
-    return f"({','.join(f'[{row}]' if ',' in row else row for row in rows if row.strip())})"
-
-
-REWRITES = [(re.compile(pattern), new) for pattern, new in [
-    # What does not show, or is style only
-    (r"\\(?:left|right|displaystyle|limits|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!\s*", ""),
-    (r"\\color\s*\{[^{}]*\}|m?\\angle(?![a-zA-Z])", ""),
-    (r"(?<=\d)(?:\{,\}|\\[, ]| )(?=\d{3}(?!\d))", ""),  # 1{,}000 and 1\,000
-    (r"\{,\}|(?<=\d),?\{\}(?=-?\d)", ","),
-    (r"(?<!\d)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|(?<=\.)\((\d+)\))", repeating),
-    (r"\\(d?)dot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))", derivative),
-    (r"\^\{(-?\d)\}(?=[^{}]*\})", r"^\1"), (r"\\\\\s?\[-?[\d.]+[a-z]{2}\]", r"\\\\"),
-    (r"(?<!\\)\\(?:[$()\[\],;:> ]|q?quad)|[$~]|\*\*(?=\s*$)|^\s*\*\*", " "),
-    (r"\\(?:math(?:bf|it|sf|cal|tt)|bf|rm|it|bm|boldsymbol|vec|hat|bar|underline|overrightarrow|"
-     r"boxed|overline(?=\s*\{\s*[a-zA-Z]))(?![a-zA-Z])", ""),
-    (r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array\}\s*\{[^{}]*)\}(.*?)\\end\s*\{[a-zA-Z]*\}",
-     matrix),
-    # Other names of the same
-    (r"\\[dtc](?=frac|binom)", r"\\"),
-    (r"(^|\{)([^{}]*)\\(over|choose)(?![a-zA-Z])([^{}]*)(\}|$)", r"\1\\\3{\2}{\4}\5"),
-    (r"\\(?:text(?:bf|it|rm|tt|sf)|emph|mathrm|[mh]box|operatorname|normal)\s*\*?\s*\{",
-     r"\\text{"),
-    (r"(?<=\d)\s*(?:\\text\s?\{)?\s*\(?(?:in )?base[ }]{1,3}(\w+)\)?\}?(?: ?\\text\s?\{\)\})?$",
-     r"_{\1}"),
-    (r"(?<![a-z^_])[({](\d\w*|[A-F]\d+)[)}]_", r"\1_"),
-    (r"(?<=\d)\\text\s?\{([A-F]+)\}(?=\d*_)", r"\1"),
-    (r"(?<=\d)_\{?\s*(?:\\text\s?\{|\()\s*(\w+)\s*[)}]+", r"_{\1}"),
-    (r"\\text\s?\{\s*(-?\w?\d[^{}]*|[:=])\}", r"\1"),
-    (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|\bdegrees?\b", r"\\circ "),
-    (r"\^\s*\{?\s*\\prime\s*\}?", "'"), (r"(?<=\d)\s*x\s*(?=10\s*\^)", "*"),
-    (r"(?<=\d)\s*(?:\\text\s?\{\s*to\s*\}|to)\s*(?=\d)", ":"),
-    (r"(?<=[\])}])\s*U\s*(?=[\[({\\])", r"\\cup "), (r"(?<=\})\s*-\s*(?=\\\{)", r"\\setminus "),
-    (r"\\emptyset|\\varnothing", r"\\{\\}"),
-    (r"(?<=\d)\^?\{?(?:\\text\s?\{)?(?:st|nd|rd|th)\b\}{0,2}$", ""),
-    # 2x for all x, and 3+2k, k in Z; {x : x > 3} is x > 3, and f(x) = ... is f = ...
-    (r"(?:\\text\s?\{\s*)?\bfor (?:all|any|every)\b[^,;=\d]{0,60}$", ""),
-    (r",\s*[a-z]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?$", ""),
-    (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1"),
-    (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)"),
-    (r"(^|= ?)\{?([a-zA-Z])\}?\s*\^\s*\{?-1\}?\s*(?==|\([a-z]\)\s*=)", r"\1\2' "),
-    (r"(?<![-+*/)a-zA-Z])(?<![-+*/)] )(?<!\b[a-zA-Z] )"
-     r"([a-zA-Z]'*)\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 "),
-    (r"\bP\s*\([^()]*\)\s*(?==)", "P"),
-    (r"(?<![\d.^_}/])(\d+)(?:\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
-     r"| +(\d+)/(\d+))(?!\.?\d)", mixed_number),
-]]
-
-
-@lru_cache(256)
-def normalise(text):
-    """The text without layout, with one spelling of each sign and style."""
-    text = SCRIPTS.sub(lambda run: "_^"[bool(run[1])] + f"{{{run[0]}}}", text[:MAX_ANSWER])
-    text = unicodedata.normalize("NFKC", text.translate(UNICODE))[:MAX_ANSWER]
-    text = re.sub(r"\s+", " ", text)  # a long run would make the patterns slow
-    if r"\begin" not in text:
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # \\sqrt{5}: escaped once too often
-    for pattern, new in REWRITES:
-        text = pattern.sub(new, text)
-    text = text.strip()
-    return text if text.endswith("..") else text.rstrip(" .,;:\\")  # the sentence's end
-
-
-# --------------------------------------------------------------------------------------------------
-# Verdict
+# Equal: two answers -> right or not, and the rule that decided
 
 CHOICE = re.compile(  # B, (b), option B, B. five; but no second letter: C. or D
     r"\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):? )?[(\[]?([A-Ja-j])(?:[)\].:\s]*|[).:]+"
     r"(?:\s+|(?<=\))(?=\w))(?!(?:or|and|not|false|incorrect|is|no wait)\b|"
     r".*\b(?:[B-J]|A(?! [a-z]))\b|\(?[a-j](?:\)| is\b)|(?:.*[a-z]{2} )?[b-j]\b\W*$)(.+))")
+SPACE = re.compile(r"(?<![\d.]) | (?![\d.])")  # between digits it stays
 LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
 # Signs that make a formula of a text: a-b is not ab, north-east is northeast
 FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")
+NOT_SPOKEN = re.compile(  # 10:00 a.m. is 10 am, north-east northeast
+    rf":00(?= *[ap]\.?m)|[ \"?!]|\.(?!\d)|-(?!{IN_WORDS.pattern})(?=[a-zA-Z]{{4}})")
 UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*[CFK]$")
-STRICT_REWRITES = [(re.compile(pattern), new) for pattern, new in [
-    (r"\n|\\!", ""), (r"\\\\", r"\\"), (r"[td]frac", "frac"), (r"\\text\{ .*", ""), (r"\\?%", ""),
-    (r"\\left|\\right|\^\{\\circ\}|\^\\circ|\\\$", ""), (r"([ {]|^)\.", r"\g<1>0."),
-    (r"^[^=]{0,2}=([^=]*)$", r"\1"), (r"\\sqrt([^{])", r"\\sqrt{\1}"), (r" ", ""),
-    (r"\\frac([^{])([^{])", r"\\frac{\1}{\2}"), (r"\\frac([^{])\{", r"\\frac{\1}{"),
-    (r"^0\.5$", r"\\frac{1}{2}"), (r"^(-?\d+)/(-?\d+)$", r"\\frac{\1}{\2}")]]
+MODULUS = re.compile(
+    r"\s*(?:\\pmod\s?(?:\{[^{}]*\}|\w)|(?:\\text\s?\{ ?)?\((?:\\text\s?\{ ?)?mod\b[^()]*\)\}?)$")
+
+# The grader of MATH (Hendrycks et al., arXiv 2103.03874): equal strings after these, with examples
+STRICT_RULES = [(re.compile(pattern), *row) for pattern, *row in [
+    (r"\n|\\!", "", r"1\!2", "12"), (r"\\\\", r"\\", r"\\pi", r"\pi"),
+    (r"[td]frac", "frac", r"\dfrac{1}{3}", r"\frac{1}{3}"), (r"\\text\{ .*", "", r"5\text{ m", "5"),
+    (r"\\%", "", r"5\%", "5"), (r"\\left|\\right", "", r"\left(1,2\right)", "(1,2)"),
+    (r"\^\{\\circ\}|\^\\circ", "", r"5^\circ", "5"), (r"\\\$", "", r"\$5", "5"),
+    (r"([ {]|^)\.", r"\g<1>0.", ".7", "0.7"), (r"^[^=]{0,2}=([^=]*)$", r"\1", "x=5", "5"),
+    (r"\\sqrt([^{])", r"\\sqrt{\1}", r"\sqrt2", r"\sqrt{2}"), (r" ", "", "1 + x", "1+x"),
+    (r"\\frac([^{])([^{])", r"\\frac{\1}{\2}", r"\frac13", r"\frac{1}{3}"),
+    (r"\\frac([^{])\{", r"\\frac{\1}{", r"\frac1{3}", r"\frac{1}{3}"),
+    (r"^0\.5$", r"\\frac{1}{2}", "0.5", r"\frac{1}{2}"),
+    (r"^(-?\d+)/(-?\d+)$", r"\\frac{\1}{\2}", "1/3", r"\frac{1}{3}")]]
 
 
 def choice(text):
@@ -229,44 +151,51 @@ def choice(text):
 
 
 def plain_words(text):
-    """A text without signs of a formula, as its letters and digits; else ""."""
+    """A text without signs of a formula, in any script, as its letters and digits; else ""."""
     text = LAYOUT.sub("", text).strip()
-    words = re.sub(rf"[ \"?!]|\.(?!\d)|-(?!{IN_WORDS.pattern})(?=[a-zA-Z]{{4}})", "", text).lower()
-    return words if re.search("[a-z]{2}", words) and not FORMULA.search(text) else ""
+    words = NOT_SPOKEN.sub("", text.lower())
+    return words if re.search(r"[a-z]{2}|[^\W\d_a-z]", words) and not FORMULA.search(text) else ""
 
 
-def judge(predicted, ground_truth, strict=False):
-    """(right?, the rule that decided) for two bare answers.
-
-    strict: equal strings after MATH's rewrites (Hendrycks et al., arXiv 2103.03874).
-    """
-    a, b = str(predicted), str(ground_truth)
-    if max(len(a), len(b)) > MAX_ANSWER:  # a cut could hide "or 43"
+def compare(predicted, ground_truth, strict=False):
+    """(right?, the rule that decided) for two bare answers; strict: see STRICT_RULES."""
+    predicted, ground_truth = str(predicted), str(ground_truth)
+    if max(len(predicted), len(ground_truth)) > MAX_ANSWER:  # a cut could hide "or 43"
         return False, "unparsable: too long"
     if strict:
-        for pattern, new in STRICT_REWRITES:
-            a, b = pattern.sub(new, a), pattern.sub(new, b)
-        return a == b, "strict"
-    a, b = normalise(a), normalise(b)
-    if not a or not b:
+        for pattern, replacement, *_ in STRICT_RULES:
+            predicted = pattern.sub(replacement, predicted)
+            ground_truth = pattern.sub(replacement, ground_truth)
+        return predicted == ground_truth, "strict"
+    predicted, ground_truth = normalise(predicted), normalise(ground_truth)
+    if not predicted or not ground_truth:
         return False, "empty"
-    if len({re.sub(r"(?<![\d.]) | (?![\d.])", "", side) for side in (a, b)}) == 1:
+    if SPACE.sub("", predicted) == SPACE.sub("", ground_truth):
         return True, "same text"
-    (letter, more), (gold_letter, gold_more) = choice(a), choice(b)
-    if gold_letter and (letter or gold_letter in b) and not (more and gold_more):
+    letter, behind = choice(predicted)
+    gold_letter, gold_behind = choice(ground_truth)
+    if gold_letter and (letter or gold_letter in ground_truth) and not (behind and gold_behind):
         return letter == gold_letter, "multiple choice"
-    words, gold_words = plain_words(a), plain_words(b)
+    words, gold_words = plain_words(predicted), plain_words(ground_truth)
     if words and words == gold_words:
         return True, "same words"
     if {words[-2:], gold_words[-2:]} == {"am", "pm"}:
         return False, "another time"
-    if not re.search("[a-zA-Z]", b):
-        a = UNIT.sub("", a)  # "5 m" where the gold has no names
+    if not MODULUS.search(predicted) or not MODULUS.search(ground_truth):  # 7 \pmod{11} is 7
+        predicted, ground_truth = MODULUS.sub("", predicted), MODULUS.sub("", ground_truth)
+    if not re.search("[a-zA-Z]", ground_truth):
+        predicted = UNIT.sub("", predicted)  # "5 m" where the gold has no names
     try:
-        right = any(is_same(x, y) for x, y in product(readings(a), readings(b)))
-    except Unreadable as error:
+        trees = product(readings(predicted), readings(ground_truth))
+        right = any(same_tree(tree, gold_tree) for tree, gold_tree in trees)
+    except ValueError as error:
         return False, f"unparsable: {error}"
     return right, "same value" if right else "wrong"
+
+
+def equal(predicted, ground_truth, strict=False):
+    """Do two bare answers mean the same?  False, never an error, for any text."""
+    return compare(predicted, ground_truth, strict)[0]
 
 
 def parses(ground_truth):
@@ -274,13 +203,12 @@ def parses(ground_truth):
     text = normalise(str(ground_truth)[:MAX_ANSWER])
     try:
         return bool(choice(text)[0] or readings(text))
-    except Unreadable:
+    except ValueError:
         return False
 
 
-def equal(predicted, ground_truth, strict=False):
-    """Do two bare answers mean the same?  False, never an error, for any text."""
-    return judge(predicted, ground_truth, strict)[0]
+# --------------------------------------------------------------------------------------------------
+# Verdict: response -> 1.0 or 0.0, and its explanation
 
 
 def verdict(response, ground_truth, loose=False, strict=False):
@@ -288,8 +216,10 @@ def verdict(response, ground_truth, loose=False, strict=False):
     answer, reason = find_answer(response, loose)
     if answer is None:
         return 0.0, reason
-    right, rule = judge(answer, ground_truth, strict)
-    return (1.0, "right") if right else (0.0, "wrong" if rule[:3] != "unp" else "unparsable")
+    right, rule = compare(answer, ground_truth, strict)
+    if right:
+        return 1.0, "right"
+    return 0.0, "unparsable" if rule.startswith("unparsable") else "wrong"
 
 
 def score(response, ground_truth, loose=False, strict=False):
@@ -309,9 +239,6 @@ def score_batch(responses, ground_truths, counts=None, loose=False, strict=False
     return [value for value, _ in verdicts]
 
 
-# --------------------------------------------------------------------------------------------------
-# Explanation
-
 TRICKY = r"""\frac{2}{4} == 0.5   0.333333 == 1/3   5.001 != 5   50% == 0.5   50 != 0.5   x=5 == 5
     1\frac12 == 1.5   x+3=42 != 42   >5 != 5   101_2 != 101   3+2x == 2x+3   \sqrt{x^2} != x
     (0,1) != [0,1)   x<3 == (-\infty,3)   1\pm2 == -1,3   9^{9^{9^9}} != 1   (((( != (((((("""
@@ -329,9 +256,9 @@ def explain(text, ground_truth, loose, strict):
             try:
                 trees = " or ".join(map(show, readings(normalise(side))))
                 print(f"{label:13} {normalise(side)} reads as {trees}")
-            except Unreadable as error:
+            except ValueError as error:
                 print(f"{label:13} {normalise(side)} cannot be read: {error}")
-        right, rule = judge(answer, ground_truth, strict)
+        right, rule = compare(answer, ground_truth, strict)
     print(f"verdict       {'right' if right else 'not right'} ({rule})")
 
 
@@ -345,11 +272,11 @@ def main():
     args = parser.parse_args()
     if args.ground_truth is not None:
         explain(args.predicted, args.ground_truth, args.loose, args.strict)
-    else:
-        for predicted, sign, gold in map(str.split, re.split(r"   |\n +", TRICKY)):
-            right, rule = judge(predicted, gold)
-            print(f"{predicted:17} {sign} {gold:12} {rule}")
-            assert right == (sign == "=="), "the wrong verdict"
+        return
+    for predicted, sign, ground_truth in map(str.split, re.split(r"   |\n +", TRICKY)):
+        right, rule = compare(predicted, ground_truth)
+        print(f"{predicted:17} {sign} {ground_truth:12} {rule}")
+        assert right == (sign == "=="), "the wrong verdict"
 
 
 if __name__ == "__main__":

@@ -5,18 +5,25 @@
     compact   ended rows leave the batch: the last live rows take their slots, waiting rows the rest
     repeat until nobody waits and nobody lives
 
+Prompts a and b, three samples each, four slots; a0 ends after 2 tokens, a2 after 4, b1 after 3:
+
+    step       1   2  |  3   4  |  5  |  6
+    slot 0    a0  a0  | b0  b0  | b0  | b0     b0, the last live row, fills the hole of a0
+    slot 1    a1  a1  | a1  a1  | a1  | b2
+    slot 2    a2  a2  | a2  a2  | b1  |  .     nobody waits any more: the batch shrinks
+    slot 3    b0  b0  | b1  b1  | b2  |  .     b1, and later b2, waited for a free slot
+    spare      b   b  |  b   b  |  .  |  .     keeps the prompt of a group admitted in parts
+
 1. The draw is the inverse of the cumulative distribution at a uniform number that belongs to (seed,
    prompt, sample, token): so a response does not depend on what else is in the batch, on its order,
    or on how many slots there are. It is also an order of magnitude cheaper on a CPU than
    torch.multinomial, which draws V random numbers for one token.
-2. Prefill stops one token short: the last prompt token is the first one decoded, so step one needs
-   no code of its own.
-3. The cache holds as many rows as memory allows (`kv_cache_gb`, or what is free); the rest wait and
-   refill the slots.
-4. Finished rows cost at most CHECK_EVERY steps: after each look at the stop flags the batch holds
-   live rows only, on CUDA filled up to the next batch size that is recorded.
-5. The weights are cast and laid out for sampling once per call (`model.sampling_weights`), and on
-   CUDA a step is one graph, recorded after the first step of its shape (`advance`).
+2. Prefill stops one token short: the last prompt token is the first one decoded.
+3. The cache holds as many rows as memory allows (`kv_cache_gb`, or what is free); the rest wait.
+4. After each check of the stop flags the batch holds live rows only (on CUDA filled up to the next
+   size that is recorded), so ended rows cost at most CHECK_EVERY steps.
+5. `model.sampling_copy` makes the weights ready once a call. On CUDA a step is one graph, recorded
+   after the first step of its shape (`advance`).
 
 Shapes: P prompts, G group size, B = P*G rows, L prompt tokens, R response tokens, V vocabulary;
 n live rows now.
@@ -25,27 +32,27 @@ n live rows now.
     python rollout.py        # self-check; with a prompt it prints as it samples, Ctrl-C ends it
 """
 
-import argparse
 import hashlib
+import math
 import os
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from model import KVCache, sampling_weights
+from model import KVCache, sampling_copy
 
 PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet saturates a device
-# decode steps between two looks at the stop flags: each look waits for the device
+# Steps between two checks of the stop flags: a check waits until the device has done them.
 CHECK_EVERY = {"cuda": 16, "cpu": 1}
-GRAPHS_ON = ("cuda",)  # where a step is recorded once per shape and replayed
+GRAPHS_ON = ("cuda",)  # devices where a step is recorded once per shape and replayed
 BATCH_SIZES = sorted({1} | {base << power for base in (2, 3) for power in range(20)})  # of graphs
-LIMIT_STEP = {"cuda": 512, "cpu": 1}  # tokens: a recorded step reads the cache up to a multiple
+BOUND_STEP = {"cuda": 512, "cpu": 1}  # tokens: a step reads the cache up to a multiple of it
 SPLIT_TOKENS = 8  # a character may be split over several tokens, and a first one loses its space
 BAR_DELAY = 2  # seconds: what is done sooner shows no bar
 FREE_MEMORY_SHARE = 0.5  # of what the device has free, for the cache, when no limit is given
@@ -60,22 +67,23 @@ class Rollout:
     response_ids: torch.Tensor  # (B, R) int64, right-padded
     response_mask: torch.Tensor  # (B, R) bool, True on sampled tokens, EOS included
     logprobs: torch.Tensor  # (B, R) float32, nats, under the sampled distribution; 0 where masked
-    model_logprobs: torch.Tensor  # (B, R) float32, the same at temperature 1 without truncation
     finished: torch.Tensor  # (B,) bool, ended by EOS or a stop string within its limit
-    # prefill_tokens, response_tokens, row_steps (live rows summed over steps), seconds,
-    # cache_rows and cache_gb: how many rows the KV cache held at a time, and its size
-    stats: dict = field(default_factory=dict)
+    stats: dict = field(default_factory=dict)  # cache_rows that the KV cache held, its cache_gb
+    eos_ids: tuple = ()  # that ended a response, beside the tokenizer's own EOS
 
     def first_rows(self, count):
         """The Rollout of its first `count` rows."""
-        tensors = {name: value for name, value in vars(self).items() if name != "stats"}
-        return Rollout(**{name: rows[:count] for name, rows in tensors.items()}, stats=self.stats)
+        tensors = {name: value for name, value in vars(self).items() if torch.is_tensor(value)}
+        return replace(self, **{name: rows[:count] for name, rows in tensors.items()})
 
     def response_texts(self, tokenizer):
-        """The B responses as text, special tokens removed."""
+        """The B responses as text, without EOS and padding: other special tokens, such as those
+        around a thought, say what counts as the answer.
+        """
+        ends = {*self.eos_ids, tokenizer.eos_token_id, tokenizer.pad_token_id}
         pairs = zip(self.response_ids, self.response_mask, strict=True)
-        rows = [ids[mask].tolist() for ids, mask in pairs]
-        return tokenizer.batch_decode(rows, skip_special_tokens=True)
+        rows = [[id for id in ids[mask].tolist() if id not in ends] for ids, mask in pairs]
+        return tokenizer.batch_decode(rows, skip_special_tokens=False)
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,9 @@ class Request:
     prompt_ids: list
     group_size: int
     limits: list  # of each of the B rows, in tokens
-    draw_options: tuple  # temperature, top_k, top_p
+    temperature: float
+    top_k: int
+    top_p: float
     eos_ids: tuple
     stop_strings: tuple
     tokenizer: object
@@ -94,23 +104,21 @@ class Request:
 
 @dataclass
 class Rows:
-    """The rows while they are sampled, on the device; B here counts one more, an idle one.
+    """The rows while they are sampled, on the device. (B+1,) where no shape is given.
 
-    (B,) where no shape is given. Idle slots hold the idle row: it has stopped, nobody reads it.
+    The row behind the B is the idle row: it has stopped, idle slots hold it, nobody reads it.
     """
 
     limit: torch.Tensor  # int64, tokens
-    uniforms: torch.Tensor  # (B, R+1) float32
-    ids: torch.Tensor  # (B, R+1) int64, the response; what lies past its end is never read
-    logprobs: torch.Tensor  # (B, R+1) float32
-    model_logprobs: torch.Tensor  # (B, R+1) float32
+    uniforms: torch.Tensor  # (B+1, R+1) float32
+    ids: torch.Tensor  # (B+1, R+1) int64, the response; what lies past its end is never read
+    logprobs: torch.Tensor  # (B+1, R+1) float32
     last: torch.Tensor  # int64, the last token, to be decoded next
     count: torch.Tensor  # int64, response tokens so far
     finished: torch.Tensor  # bool, by EOS or a stop string
     stopped: torch.Tensor  # bool, finished or at the limit
     broken: torch.Tensor  # bool, its logits were not finite
     eos: torch.Tensor  # (any,) int64
-    stats: dict
 
 
 @dataclass
@@ -121,8 +129,8 @@ class Slots:
     row: torch.Tensor  # (slots,) int64, which of the B rows is here
     waiting: deque  # rows that have no slot yet
     live: int = 0
-    width: int = 0  # slots of a step: the live ones, and some idle ones up to a batch size
-    kept_prompt: int | None = None  # in the last cache row: of a group admitted in parts
+    batch: int = 0  # slots that a step computes: the live ones, idle ones up to a batch size
+    kept_prompt: int | None = None  # whose cache is kept in the spare row behind the slots
 
 
 # --------------------------------------------------------------------------------------------------
@@ -146,25 +154,25 @@ def truncate(logits, top_k, top_p):
 def draw(logits, uniforms, temperature, top_k=0, top_p=1.0):
     """One token per row by inverse CDF. logits (n, V) float32, uniforms (n,) in [0, 1).
 
-    Returns (n,) tokens, their logprobs as sampled, and their logprobs at temperature 1 untruncated.
+    Returns (n,) tokens and their logprobs under the distribution they are drawn from, which for
+    temperature 0 (greedy) has all its mass on one token. NaN where logits are not finite.
     """
-    if temperature == 0:  # greedy: the sampled distribution puts all its mass on one token
+    if temperature == 0:
         tokens = logits.argmax(-1)
-        model_logprobs = pick(logits.log_softmax(-1), tokens)
-        return tokens, model_logprobs.where(model_logprobs.isnan(), 0.0), model_logprobs
+        return tokens, 0.0 * pick(logits, tokens)
     plain = temperature == 1.0 and top_k == 0 and top_p == 1.0
     scaled = logits if plain else truncate(logits / temperature, top_k, top_p)
     probabilities = scaled.softmax(-1)  # (n, V)
     cumulative = probabilities.cumsum(-1)
-    # Below the last entry even when rounded, as a uniform is at most 1 - 2^-24; so the first entry
-    # above is that of a token with some probability. (A row of NaN finds none: clamped, reported.)
+    # The point lies below the last entry even when rounded, as a uniform is at most 1 - 2^-24; so
+    # the first entry above it is that of a token with some probability. A row of NaN finds none: it
+    # is clamped here, and reported later.
     point = uniforms[:, None] * cumulative[:, -1:]
     found = torch.searchsorted(cumulative, point, right=True)[:, 0]
     tokens = found.clamp_(max=logits.shape[-1] - 1)
-    if not plain or logits.is_cuda:  # whose parallel cumsum may dip where tokens have no mass
+    if not plain or logits.is_cuda:  # CUDA's parallel cumsum may dip where tokens have no mass.
         tokens = torch.where(pick(probabilities, tokens) > 0, tokens, probabilities.argmax(-1))
-    logprobs = pick(probabilities, tokens).log()
-    return tokens, logprobs, logprobs if plain else pick(logits.log_softmax(-1), tokens)
+    return tokens, pick(probabilities, tokens).log()
 
 
 def pick(values, tokens):
@@ -208,48 +216,44 @@ def free_bytes(device):
 
 def admit(model, request, rows, slots):
     """Waiting rows take the free slots; each prompt is prefilled once, copied to its samples."""
-    first, spare = slots.live, len(slots.row)
-    count = min(len(slots.waiting), spare - first)
-    if count == 0:
+    first, spare, cache = slots.live, len(slots.row), slots.cache
+    admitted = [slots.waiting.popleft() for _ in range(min(len(slots.waiting), spare - first))]
+    if not admitted:
         return
-    admitted = [slots.waiting.popleft() for _ in range(count)]
-    slots.live = first + count
+    slots.live = first + len(admitted)
     prompts = [row // request.group_size for row in admitted]
-    lengths = [len(request.prompt_ids[prompt]) - 1 for prompt in prompts]
-    members = {}  # prompt -> its new slots
+    members = {}  # prompt -> the slots of its new rows
     for slot, prompt in enumerate(prompts, first):
         members.setdefault(prompt, []).append(slot)
-    news = {prompt: targets for prompt, targets in members.items() if prompt != slots.kept_prompt}
-    fresh = [(targets[0], request.prompt_ids[prompt][:-1]) for prompt, targets in news.items()]
-    rows.stats["prefill_tokens"] += prefill(model, slots.cache, fresh)
-    for prompt, targets in members.items():
-        source = targets[0] if prompt in news else spare
+    new = [prompt for prompt in members if prompt != slots.kept_prompt]
+    prefill(model, cache, [(members[prompt][0], request.prompt_ids[prompt][:-1]) for prompt in new])
+    for prompt, own in members.items():
+        source = spare if prompt == slots.kept_prompt else own[0]
         length = len(request.prompt_ids[prompt]) - 1
-        slots.cache.copy_rows([source], targets, length)
-    if slots.waiting and slots.waiting[0] // request.group_size == prompt:  # the last has more rows
-        slots.cache.copy_rows([source], [spare], length)
+        cache.copy_rows([source], own, length)
+    if slots.waiting and slots.waiting[0] // request.group_size == prompt:  # It has more rows.
+        cache.copy_rows([source], [spare], length)
         slots.kept_prompt = prompt
-    device = rows.count.device
-    slots.cache.lengths[first : slots.live] = torch.tensor(lengths, device=device)
+    ids, device = [request.prompt_ids[prompt] for prompt in prompts], rows.count.device
+    cache.lengths[first : slots.live] = torch.tensor([len(row) - 1 for row in ids], device=device)
+    rows.last[admitted] = torch.tensor([row[-1] for row in ids], device=device)
     slots.row[first : slots.live] = torch.tensor(admitted, device=device)
-    last = [request.prompt_ids[prompt][-1] for prompt in prompts]
-    rows.last[admitted] = torch.tensor(last, device=device)
     rows.count[admitted] = 0
 
 
-def prefill(model, cache, fresh):
-    """Run (slot, ids) pairs through the model, packed end to end; returns how many tokens."""
-    waiting, device = deque((slot, ids) for slot, ids in fresh if ids), cache.lengths.device
+def prefill(model, cache, prefixes):
+    """Run (cache row, token ids) pairs through the model, packed end to end, to fill those rows."""
+    waiting = deque((row, ids) for row, ids in prefixes if ids)
     while waiting:
         pack, size = [], 0
         while waiting and (not pack or size + len(waiting[0][1]) <= PREFILL_TOKENS):
             pack.append(waiting.popleft())
             size += len(pack[-1][1])
-        ids = torch.tensor([[token for _, row in pack for token in row]], device=device)  # (1, N)
-        cache_rows = torch.tensor([slot for slot, _ in pack], device=device)
-        row_lengths = [len(row) for _, row in pack]
+        device = cache.lengths.device
+        ids = torch.tensor([[token for _, ids in pack for token in ids]], device=device)  # (1, N)
+        cache_rows = torch.tensor([row for row, _ in pack], device=device)
+        row_lengths = [len(ids) for _, ids in pack]
         model(ids, row_lengths=row_lengths, kv_cache=cache, cache_rows=cache_rows)
-    return sum(len(ids) for _, ids in fresh)
 
 
 def compact(rows, slots):
@@ -259,7 +263,7 @@ def compact(rows, slots):
     holes = [slot for slot in range(alive) if stopped[slot]]
     movers = [slot for slot in range(alive, slots.live) if not stopped[slot]]
     if holes:
-        slots.cache.copy_rows(movers, holes, slots.cache.limit)
+        slots.cache.copy_rows(movers, holes, slots.cache.bound)
         slots.row[holes] = slots.row[movers]
     slots.live = alive
 
@@ -287,64 +291,62 @@ def generate(
     Raises ValueError for bad arguments, FloatingPointError when logits are not finite.
     """
     num_rows = len(prompt_ids) * group_size
-    limits = max_new_tokens
-    limits = [limits] * num_rows if isinstance(limits, int) else list(limits)
+    one_limit = isinstance(max_new_tokens, int)
+    limits = [max_new_tokens] * num_rows if one_limit else list(max_new_tokens)
     request = Request(
-        prompt_ids, group_size, limits, (temperature, top_k, top_p), eos_ids, tuple(stop_strings),
-        tokenizer, on_tokens,
+        prompt_ids=prompt_ids, group_size=group_size, limits=limits, temperature=temperature,
+        top_k=top_k, top_p=top_p, eos_ids=eos_ids, stop_strings=tuple(stop_strings),
+        tokenizer=tokenizer, on_tokens=on_tokens,
     )  # fmt: skip
     check(model, request)
     device = next(model.parameters()).device
     capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CHECK_EVERY[device.type]
-    rows, start = make_rows(request, seed, first_prompt, device), time.perf_counter()
-    bar_options = dict(desc=progress, disable=progress is None or None, leave=False, delay=BAR_DELAY)
-    with tqdm(total=num_rows, unit="row", **bar_options) as bar, sampling_weights(model):
+    rows, model = make_rows(request, seed, first_prompt, device), sampling_copy(model)
+    with tqdm(
+        desc=progress, total=num_rows, unit="row", leave=False, delay=BAR_DELAY,
+        disable=progress is None or None,  # None: no bar where there is no terminal
+    ) as bar:
         num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
         while not rows.stopped.all():
             try:
-                sample(model, request, rows, num_slots, capacity, bar)
+                stats = sample(model, request, rows, num_slots, capacity, bar)
             except torch.OutOfMemoryError:
                 if num_slots == 1:
                     raise
                 # Unfinished rows start again and come out the same: their draws are their own.
                 num_slots //= 2
                 tqdm.write(f"out of memory: sampling goes on with {num_slots} cache rows at a time")
-    rows.stats["seconds"] = time.perf_counter() - start
-    return collect(request, rows)
+    return collect(request, rows, stats)
 
 
 def make_rows(request, seed, first_prompt, device):
     """The B rows before their first token."""
-    num_rows, width = len(request.limits), max(request.limits) + 1
+    num_rows, columns = len(request.limits), max(request.limits) + 1
     places = [divmod(row, request.group_size) for row in range(num_rows)]
-    draws = [uniforms_of(seed, first_prompt + prompt, at, width) for prompt, at in places]
-    wholes, flags = dict(dtype=torch.int64, device=device), dict(dtype=torch.bool, device=device)
+    draws = [uniforms_of(seed, first_prompt + prompt, sample, columns) for prompt, sample in places]
+    integers, flags = dict(dtype=torch.int64, device=device), dict(dtype=torch.bool, device=device)
     return Rows(
-        limit=torch.tensor([*request.limits, 0], **wholes),
-        uniforms=torch.stack([*draws, torch.zeros(width)]).to(device),
-        ids=torch.zeros(num_rows + 1, width, **wholes),
-        logprobs=torch.zeros(num_rows + 1, width, device=device),
-        model_logprobs=torch.zeros(num_rows + 1, width, device=device),
-        last=torch.zeros(num_rows + 1, **wholes),
-        count=torch.zeros(num_rows + 1, **wholes),
+        limit=torch.tensor([*request.limits, 0], **integers),
+        uniforms=torch.stack([*draws, torch.zeros(columns)]).to(device),
+        ids=torch.zeros(num_rows + 1, columns, **integers),
+        logprobs=torch.zeros(num_rows + 1, columns, device=device),
+        last=torch.zeros(num_rows + 1, **integers),
+        count=torch.zeros(num_rows + 1, **integers),
         finished=torch.zeros(num_rows + 1, **flags),
         stopped=torch.arange(num_rows + 1, device=device) == num_rows,
         broken=torch.zeros(num_rows + 1, **flags),
-        eos=torch.tensor(sorted(request.eos_ids), **wholes),
-        stats={"prefill_tokens": 0, "row_steps": 0},
+        eos=torch.tensor(sorted(request.eos_ids), **integers),
     )
 
 
 def sample(model, request, rows, num_slots, capacity, bar):
-    """Sample until every row has stopped."""
+    """Sample until every row has stopped; returns the Rollout's stats."""
     device = rows.limit.device
     slots = Slots(
         cache=KVCache(model.config, num_slots + 1, capacity, model.compute_dtype, device),
         row=torch.zeros(num_slots, dtype=torch.int64, device=device),
         waiting=deque((~rows.stopped).nonzero()[:, 0].tolist()),
     )
-    cache_gb = 2 * slots.cache.keys.nbytes / 1e9
-    rows.stats |= {"cache_rows": num_slots, "cache_gb": cache_gb}
     watched = request.stop_strings or request.on_tokens is not None
     check_every = 1 if watched else CHECK_EVERY[device.type]
     take_step, graphs = partial(step, model, request, rows, slots), {}
@@ -355,64 +357,66 @@ def sample(model, request, rows, num_slots, capacity, bar):
         choose_shape(slots, check_every, capacity, idle_row=len(rows.limit) - 1)
         for _ in range(check_every):
             advance(take_step, slots, graphs)
-        look(request, rows, slots)
+        check_stops(request, rows, slots)
         compact(rows, slots)
         tokens += before * check_every
         bar.update(before - slots.live)
         rate = tokens / (time.perf_counter() - start)
         bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-    rows.stats["row_steps"] += tokens
+    return {"cache_rows": num_slots, "cache_gb": 2 * slots.cache.keys.nbytes / 1e9}
 
 
 def choose_shape(slots, check_every, capacity, idle_row):
     """Set what the next steps compute: how many slots, and how much of the cache they may read."""
     kind, num_slots = slots.row.device.type, len(slots.row)
-    slots.width = slots.live
-    if kind in GRAPHS_ON:  # few sizes, as each is recorded: powers of two and the halves between
-        slots.width = min(num_slots, next(size for size in BATCH_SIZES if size >= slots.live))
-        slots.row[slots.live : slots.width] = idle_row
-        slots.cache.lengths[slots.live : slots.width] = 0
+    slots.batch = slots.live
+    if kind in GRAPHS_ON:  # Each size is recorded, so there are few: 1, 2, 3, 4, 6, 8, 12, ...
+        slots.batch = min(num_slots, next(size for size in BATCH_SIZES if size >= slots.live))
+        slots.row[slots.live : slots.batch] = idle_row
+        slots.cache.lengths[slots.live : slots.batch] = 0
     longest = int(slots.cache.lengths[: slots.live].max()) + check_every
-    slots.cache.limit = min(capacity, -(-longest // LIMIT_STEP[kind]) * LIMIT_STEP[kind])
+    steps = math.ceil(longest / BOUND_STEP[kind])
+    slots.cache.bound = min(capacity, steps * BOUND_STEP[kind])
 
 
 def advance(take_step, slots, graphs):
     """One step. Recorded where launching its few hundred kernels takes longer than running them.
 
     A CUDA graph repeats those kernels on the same memory. So a step reads and writes tensors that
-    last (weights, cache, rows, slots), and its shape, (width, limit), is all that is fixed in it.
+    last (weights, cache, rows, slots), and its shape, (batch, bound), is all that is fixed in it.
     The graphs go with the cache when sampling ends, as training needs the memory.
     """
     if slots.row.device.type not in GRAPHS_ON:
         return take_step()
-    shape = slots.width, slots.cache.limit
+    shape = slots.batch, slots.cache.bound
     if shape in graphs:
         return graphs[shape].replay()
-    take_step()  # for real; it also loads kernels, which must not happen in a recording
-    graphs[shape] = record(take_step, [graph.pool() for graph in graphs.values()][:1])
+    take_step()  # This one counts; it also loads kernels, which must not happen in a recording.
+    others = list(graphs.values())
+    graphs[shape] = record(take_step, others[0].pool() if others else None)
 
 
 def record(take_step, pool):
-    """A CUDA graph of one step; `pool`: whose memory for temporaries it shares, [] for none."""
+    """A CUDA graph of one step; pool  memory for temporaries that graphs share, or None."""
     graph = torch.cuda.CUDAGraph()
-    # thread_local: threads of torch.distributed may call CUDA meanwhile
-    with torch.cuda.graph(graph, *pool, capture_error_mode="thread_local"):
+    # Only this thread is watched: those of torch.distributed may call CUDA meanwhile.
+    with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
         take_step()
     return graph
 
 
 def step(model, request, rows, slots):
     """One token for each live row, without waiting for the host."""
-    row = slots.row[: slots.width]  # (n,)
+    row = slots.row[: slots.batch]  # (n,)
     hidden = model(rows.last[row][:, None], kv_cache=slots.cache)[:, 0]  # (n, D)
     logits = model.lm_head(hidden).float()  # (n, V)
-    # A row that has stopped runs on until the next look: all it draws goes to the place behind
+    # A row that has stopped runs on until the next check: all it draws goes to the place behind
     # its end, and its count stays.
     at, running = rows.count[row], ~rows.stopped[row]
-    tokens, logprobs, model_logprobs = draw(logits, rows.uniforms[row, at], *request.draw_options)
+    uniforms = rows.uniforms[row, at]  # (n,)
+    tokens, logprobs = draw(logits, uniforms, request.temperature, request.top_k, request.top_p)
     rows.ids[row, at] = rows.last[row] = tokens
     rows.logprobs[row, at] = logprobs
-    rows.model_logprobs[row, at] = model_logprobs
     count = at + running
     ended = (tokens[:, None] == rows.eos).any(1) & running
     rows.count[row] = count
@@ -421,13 +425,13 @@ def step(model, request, rows, slots):
     rows.broken[row] |= ~logprobs.isfinite() & running
 
 
-def look(request, rows, slots):
-    """What the host does between steps: stop strings, the caller's callback, broken rows."""
+def check_stops(request, rows, slots):
+    """What the host does between steps: broken rows, stop strings, the caller's callback."""
     if rows.broken.any():
         raise FloatingPointError(describe_broken(request, rows))
     live = slots.row[: slots.live]
     if request.stop_strings:
-        # the newest token ends the string, and a token holds at least one byte of it
+        # The newest token ends the string, and a token holds at least one byte of it.
         reach = max(len(string.encode()) for string in request.stop_strings) + SPLIT_TOKENS
         places = rows.count[live, None] + torch.arange(-reach, 0, device=live.device)  # (n, reach)
         tails = rows.ids[live].gather(1, places.clamp(min=0)).where(places >= 0, -1).tolist()
@@ -448,83 +452,54 @@ def describe_broken(request, rows):
     return f"logits are not finite at token {token} of row {row}; the response so far: {text!r}"
 
 
-def collect(request, rows):
+def collect(request, rows, stats):
     """The Rollout: prompts left-padded, everything past a row's end zeroed and masked."""
-    device, width = rows.ids.device, int(rows.count.max())
+    device, columns = rows.ids.device, int(rows.count.max())
     length = max(len(ids) for ids in request.prompt_ids)
     padded = [[0] * (length - len(ids)) + list(ids) for ids in request.prompt_ids]
     mask = [[False] * (length - len(ids)) + [True] * len(ids) for ids in request.prompt_ids]
-    response_mask = torch.arange(width, device=device) < rows.count[:-1, None]  # (B, R)
-    rows.stats["response_tokens"] = int(rows.count.sum())
+    response_mask = torch.arange(columns, device=device) < rows.count[:-1, None]  # (B, R)
     return Rollout(
         prompt_ids=torch.tensor(padded, device=device).repeat_interleave(request.group_size, 0),
         prompt_mask=torch.tensor(mask, device=device).repeat_interleave(request.group_size, 0),
-        response_ids=rows.ids[:-1, :width] * response_mask,
+        response_ids=rows.ids[:-1, :columns] * response_mask,
         response_mask=response_mask,
-        logprobs=rows.logprobs[:-1, :width].masked_fill(~response_mask, 0.0),
-        model_logprobs=rows.model_logprobs[:-1, :width].masked_fill(~response_mask, 0.0),
+        logprobs=rows.logprobs[:-1, :columns].masked_fill(~response_mask, 0.0),
         finished=rows.finished[:-1],
-        stats=rows.stats,
+        stats=stats,
+        eos_ids=tuple(request.eos_ids),
     )
 
 
 def check(model, request):
     """Raise ValueError for what cannot be sampled."""
-    prompts, limits = request.prompt_ids, request.limits
-    temperature, top_k, top_p = request.draw_options
-    if request.group_size < 1:
-        raise ValueError(f"group_size is {request.group_size}: at least one response per prompt")
-    if not prompts or not all(len(ids) for ids in prompts):
-        raise ValueError("no prompts, or a prompt without tokens: each needs at least one token id")
-    num_rows, vocab_size = len(prompts) * request.group_size, model.config.vocab_size
-    outside = [id for ids in prompts for id in ids if not 0 <= id < vocab_size]
-    if outside:
-        raise ValueError(f"token id {outside[0]} in a prompt: the model has ids below {vocab_size}")
-    if len(limits) != num_rows or min(limits) < 1:
-        legal = f"at least 1, or one such number for each of {num_rows} rows"
-        raise ValueError(f"max_new_tokens is {min(limits, default=None)}: {legal}")
-    if not 0 <= temperature < float("inf") or not 0 < top_p <= 1 or top_k < 0:
-        given = f"temperature {temperature} must be >= 0, top_p {top_p} in (0, 1]"
-        raise ValueError(f"{given}, top_k {top_k} >= 0 (0: off)")
-    if request.eos_ids is None:
-        advice = "give the ids that end a response, or () to sample up to the limit"
-        raise ValueError(f"eos_ids is None: {advice}")
-    longest = max(len(prompts[row // request.group_size]) + n for row, n in enumerate(limits))
-    if longest > model.max_positions:
-        positions = f"the model has {model.max_positions} positions"
-        raise ValueError(f"prompt and response may reach {longest} tokens, {positions}")
-    if request.stop_strings and request.tokenizer is None:
-        raise ValueError("stop_strings need the tokenizer")
+    prompts, limits, group_size = request.prompt_ids, request.limits, request.group_size
+    temperature, top_p, top_k = request.temperature, request.top_p, request.top_k
+    num_rows, size = len(prompts) * group_size, model.config.vocab_size
+    pairs = zip(range(num_rows), limits, strict=False)
+    reached = [len(prompts[row // group_size]) + limit for row, limit in pairs]
+    outside = [token for ids in prompts for token in ids if not 0 <= token < size]
+    faults = {
+        f"group_size is {group_size}: give 1 or more": group_size < 1,
+        "no prompts, or a prompt without tokens": not prompts or not all(map(len, prompts)),
+        f"token ids {outside[:3]} of prompts are not among 0 to {size - 1}, the model's": outside,
+        f"max_new_tokens is {min(limits, default=0)}: give 1 or more, once or for each of {num_rows} rows":
+            len(limits) != num_rows or min(limits, default=1) < 1,
+        f"temperature {temperature}: give 0 (greedy) or more": not 0 <= temperature < math.inf,
+        f"top_p {top_p}: give more than 0, at most 1 (off)": not 0 < top_p <= 1,
+        f"top_k {top_k}: give 0 (off) or more": top_k < 0,
+        "eos_ids is None: give (), to sample up to the limit": request.eos_ids is None,
+        f"prompt and response may reach {max(reached, default=0)} tokens, the model has "
+        f"{model.max_positions} positions": max(reached, default=0) > model.max_positions,
+        "stop_strings need the tokenizer": request.stop_strings and request.tokenizer is None,
+    }  # fmt: skip
+    for fault, found in faults.items():
+        if found:
+            raise ValueError(fault)
 
 
 # --------------------------------------------------------------------------------------------------
 # Use from the shell
-
-
-def answer(model, tokenizer, prompt_ids, limit, temperature, seed):
-    """Print one response as it comes, then, dim, how many tokens, how fast, and why it ended."""
-    ids, shown, start = [], "", time.perf_counter()
-
-    def show(rows, tokens):
-        nonlocal shown
-        ids.extend(tokens)
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        if not text.endswith("\ufffd"):  # half of a character
-            print(text[len(shown) :], end="", flush=True)
-            shown = text
-
-    try:
-        rollout = generate(
-            model, [prompt_ids], max_new_tokens=limit, temperature=temperature, seed=seed,
-            eos_ids=model.eos_ids, tokenizer=tokenizer, on_tokens=show,
-        )  # fmt: skip
-        reason = "ended by itself" if rollout.finished[0] else f"cut at {limit} tokens"
-    except KeyboardInterrupt:
-        reason = "interrupted"
-    print(tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :])
-    rate = len(ids) / (time.perf_counter() - start)
-    line = f"{len(ids)} tokens, {rate:.1f} tokens/s, {reason}"
-    print(f"\033[2m{line}\033[0m" if sys.stderr.isatty() else line, file=sys.stderr)
 
 
 def self_check():
@@ -535,17 +510,14 @@ def self_check():
 
     torch.manual_seed(0)
     sizes = dict(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
-    sizes |= dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
-    config = LlamaConfig(**sizes)
-    model = CausalLM(config).requires_grad_(False)
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    model = CausalLM(config)
     options = dict(group_size=2, max_new_tokens=24, eos_ids=(1, 2), seed=3)
     rollout = generate(model, [[3, 4, 5], [6]], **options)
-    rows = zip(rollout.response_ids, rollout.response_mask, rollout.finished, strict=True)
-    for ids, mask, finished in rows:
-        pairs = zip(ids.tolist(), mask, strict=True)
-        cells = "".join("." if not on else "E" if id in (1, 2) else "#" for id, on in pairs)
+    for mask, finished in zip(rollout.response_mask, rollout.finished, strict=True):
+        tokens = int(mask.sum())
         end = "finished" if finished else "cut at the limit"
-        print(f"{cells}  {int(mask.sum()):2} tokens, {end}")
+        print(f"{'#' * tokens:.<24}  {tokens:2} tokens, {end}")
     row_gb = KVCache.bytes_per_token(config) * (3 + 24 + CHECK_EVERY["cpu"]) / 1e9
     few = generate(model, [[3, 4, 5], [6]], kv_cache_gb=2.5 * row_gb, **options)
     same = torch.equal(few.response_ids, rollout.response_ids)
@@ -554,30 +526,12 @@ def self_check():
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Sample a response and print it as it comes.")
-    parser.add_argument("prompt", nargs="?", help="the question; without it the self-check runs")
-    parser.add_argument("--model", default="tiny", help="tiny, a folder, a short name or a hub id")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="tokens")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.prompt is None:
+    """With a question: its answer, printed as it comes. Returns the exit code."""
+    if not (sys.argv[1:] if argv is None else argv):
         return self_check()
-    try:
-        from plumbing.benchmarks import encode_prompt  # the same that training uses
-        from plumbing.checkpoints import best_device, load_model
-        from tiny import CHAT_TEMPLATE
+    from plumbing.ask import ask
 
-        model, tokenizer = load_model(args.model, **best_device())
-        kind = "tiny" if tokenizer.chat_template == CHAT_TEMPLATE else "math"
-        ids = encode_prompt(tokenizer, {"problem": args.prompt, "answer": "", "kind": kind})
-        limit = max(1, min(args.max_new_tokens, model.max_positions - len(ids)))
-        answer(model, tokenizer, ids, limit, args.temperature, args.seed)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # while the model loads
-        return 130
+    return ask(generate, argv)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,10 @@ import torch
 from tqdm import tqdm
 
 from plumbing.alignment import cosine, gradient_alignment, logprob_gradient
-from plumbing.benchmarks import encode_prompt, load_problems
+from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
-from plumbing.records import drop_cut_line, read_lines
+from plumbing.prompts import encode_prompt
+from plumbing.records import read_lines, write_lines
 from prerl import conditional_logprobs, marginal_logprobs, start_token_of
 from rollout import generate
 from tiny import NAMED_WORLDS, build
@@ -130,7 +131,7 @@ OTHERS = {
 ONE_BASE = {"bases": (0,), "seeds": (0, 1, 2, 3, 4)}
 PARTS = {  # the most important first
     "D": Part("World D: DSRL, GRPO and the twin", THREE),
-    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", **ONE_BASE, steps=80),
+    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", **ONE_BASE, steps=40),
     "few": Part("World D with 64 responses an update", FEW),
     "grid": Part("Learning rates and warm-ups, chosen here", GRID, bases=(9,), seeds=(90, 91)),
     "controls": Part("World D: is it the space?", CONTROLS, steps=80),
@@ -213,14 +214,18 @@ def load_results(path):
     runs = [record for record in read_lines(path) if "curve" in record]
     for record in sorted(runs, key=lambda record: record["steps"]):
         run = key_of(record)
-        for point in record["curve"]:
-            results[replace(run, steps=point["step"])] = record
+        for count, point in enumerate(record["curve"][:-1], 1):
+            results[replace(run, steps=point["step"])] = {
+                "base": run.base, "seed": run.seed, "curve": record["curve"][:count]
+            }  # fmt: skip
+        results[run] = record
     return results
 
 
 def run_parts(parts, path, jobs):
     """Train what the results lack, in the order of the parts; each run is kept as soon as done."""
-    drop_cut_line(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(path, read_lines(path))  # without a last line that a kill cut short
     done = load_results(path)
     runs = dict.fromkeys(run for part in parts for run in part.runs())  # each once, in order
     missing = [run for run in runs if run not in done]
@@ -269,7 +274,6 @@ def measure_alignment(world, base, prompts=16):
 
 def align(path):
     """Measure what the results lack: the bases of worlds D, M and old."""
-    drop_cut_line(path)
     done = {(line["world"], line["base"]) for line in read_lines(path) if "alignment" in line}
     for world in ("tiny", "tiny-m", "tiny-old"):
         for base in (0, 1, 2):
@@ -326,12 +330,12 @@ def interval(values):
 
 
 def show(values, form=".3f"):
-    """Mean ± half width; nothing where there is nothing."""
+    """Mean ± half width; one or two values as they are, as two have an interval of no use."""
     values = [value for value in values if value is not None]
-    if not values:
-        return ""
+    if len(values) < 3:
+        return " ".join(f"{value:{form}}" for value in values)
     mean, half = interval(values)
-    return f"{mean:{form}} ± {half:.3f}" if len(values) > 1 else f"{mean:{form}}"
+    return f"{mean:{form}} ± {half:{form.lstrip('+')}}"
 
 
 def show_difference(values):
@@ -341,7 +345,9 @@ def show_difference(values):
 
 def verdict(values, sign):
     mean, half = interval(values)
-    if not abs(mean) > half:  # NaN, one seed, too
+    if len(values) < 3:
+        return "too few runs"
+    if abs(mean) <= half:
         return "no difference seen"
     return "yes" if mean * sign > 0 else "the opposite"
 
@@ -354,6 +360,7 @@ def table(title, heading, rows):
 # --------------------------------------------------------------------------------------------------
 # Tables of a part
 
+SAME_START = 0.01  # of Avg@8: rounding may turn a token or two, another processor another base
 LEVEL = 0.6  # of Avg@8, for the updates that it takes
 SHOWN = (0, 20, 40, 60, 80, 100, 120, 160)  # updates
 ENDS = ("pass_at_k", "reflection", "transition", "length", "tokens", "reads_right",
@@ -361,17 +368,28 @@ ENDS = ("pass_at_k", "reflection", "transition", "length", "tokens", "reads_righ
 
 
 def pairs_of(part, results, names):
-    """[(record, ...)] of the named variants from each base with each seed that is done for all."""
+    """[(record, ...)] of the named variants from each base with each seed that is done for all.
+
+    Raises ValueError where such records do not begin with the same evaluation.
+    """
     rows = [[results.get(part.run_of(name, base, seed)) for name in names]
             for base in part.bases for seed in part.seeds]  # fmt: skip
-    return [tuple(row) for row in rows if all(row)]
+    rows = [tuple(row) for row in rows if all(row)]
+    for row in rows:
+        starts = [record["curve"][0]["avg_at_k"] for record in row]
+        if max(starts) - min(starts) > SAME_START:
+            raise ValueError(
+                f"{part.title}: base {row[0]['base']}, seed {row[0]['seed']} begins at {starts} "
+                "before any update: these are bases of two machines; give another --results"
+            )
+    return rows
 
 
 def part_tables(part, results):
     done = {name: [row[0] for row in pairs_of(part, results, [name])] for name in part.variants}
     done = {name: records for name, records in done.items() if records}
     if not done:
-        return f"\n### {part.title}\n\nnothing is done yet"
+        return f"\n\n### {part.title}\n\nNothing is done yet."
     steps = [step for step in SHOWN if step <= part.steps]
     text = ""
     heading = ["", "runs", *map(str, steps)]
@@ -408,7 +426,8 @@ def difference_table(part, results, steps):
             rows.append([f"{first} - {other}, {key}", *cells, ""])
         rows[-2][-1] = show_difference([equal_tokens(*pair) for pair in pairs])
         for base in part.bases:
-            own = [pair for pair in pairs if pair[0]["base"] == base]
+            if not (own := [pair for pair in pairs if pair[0]["base"] == base]):
+                continue
             cells = [show([at(ours, step) - at(theirs, step) for ours, theirs in own], "+.3f")
                      for step in steps]  # fmt: skip
             rows.append([f"of base {base} alone, avg_at_k", *cells, ""])
@@ -425,9 +444,9 @@ def equal_tokens(ours, theirs):
 def claims_table(results, alignments):
     """The paper's claims, in each world that has the runs: difference, interval, verdict."""
     rows = []
-    for world, part in (("D", "D"), ("M", "M"), ("old", "old")):
-        part, name = PARTS[part], PARTS[part].world
-        part = replace(part, variants=CLAIMS, steps=80)
+    for world, end in (("D", 80), ("M", 40), ("old", 80)):
+        name = PARTS[world].world
+        part = replace(PARTS[world], variants=CLAIMS, steps=end)
         cosines = [line["alignment"]["whole_model"] for line in alignments if line["world"] == name]
 
         def gain(variant, key, step, part=part):
@@ -442,12 +461,15 @@ def claims_table(results, alignments):
             ("1 the cosine of both gradients is above 0", 1, cosines),
             ("2 NSR-PreRL raises Avg@8 in 20 updates", 1, gain("DSRL", "avg_at_k", 20)),
             ("2 PSR-PreRL lowers it in 20", -1, gain("PSR-PreRL", "avg_at_k", 20)),
-            ("3 NSR-PreRL raises reflection in 20", 1, gain("DSRL", "reflection", 20)),
-            ("3 and transitions in 20", 1, gain("DSRL", "transition", 20)),
-            ("3 reflection: more than GRPO's in 20", 1, ahead("DSRL", "GRPO", "reflection", 20)),
-            ("4 DSRL is above GRPO after 80", 1, ahead("DSRL", "GRPO", "avg_at_k", 80)),
-            ("4 and above its twin", 1, ahead("DSRL", "twin", "avg_at_k", 80)),
-            ("5 80 of NSR-PreRL end below GRPO", -1, ahead("NSR-PreRL", "GRPO", "avg_at_k", 80)),
+            ("3 it raises reflection in 20", 1, gain("DSRL", "reflection", 20)),
+            ("3 and in 40", 1, gain("NSR-PreRL", "reflection", 40)),
+            ("3 and transitions in 40", 1, gain("NSR-PreRL", "transition", 40)),
+            ("3 reflection: more than GRPO's in 40", 1,
+             ahead("NSR-PreRL", "GRPO", "reflection", 40)),
+            (f"4 DSRL is above GRPO after {end}", 1, ahead("DSRL", "GRPO", "avg_at_k", end)),
+            ("4 and above its twin", 1, ahead("DSRL", "twin", "avg_at_k", end)),
+            (f"5 NSR-PreRL for all {end} is below GRPO", -1,
+             ahead("NSR-PreRL", "GRPO", "avg_at_k", end)),
         )
         rows += [[world, claim, show_difference(values), verdict(values, sign)]
                  for claim, sign, values in stated if values]  # fmt: skip
@@ -463,7 +485,7 @@ def draw(part, results, path):
     for axis, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for color, name in enumerate(part.variants):
             runs = [row[0] for row in pairs_of(part, results, [name])]
-            if len(runs) < 2:
+            if len(runs) < 3:
                 continue
             steps = [point["step"] for point in runs[0]["curve"] if point["step"] <= part.steps]
             ends = [interval([at(run, step, key) for run in runs]) for step in steps]
@@ -473,38 +495,53 @@ def draw(part, results, path):
             high = [mean + half for mean, half in ends]
             axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
         axis.set(xlabel="updates", title=label, ylim=(0, None))
-    figure.axes[0].legend(loc="upper left", fontsize=8)
+    if figure.axes[0].lines:
+        figure.axes[0].legend(loc="upper left", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def report(parts, path):
-    """Print every table of what is done; the figure stands beside the results."""
-    results = load_results(path)
-    for part in parts:
-        print(part_tables(part, results))
-    alignments = [line for line in read_lines(path) if "alignment" in line]
-    print(claims_table(results, alignments))
+def alignment_table(alignments):
+    """Cosines by base: whole model, by position, by the probability of a token."""
+    rows = []
     for line in alignments:
-        found = json.dumps(line["alignment"])
-        print(f"\nalignment in {line['world']}, base {line['base']}: {found}")
-    draw(parts[0], results, path.with_suffix(".png"))
-    print(f"\nwrote {path.with_suffix('.png')}")
+        found = line["alignment"]
+        cells = [("whole model", found["whole_model"])]
+        cells += [(f"token {place}", value) for place, value in found["positions"].items()]
+        cells += [(name, value["cosine"]) for name, value in found.items() if "P(" in name]
+        text = ", ".join(f"{name} {value:.2f}" for name, value in cells if value is not None)
+        rows.append([line["world"], str(line["base"]), text])
+    return table("cos(grad log P(y), grad log P(y | x)) of the bases", ["world", "base", ""], rows)
+
+
+def report(parts, path):
+    """Print the tables of what is done and keep them, with the figure, beside the results."""
+    lines, results = read_lines(path), load_results(path)
+    alignments = [line for line in lines if "alignment" in line]
+    text = "".join(part_tables(part, results) for part in parts)
+    text += claims_table(results, alignments) + alignment_table(alignments)
+    done = sum("curve" in line for line in lines)
+    text = f"Tables of {path.name}, {done} runs; `python study.py --report` writes them.{text}\n"
+    path.with_suffix(".md").write_text(text)
+    draw(parts[0] if parts else PARTS["D"], results, path.with_suffix(".png"))
+    print(text)
 
 
 def main():
     parser = argparse.ArgumentParser(description="When does the pre-train space help?")
     parser.add_argument("--quick", action="store_true", help="a few short runs, in minutes")
-    parser.add_argument("--part", choices=PARTS, help="this part alone (default: all)")
+    parts = [*PARTS, "alignment"]
+    parser.add_argument("--part", choices=parts, help="this part alone (default: all)")
     parser.add_argument("--report", action="store_true", help="tables of what is done, no runs")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the runs")
+    parser.add_argument("--results", type=Path, help="file of the runs; those of one machine")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
     args = parser.parse_args()
-    parts = [QUICK] if args.quick else [PARTS[args.part]] if args.part else list(PARTS.values())
+    path = args.results or (Path("out-study/quick.jsonl") if args.quick else RESULTS)
+    parts = [QUICK] if args.quick else [PARTS[name] for name in PARTS if args.part in (None, name)]
     if not args.report:
-        run_parts(parts, args.results, args.jobs)
-        if not args.quick and not args.part:
-            align(args.results)
-    report(parts, args.results)
+        run_parts(parts, path, args.jobs)
+        if not args.quick and args.part in (None, "alignment"):
+            align(path)
+    report(parts, path)
 
 
 if __name__ == "__main__":

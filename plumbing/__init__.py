@@ -1,14 +1,20 @@
 """What a run needs beside the method. Nobody has to read this to understand DSRL. The map:
 
     flags.py         the command line: every flag, the presets, the variants
-    benchmarks.py    data sets, prompts, answers of each kind of problem
+    benchmarks.py    data sets: found, loaded, counted
+    layouts.py       files of problems, and their rows in any layout
+    prompts.py       how a question is put, and what ends a response
+    grading.py       answers of each kind of problem, verifiers of one's own
     evaluation.py    sample and grade k responses a problem; Avg@k, pass@k, thoughts
     answers.py       the grammar and arithmetic of answers, for reward.py
     hub.py           names of models, the hub
     checkpoints.py   Hugging Face folders in and out
     resume.py        the run folder, checkpoints with AdamW's moments, --resume
     records.py       metrics, samples, curves, the console, the ways a run ends
+    console.py       what reaches the terminal
     processes.py     torchrun, --shard
     plan.py          --dry-run, and what happens when memory runs out
     alignment.py     the cosine of the two spaces' gradients
+    ask.py           one question from the shell, answered as the model writes
+    tokens.py        one response token by token: what the question decides, who pushes where
 """

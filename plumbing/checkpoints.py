@@ -17,9 +17,9 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from model import CausalLM
+from model import CausalLM, whole
 from plumbing.hub import MODELS, fetch_folder, resolve_model  # noqa: F401, public here
-from plumbing.processes import part_of, whole, world_size
+from plumbing.processes import part_of, world_size
 
 # config.model_type and its name in transformers; all are the one class below with other switches
 FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -109,22 +109,25 @@ def shapes_of(name, dtype):
     return model
 
 
-def load_model(name, dtype=torch.float32, device="cpu"):
+def load_model(name, dtype=torch.float32, device="cpu", shard=False):
     """(model, tokenizer) of a folder or hub id: config.json, *.safetensors, tokenizer files.
 
     Strict: a missing, extra or misshapen tensor is a ValueError, and so is a feature that is not
     computed here. Tensors are read one by one, so peak memory is one copy and the largest tensor.
+    shard: of that copy only what this process is to hold, by FSDP2.
     """
     folder = fetch_folder(name)
     model = shapes_of(folder, dtype).to(dtype)
     if getattr(model.config, "dual_chunk_attention_config", None):
         held = f"rows are held to the {model.max_positions:,} tokens that do without it"
         print(f"{name}: dual chunk attention is not computed; {held}")
+    if shard:
+        shard_model(model, device)
     try:
         model.to_empty(device=device)
     except RuntimeError as error:
         raise ValueError(f"{folder}: no memory for its weights ({error})") from error
-    if model.config.tie_word_embeddings:
+    if model.config.tie_word_embeddings and not shard:  # FSDP2 ties them again by itself
         model.lm_head.weight = model.model.embed_tokens.weight
     fill_parameters(model, folder)
     tokenizer = load_tokenizer(folder)
@@ -302,17 +305,12 @@ def compute_dtype(device):
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def shard_model(sampler, name, device):
-    """The fp32 model of a folder or hub id, cut over the processes: this one holds its part."""
+def shard_model(model, device):
+    """Cut an empty model over the processes: this one is to hold its part."""
     from torch.distributed.fsdp import fully_shard  # slow to import
 
-    model = shapes_of(name, sampler.compute_dtype)
-    mesh = dist.init_device_mesh(device.type, (world_size(),))
+    mesh = dist.init_device_mesh(torch.device(device).type, (world_size(),))
     for module in (*model.model.layers, model):
         fully_shard(module, mesh=mesh)
         module.set_force_sum_reduction_for_comms(True)  # not the mean: as in `sum_gradients`
         module.set_gradient_divide_factor(1.0)
-    model.to_empty(device=device)
-    fill_parameters(model, fetch_folder(name))
-    model.eos_ids = sampler.eos_ids
-    return model

@@ -1,10 +1,11 @@
 """Sample k responses to each of N problems, grade them, and the numbers that papers report.
 
-With c of the k responses to a problem right,
+With c of the k responses to a problem right, which is a grade of 1 and nothing below,
 
-    Avg@k       mean of all grades; its standard error is over problems: std(means) / sqrt(N)
+    Avg@k       mean of all grades, those between 0 and 1 of a verifier of one's own included;
+                its standard error is over problems: std(means) / sqrt(N)
     pass@j      1 - C(k - c, j) / C(k, j), unbiased for j <= k   (Chen et al., arXiv 2107.03374)
-    majority@k  grade of the answer given most often, equal answers being one
+    majority@k  is the answer given most often right? equal answers are one
     thoughts    reflections and transitions, by the keyword rule of SEAL (arXiv 2504.07986)
 """
 
@@ -14,7 +15,8 @@ from statistics import fmean
 
 import torch
 
-from plumbing.benchmarks import NEXT_QUESTIONS, answer_in, encode_prompt, grade_all, is_right
+from plumbing.grading import answer_in, grade_all, is_right
+from plumbing.prompts import encode_prompt, response_ends
 from rollout import generate
 from tiny import OPERATORS
 
@@ -94,15 +96,20 @@ def pass_at_k(n, c, k):
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
+def is_full(grade):
+    """Whether a grade is right for pass@k, majority and thoughts: partial credit is not."""
+    return grade >= 1
+
+
 def majority(problem, rows):
-    """Grade of the answer given most often; no answer is no vote; the first seen wins a tie."""
-    groups = []  # of rows with one answer
+    """1.0 if the answer given most often is right; no answer is no vote; the first wins a tie."""
+    groups, alike = [], {**problem, "alternatives": None}  # groups: of rows with one answer
     for row in [row for row in rows if row["answer"] is not None]:
-        same = (g for g in groups if is_right({**problem, "answer": g[0]["answer"]}, row["answer"]))
+        same = (g for g in groups if is_right({**alike, "answer": g[0]["answer"]}, row["answer"]))
         if (group := next(same, None)) is None:
             groups.append(group := [])
         group.append(row)
-    return max(groups, key=len)[0]["correct"] if groups else 0.0
+    return float(bool(groups) and is_full(max(groups, key=len)[0]["correct"]))
 
 
 def thought_rates(rows, name):
@@ -116,7 +123,7 @@ def summarize(problems, rows, k):
     """All figures, shares in [0, 1] and tokens, from N*k rows, the k of a problem adjacent."""
     of_problem = [rows[start : start + k] for start in range(0, len(rows), k)]
     correct = [[row["correct"] for row in part] for part in of_problem]  # (N, k)
-    counts = [int(sum(grades)) for grades in correct]
+    counts = [sum(map(is_full, grades)) for grades in correct]
     sizes = sorted({2**i for i in range(k.bit_length())} | {k})  # 1, 2, 4, ... k
     summary = {
         "problems": len(problems), "k": k,
@@ -130,8 +137,8 @@ def summarize(problems, rows, k):
         "thoughts": {name: thought_rates(rows, name) for name in ("reflection", "transition")},
     }  # fmt: skip
     for name, rates in summary["thoughts"].items():
-        rates["right"] = thought_rates([row for row in rows if row["correct"]], name)
-        rates["wrong"] = thought_rates([row for row in rows if not row["correct"]], name)
+        rates["right"] = thought_rates([row for row in rows if is_full(row["correct"])], name)
+        rates["wrong"] = thought_rates([row for row in rows if not is_full(row["correct"])], name)
     if all(problem.get("kind") == "tiny" for problem in problems):
         summary |= look_figures(rows)
     groups = {}
@@ -143,31 +150,33 @@ def summarize(problems, rows, k):
     return summary
 
 
-def stop_strings_of(tokenizer, problems, template="chat"):
-    """What ends a response beside EOS: a further question, where the prompt is to be continued."""
-    shown = any(problem.get("shots") for problem in problems)
-    return NEXT_QUESTIONS if shown or template == "base" or not tokenizer.chat_template else ()
-
-
 def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", strict=False,
              grade_with=None, **sampling):  # fmt: skip
     """Sample k responses to each problem, all in one `generate`, and grade them.
 
+    max_new_tokens  int; a row has less where its prompt leaves less room, down to no answer at all
     strict      bool, grade mathematics as the method's authors do: a box, compared as text
     grade_with  function (problems, responses) -> floats, such as that of training, for `grade`
     sampling    of `rollout.generate`: temperature, top_p, top_k, seed, progress, ...
     Returns     rows, a dict for each response, the k of a problem adjacent: `summarize` takes them
     """
+    eos_ids, stops = response_ends(model, tokenizer, problems, template)
     prompts = [encode_prompt(tokenizer, problem, template) for problem in problems]
-    stops = stop_strings_of(tokenizer, problems, template)
+    rooms = [min(max_new_tokens, model.max_positions - len(ids)) for ids in prompts]
+    # A prompt without room is sampled from its first token, so that the others keep their draws.
     rollout = generate(
-        model, prompts, group_size=k, max_new_tokens=max_new_tokens, eos_ids=model.eos_ids,
-        tokenizer=tokenizer, stop_strings=stops, **sampling,
+        model, [ids if room > 0 else ids[:1] for ids, room in zip(prompts, rooms, strict=True)],
+        group_size=k, max_new_tokens=[max(1, room) for room in rooms for _ in range(k)],
+        eos_ids=eos_ids, tokenizer=tokenizer, stop_strings=stops, **sampling,
     )  # fmt: skip
-    texts, of_row = rollout.response_texts(tokenizer), [one for one in problems for _ in range(k)]
+    of_row = [problem for problem in problems for _ in range(k)]
+    texts = rollout.response_texts(tokenizer)
+    finished, tokens = rollout.finished.tolist(), rollout.response_mask.sum(1).tolist()
+    for i in range(len(texts)):
+        if rooms[i // k] < 1:
+            texts[i], finished[i], tokens[i] = "", False, 0
     loose = not strict and grade_with is None
     grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, loose, strict)
-    tokens, finished = rollout.response_mask.sum(1).tolist(), rollout.finished.tolist()
     return [
         {
             "index": problem.get("index", i // k), "sample": i % k, "problem": problem["problem"],

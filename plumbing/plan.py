@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from logprobs import LOGITS_PER_CHUNK
 from model import KVCache
-from plumbing.checkpoints import compute_dtype, load_model, shapes_of, shard_model
+from plumbing.checkpoints import compute_dtype, load_model, shapes_of
 from plumbing.processes import choose_threads, gather, world_size
 from prerl import PACK_TOKENS
 
@@ -18,18 +18,12 @@ PROBE_SECONDS, PROBE_TOKENS = 10, 8  # of --dry-run
 
 
 def load_weights(config, device):
-    """(model, sampler, tokenizer): fp32 master weights, always, and what samples.
-
-    They are one model, but with --shard, where the sampler is a whole copy in the compute dtype.
-    """
-    dtype = compute_dtype(device)
-    weights = dtype if config.shard else torch.float32
-    sampler, tokenizer = load_model(config.model, dtype=weights, device=device)
-    sampler.compute_dtype = dtype
-    model = shard_model(sampler, config.model, device) if config.shard else sampler
+    """(model, tokenizer): fp32 master weights, always; with --shard this process's part of them."""
+    model, tokenizer = load_model(config.model, device=device, shard=config.shard)
+    model.compute_dtype = compute_dtype(device)
     model.checkpoint_activations = config.checkpoint_activations or too_large(config, device)
     choose_threads(model)
-    return model, sampler, tokenizer
+    return model, tokenizer
 
 
 def bytes_kept(model, tokens):
@@ -69,7 +63,6 @@ def memory_plan(config, model, device):
         "weights (float32)": 4 * parameters // parts,
         "gradients (float32)": 4 * parameters // parts,
         "AdamW moments (float32)": 0 if config.offload else 8 * parameters // parts,
-        "copy that samples": size * parameters if config.shard else 0,
         "head and 2 layers, gathered": gathered if config.shard else 0,
         f"activations, {tokens:,} tokens": tokens * a_token + casts,
         "logits chunk": logits * size,
@@ -96,7 +89,7 @@ def print_plan(config, device):
     model = shapes_of(config.model, compute_dtype(device))
     items = memory_plan(config, model, device)
     *update, laid_out, cache = items.values()
-    weights, _, moments, copy, *_ = update
+    weights, _, moments, *_ = update
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rows = config.prompts_per_step * config.group_size
     compute = str(model.compute_dtype).removeprefix("torch.")
@@ -107,7 +100,7 @@ def print_plan(config, device):
     print("memory, GB (10^9 bytes); what does not fit of the KV cache waits its turn:")
     totals = {
         "in an update": sum(update),
-        "in sampling": weights + moments + copy + laid_out + cache,  # gradients are gone
+        "in sampling": weights + moments + laid_out + cache,  # gradients are gone
     }
     for name, size in (items | totals).items():
         if size:

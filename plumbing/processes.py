@@ -3,8 +3,8 @@
 1. Each process has the same weights and a share of the prompts; gradients are summed. The first
    process alone writes.
 2. With --shard (FSDP2) N processes hold a part each: 16/N bytes a parameter for weights, gradients
-   and moments, and 2 (4 on CPU) for a whole copy in the compute dtype, which samples. A layer's
-   weights are gathered for its turn. Checkpoints are the same: any number goes on from them.
+   and moments. A layer's weights are gathered for its turn in an update, all of them (in bf16 on
+   CUDA) while a rollout is sampled. Checkpoints are the same: any number goes on from them.
 """
 
 import os
@@ -13,11 +13,9 @@ import sys
 import torch
 import torch.distributed as dist
 
-from prerl import is_sharded
+from model import whole
 
 # Small matrices gain nothing from a second thread and lose much on a busy machine.
-
-# small matrices gain nothing from a second thread and lose much on a busy machine
 ONE_THREAD_BELOW = 50e6  # parameters
 
 
@@ -83,7 +81,7 @@ def average(metrics):
 
 def sum_gradients(model):
     """Each .grad becomes the sum over the processes: their denominator is global already."""
-    if world_size() == 1 or is_sharded(model):  # whose backward sums
+    if world_size() == 1 or model.is_sharded:  # whose backward sums
         return
     for parameter in model.parameters():
         if parameter.grad is None:  # no row of this process carried loss
@@ -101,13 +99,6 @@ def gather_tensors(tensors):
     return gathered
 
 
-def copy_weights(model, sampler):
-    """Give a sharded model's weights to the whole one that samples, in its dtype."""
-    if sampler is not model:
-        for copied, part in zip(sampler.parameters(), model.parameters(), strict=True):
-            copied.data.copy_(whole(part.detach().to(copied.dtype)))
-
-
 def choose_threads(model):
     """CPU threads: OMP_NUM_THREADS if set, else one for a small model, else all cores."""
     small = sum(parameter.numel() for parameter in model.parameters()) < ONE_THREAD_BELOW
@@ -123,8 +114,3 @@ def part_of(tensor, like):
 
     # no source of the data: every process has read it
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def whole(tensor):
-    """A tensor put together from its parts: all processes call it. Any other is whole already."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from model import CausalLM
 from plumbing.checkpoints import write_json
+from plumbing.console import printable, say
 from plumbing.flags import VARIANTS, Config
 from plumbing.processes import rank, world_size
 
@@ -53,20 +54,6 @@ PANELS = {  # of curves.png: metrics of updates and of evaluations
 OWN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "curves.png")
 TOO_MANY_CUT = 0.2  # share of responses
 UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
-
-
-def say(text):
-    """Print it above the progress bar, from whatever file its words are."""
-    tqdm.write(printable(text))
-
-
-def printable(text):
-    r"""The text with control characters, by which it could rule the terminal, shown as \x1b."""
-    shown = (
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
-    )
-    return "".join(shown)
 
 
 @contextmanager
@@ -118,18 +105,11 @@ def write_lines(path, records):
     os.replace(partial, path)
 
 
-def drop_cut_line(path):
-    """Cut off what a kill left of a last line: for whoever is about to append."""
-    if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-
 def read_lines(path):
     """The records of a .jsonl file, none if it is not there; without a last line that was cut.
 
-    Raises ValueError naming the file and the line. It changes nothing, as a run may be writing:
-    whoever appends calls `drop_cut_line` first.
+    Raises ValueError naming the file and the line. Whoever appends cuts the file back first, by
+    `write_lines`; to read changes nothing, as a run may be writing.
     """
     data, records = path.read_bytes() if path.exists() else b"", []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):  # a text may hold other separators
@@ -148,7 +128,7 @@ def start_records(run):
     resolved = asdict(config) | {
         "python": platform.python_version(), "torch": torch.__version__,
         "transformers": transformers.__version__, "commit": commit_of_source(),
-        "runs_on": str(run.device), "compute_dtype": str(run.sampler.compute_dtype),
+        "runs_on": str(run.device), "compute_dtype": str(run.model.compute_dtype),
         "threads": torch.get_num_threads(), "processes": world_size(), "run": run.name,
     }  # fmt: skip
     if rank() == 0:
@@ -177,8 +157,7 @@ class Run:
 
     config: Config
     device: torch.device
-    model: CausalLM  # fp32 master weights
-    sampler: CausalLM  # what samples: the model, but with --shard a whole copy of its weights
+    model: CausalLM  # fp32 master weights; with --shard a part of them
     tokenizer: object
     optimizer: torch.optim.AdamW
     problems: list  # to train on, with "prompt_ids"
@@ -322,14 +301,15 @@ def draw_curves(folder):
 
 
 def show_evaluation(title, record, rows):
-    """Print the figures of an evaluation, a question and two of the responses to it."""
+    """Print the figures of an evaluation, a question, its best and its worst response."""
     say(
         f"{title}: Avg@{EVAL_K} {record['avg_at_k']:.3f} +- {record['avg_at_k_se']:.3f}, "
         f"pass@{EVAL_K} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f} and "
         f"transition {record['transition']:.3f} per response, {record['length']:.1f} tokens"
     )
     shown = [("asked", row["problem"]) for row in rows[:1]]
-    for row in rows[:2]:
+    first = sorted(rows[:EVAL_K], key=lambda row: row["correct"])
+    for row in (first[-1], first[0]):
         verdict = {1.0: "right", 0.0: "wrong"}.get(row["correct"], f"{row['correct']:.2f}")
         shown.append((verdict, row["response"]))
     for label, text in shown:

@@ -27,7 +27,6 @@ import os
 import statistics
 import sys
 import tempfile
-from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from unittest import mock
@@ -35,11 +34,11 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from bench_logprob import DEVICE, about_this_machine, seconds
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qwen2Config
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import rollout
-from bench_logprob import DEVICE, about_this_machine, seconds
 from model import CausalLM, KVCache
 
 # --------------------------------------------------------------------------------------------------
@@ -144,15 +143,14 @@ def without_inverse_cdf(*workload):
     def multinomial(logits, uniforms, temperature, top_k, top_p):
         probabilities = logits.softmax(-1)
         tokens = torch.multinomial(probabilities, 1)[:, 0]
-        logprobs = rollout.pick(probabilities, tokens).log()
-        return tokens, logprobs, logprobs
+        return tokens, rollout.pick(probabilities, tokens).log()
 
     with mock.patch.object(rollout, "draw", multinomial):
         ours(*workload)
 
 
-def without_prepared_weights(*workload):
-    with mock.patch.object(rollout, "sampling_weights", lambda model: nullcontext()):
+def without_sampling_copy(*workload):
+    with mock.patch.object(rollout, "sampling_copy", lambda model: model):
         ours(*workload)
 
 
@@ -162,7 +160,7 @@ ENGINES = {
     "without compaction": without_compaction,
     "without prefill once a group": without_shared_prefill,
     "without inverse CDF": without_inverse_cdf,
-    "without prepared weights": without_prepared_weights,
+    "without the sampling copy": without_sampling_copy,
 }
 PEERS = ["ours", "transformers generate"]
 ON_CUDA = {"without CUDA graphs": without_graphs}

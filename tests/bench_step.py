@@ -28,12 +28,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from bench_logprob import DEVICE, about_this_machine, now
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM as AutoModel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
 import prerl
-from bench_logprob import DEVICE, about_this_machine, now
+from plumbing import alignment
 from plumbing.checkpoints import load_model
 from rollout import generate
 
@@ -79,7 +80,7 @@ def cosine(model, folder, prompt_ids, response_ids, response_mask, advantages):
     loss.backward()
     names = [name for name, _ in oracle.named_parameters()]
     gradients = [{n: m.get_parameter(n).grad for n in names} for m in (model, oracle)]
-    return prerl.cosine(*gradients, names)
+    return alignment.cosine(*gradients, names)
 
 
 def products_seconds(metrics, dtype):

@@ -67,7 +67,7 @@ def rollout(model):
             response_ids[row, length - 1] = 1
     finished = torch.tensor([row != 5 for row in range(12)])
     zeros = torch.zeros(12, 7)
-    return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, zeros, zeros, finished)
+    return Rollout(prompt_ids, prompt_mask, response_ids, response_mask, zeros, finished)
 
 
 # --------------------------------------------------------------------------------------------------

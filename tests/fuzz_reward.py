@@ -13,8 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
-import reward
 from test_reward import ROWS, spell
+
+import reward
 
 SECONDS_PER_INPUT = 1.0
 PIECES = r"""
@@ -26,8 +27,10 @@ PIECES = r"""
     _{10} 007 42 -7 10^{99} 9^9 ∞ ² ½ √ π \overline{AB} \angle \sum_{k=1}^n \int \quad ~ ** ...
     \ldots \cdot \times \to \mid \boxed{ \boxed{5} </think> <answer> #### x>3 is the answer \alpha
     \unknown \ é 🙂 १ \mathrm{E} \operatorname{lcm} 0 1/0 0^0 2.000001 1/3 0.333333
-    \dot{x} \ddot \dot 0.\bar{3} 1.( for all every \in\mathbb{Z} \text{th} th ⁻ ₂ ⁿ I(0) \max \\[6pt]
+    \dot{x} \ddot \dot 0.\bar{3} 1.( for all every \in\mathbb{Z} \text{th} th ⁻ ₂ ⁿ I(0) \max
+    \\[6pt]
     \mathrm{m\,s^{-1}} \lbrace \rbrace k=1 A: (a) pm am maybe squared out of
+    да нет 元 万 ₽ 。 हाँ \pmod{11} (mod USD a.m. :00 sec books foot pies million
 """.split()
 
 
@@ -62,8 +65,8 @@ def tree(rng: random.Random, size: int) -> tuple:
     return kind, tree(rng, size // 2), tree(rng, size - size // 2)
 
 
-def check(rng: random.Random, table: list) -> None:
-    """One input; raises AssertionError, or whatever the grader raised."""
+def check(rng: random.Random, table: list) -> float:
+    """One input; the seconds it took; raises AssertionError, or whatever the grader raised."""
     kind = rng.random()
     if kind < .2:
         expression = tree(rng, rng.randint(1, 6))
@@ -72,7 +75,7 @@ def check(rng: random.Random, table: list) -> None:
         first, second, third = spell(expression, rng), spell(expression, rng), spell(changed, rng)
         assert reward.equal(first, second), f"should be equal: {first!r} {second!r}"
         assert not reward.equal(third, first), f"should differ: {third!r} {first!r}"
-        return
+        return 0.0
     predicted, gold, _ = rng.choice(table)
     if kind < .6:
         predicted, gold = edit(rng, predicted), edit(rng, gold) if rng.random() < .5 else gold
@@ -88,6 +91,7 @@ def check(rng: random.Random, table: list) -> None:
         assert used < SECONDS_PER_INPUT * 4, f"{used:.2f} s"
     except Exception as error:           # any error at all is the finding: show its input
         raise AssertionError(f"{error!r} for {predicted!r} against {gold!r}") from error
+    return used
 
 
 def main() -> None:
@@ -95,14 +99,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="how long")
     parser.add_argument("--seed", type=int, default=0, help="of the first input")
     args = parser.parse_args()
-    end, seed = time.monotonic() + args.seconds, args.seed
+    end, seed, slowest = time.monotonic() + args.seconds, args.seed, (0.0, 0)
     while time.monotonic() < end:
         try:
-            check(random.Random(seed), ROWS)
+            slowest = max(slowest, (check(random.Random(seed), ROWS), seed))
         except AssertionError as error:
             sys.exit(f"seed {seed}: {error}")
         seed += 1
-    print(f"{seed - args.seed:,} inputs in {args.seconds:.0f} s, nothing found")
+    print(f"{seed - args.seed:,} inputs in {args.seconds:.0f} s, nothing found; the slowest, seed "
+          f"{slowest[1]}, took {1000 * slowest[0]:.0f} ms for its five calls")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import memory
 from safetensors.torch import load_file, save_file
+from test_model import SIZES, WINDOW_OFF, both, config_of, greedy, oracle_of, random_ids
+from test_model import tokenizer_of, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from conftest import memory
 from plumbing.checkpoints import MODELS, load_model, resolve_model, save_model
-from test_model import SIZES, WINDOW_OFF, both, config_of, greedy
-from test_model import oracle_of, random_ids, tokenizer_of, write
-
 
 
 @pytest.fixture

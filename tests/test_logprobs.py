@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import memory
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import logprobs as L
-from conftest import memory
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import signal
 import socket
+import types
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ import torch
 from conftest import arguments, join_two, random_model, start_two, wait_for
 from safetensors.torch import load_file, save_file
 from test_dsrl import no_curves, updates, weights  # noqa: F401
+from test_model import tokenizer_of
 
 import dsrl
 from plumbing import checkpoints, processes, records, resume
-from prerl import policy_gradient
+from prerl import conditional_logprobs, policy_gradient
 
 CPU = torch.device("cpu")
 
@@ -90,7 +92,7 @@ def test_a_signal_to_one_stops_all_after_the_same_update(world, tmp_path, trial)
 
 
 def test_two_processes_resume_one(world, finished, copy, tmp_path):
-    """Bug: a part of the moments given to the wrong process, or a sampler with the old weights."""
+    """Bug: a part of the moments given to the wrong process, or sampling with the old weights."""
     words = ["--out", copy, "--resume", "--shard", "--steps", "6"]
     join_two(words, [tmp_path / "log0", tmp_path / "log1"])
     words = arguments(world, tmp_path / "one", "--steps", "6")
@@ -105,27 +107,38 @@ SHARDED = [(True, False), (False, True)]  # (tied head, layers computed again in
 def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
     """Bug: a process without rows, or with fewer packs, that leaves the other waiting; a gradient
     of an untied head, or of layers computed again, that is not summed. Two objectives, as in joint.
+    Scores of one process that wait for the other, or leave weights gathered, which no longer learn.
     """
+
+    def rows_of(part):
+        rows = {name: rows[part] for name, rows in vars(rollout).items() if name != "stats"}
+        return dataclasses.replace(rollout, **rows)
 
     def pushed(model, part):
         for space, budget in (("conditional", 12), ("marginal", 1000)):
             advantages = torch.tensor([1.0, -2.0, 0.5, 0, 0, -1.0, 0, 0, 0, 0, 0, 0])[part]
-            rows = {name: rows[part] for name, rows in vars(rollout).items() if name != "stats"}
             policy_gradient(
-                model, dataclasses.replace(rollout, **rows), advantages, space=space,
-                samples="all", start_token_id=2, micro_batch_tokens=budget,
+                model, rows_of(part), advantages, space=space, samples="all", start_token_id=2,
+                micro_batch_tokens=budget,
             )  # fmt: skip
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
         return processes.gather_tensors(gradients)
 
     def main(folders):
-        processes.join_processes(dsrl.parse_args(["--device", "cpu", "--shard"]))
+        config = dsrl.parse_args(["--device", "cpu", "--shard", "--micro-batch-tokens", "12"])
+        processes.join_processes(config)
+        part = slice(6 * processes.rank(), 6 * processes.rank() + 6)  # 5 rows with loss, and none
         for folder, (tied, again) in zip(folders, SHARDED, strict=True):
-            model = checkpoints.shard_model(random_model(tie_word_embeddings=tied), folder, CPU)
+            model, _ = checkpoints.load_model(folder, shard=True)
             model.checkpoint_activations = again
-            found = pushed(model, slice(6 * processes.rank(), 6 * processes.rank() + 6))  # 5 rows and none
+            found = pushed(model, part)
             if processes.rank() == 0:
                 save_file(found, Path(folder, "gradients.safetensors"))
+            run = types.SimpleNamespace(model=model, config=config)
+            scored = dsrl.scores(run, rows_of(part), "conditional")  # in 3 packs and in 4
+            alone = conditional_logprobs(random_model(tie_word_embeddings=tied), rows_of(part))
+            torch.testing.assert_close(scored, alone.detach(), rtol=0, atol=1e-4)
+            assert all(hasattr(parameter, "placements") for parameter in model.parameters())
         return 0
 
     folders = []
@@ -133,6 +146,7 @@ def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
         model, folder = random_model(tie_word_embeddings=tied), tmp_path / f"tied {tied}"
         model.config.save_pretrained(folder)
         save_file(dict(model.named_parameters()), folder / "model.safetensors")
+        tokenizer_of().save_pretrained(folder)
         folders.append(folder)
     join_two(folders, [tmp_path / "log0", tmp_path / "log1"], main)
     for (tied, _), folder in zip(SHARDED, folders, strict=True):
@@ -154,3 +168,13 @@ def test_the_port_is_taken(world, tmp_path, capsys, monkeypatch):
             monkeypatch.setenv(name, value)
         assert dsrl.main(arguments(world, tmp_path)) == 2
     assert "--master-port" in capsys.readouterr().err
+
+
+def test_two_processes_without_a_signal_do_not_step(world, tmp_path):
+    """Bug: gradients of zeros, which several processes sum, let AdamW decay the weights."""
+    (tmp_path / "mine.py").write_text("def always(problem, response):\n    return 1.0\n")
+    more = ("--reward", f"{tmp_path}/mine.py:always", "--steps", "1", "--eval-problems", "2")
+    words = arguments(world, tmp_path / "out", *more)
+    join_two(words, [tmp_path / "log0", tmp_path / "log1"])
+    before, after = weights(world), weights(tmp_path / "out/checkpoint-1")
+    assert all(torch.equal(after[name], before[name]) for name in before)

@@ -18,7 +18,7 @@ from conftest import arguments, start, wait_for
 from test_dsrl import no_curves, updates  # noqa: F401
 
 import dsrl
-from plumbing import checkpoints, records, resume
+from plumbing import checkpoints, console, records, resume
 from plumbing.checkpoints import load_model
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +64,18 @@ def test_broken_weights_get_one_line(world, tmp_path, capsys):
     words = arguments(world, tmp_path / "out", "--model", f"{tmp_path}/nan")
     assert dsrl.main(words) == 2
     assert "logits are not finite" in capsys.readouterr().err
+
+
+def test_an_evaluation_shows_a_right_and_a_wrong_response(capsys):
+    """Bug: two responses of one grade shown where the question has both; one of another question."""
+    grades = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    rows = [{"problem": "1 + 1?", "response": f"r{i}", "correct": grade}
+            for i, grade in enumerate(grades)]  # fmt: skip
+    names = ("avg_at_k", "avg_at_k_se", "pass_at_k", "reflection", "transition", "length")
+    records.show_evaluation("now", dict.fromkeys(names, 0.5), rows)
+    *_, asked, right, wrong = capsys.readouterr().out.splitlines()
+    shown = [line.split() for line in (asked, right, wrong)]
+    assert shown == [["asked:", "1", "+", "1?"], ["right:", "r2"], ["wrong:", "r0"]]
 
 
 def test_warnings_name_the_cause():
@@ -125,7 +137,7 @@ def test_reading_writes_nothing(tmp_path):
         before = file.stat().st_mtime_ns, file.read_bytes()
         assert records.read_lines(file) == [{"step": 0, "text": "\u00fc"}]
         assert (file.stat().st_mtime_ns, file.read_bytes()) == before
-    records.drop_cut_line(file)  # as the one who appends does
+    records.write_lines(file, records.read_lines(file))  # as the one who appends does
     assert file.read_bytes() == whole.encode()
 
 
@@ -200,7 +212,7 @@ def test_texts_do_not_rule_the_terminal(capsys):
         ("avg_at_k", "avg_at_k_se", "pass_at_k", "reflection", "transition", "length"), 0.0
     )
     records.show_evaluation("evaluation", record, rows)
-    records.say(HOSTILE)
+    console.say(HOSTILE)
 
     def fail():
         raise ValueError(HOSTILE)
@@ -216,7 +228,7 @@ def test_a_text_that_the_terminal_lacks_ends_no_run(monkeypatch):
     """Bug: "'ascii' codec can't encode", on Windows or where no locale is set."""
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert records.report_errors(lambda: records.say("\u2713 \u00fc")) == 0
+    assert records.report_errors(lambda: console.say("\u2713 \u00fc")) == 0
     terminal.flush()
     assert terminal.buffer.getvalue() == b"\\u2713 \\xfc\n"
 
@@ -244,9 +256,9 @@ def test_no_bars_where_the_output_is_no_terminal(world, tmp_path):
 )  # fmt: skip
 def test_a_phase_that_is_never_reached_is_said(tmp_path, capsys, more, said):
     """Bug: --steps 3 with the default of 20 updates on P(y) never comes to GRPO, in silence."""
-    sampler = types.SimpleNamespace(compute_dtype=torch.float32)
+    model = types.SimpleNamespace(compute_dtype=torch.float32)
     run = types.SimpleNamespace(
-        config=dsrl.parse_args(more), device="cpu", sampler=sampler, name="x", folder=tmp_path
+        config=dsrl.parse_args(more), device="cpu", model=model, name="x", folder=tmp_path
     )
     records.start_records(run)
     assert ("phase 2 is never reached" in capsys.readouterr().out) == said

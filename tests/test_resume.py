@@ -24,7 +24,6 @@ from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 import dsrl
 from plumbing import checkpoints, records, resume
 
-
 DRAW_CURVES = records.draw_curves
 
 

@@ -56,7 +56,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         12 cm == 12   12 \text{ cm}^3 == 12   12\mathrm{~kg} == 12
         12 \frac{\text{m}}{\text{s}} == 12   12 \, \text{m} \cdot \text{s}^{-1} == 12
         12\text{ square meters} == 12   12 cubic feet == 12   \$12.50 == 12.5
-        \text{USD } 12 != 12   12 more == 12   12\pi \text{ cm}^2 == 12\pi
+        12 more == 12   12\pi \text{ cm}^2 == 12\pi
         \frac{3}{5}\text{ m} == 3/5   12\text{ cm} == 12\text{ m}   12^{\circ} == 12^\circ
         12 degrees Celsius == 12   \text{12 units} == 12   12 N == 12   12 years == 12
         \text{approximately } 12 != 12   12 \text{ ways} == 12
@@ -70,6 +70,18 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         4.5\times 10^{33}\ \mathrm{erg}/\mathrm{s} == 4.5e33   60^\circ != \frac{\pi}{3}
         \theta = 60^{\circ} == 60^\circ   \cos(60^\circ) == 0.5   \tan(45^{\circ}) == 1
         60^\circ, 120^\circ == 60, 120   -45^\circ != 45   120^\circ != 60^\circ""",
+    "any script": r"""
+        да == \text{да}   Да == да   нет != да   हाँ == \text{हाँ}   是 == 是   是 != 否   5元 == 5
+        120 ₽ == 120   ₹5 == 5   5。 == 5   5 метров == 5   5 मीटर == 5   5 سانتی‌متر == 5   5元 != 6
+        42 или 43 != 42   42、43 != 42   42→ != 42   5万 != 5   5万元 != 5   5三 != 5   5 cafés == 5""",
+    "currency, modulus, time": r"""
+        \text{USD } 12 == 12   USD 18.90 == 18.9   NOT 42 != 42   12 USD == 12
+        5 books == 5   3 pies == 3   5 foot == 5   12 rooms == 12   2 pints == 2   2pir == 2\pi r
+        (-oo,3) == x<3   30\text{ sec} == 30   x-y != y-x
+        7 \pmod{11} == 7   7 \pmod{11} != 7 \pmod{13}   7 \pmod{11} == 7\pmod {11}   7 (mod 11) == 7
+        7 \text{ (mod } 11) == 7   7 \text{ (mod 11)} == 7   8 \pmod{11} != 7   42 mod 5 != 42
+        10:00 a.m. == 10 a.m.   10:00 \text{ AM} == 10 am   10:00 a.m. != 10 p.m.
+        10:00 AM == 10:00   10:30 a.m. != 10 a.m.""",
     "mixed, scientific": r"""
         2\frac{1}{3} == 7/3   2\dfrac{1}{3} == 2.3333333   -2\frac{1}{3} != -5/3   2 1/3 == 7/3
         2\frac{1}{3} \text{ hours} == 7/3   10\frac{1}{2} == 10.5   2\frac{7}{3} == 14/3
@@ -289,6 +301,13 @@ EXTRACTIONS = [  # response, strict extraction, loose extraction if that differs
     ("So the answer is $2$ or $3$.", None, "2, 3"), ("The answer is therefore 42</s>", None, "42"),
     ("**Final Answer**\n\n42", None, "42"), ("the answer to part b is about 7", None, "7"),
     ("the answer is B because (A) is wrong", None, "B"), ("\\boxed {5}. The answer is 4", "5"),
+    ("The answer is 7. This answer is correct.", None, "7"),
+    ("**Answer:** 7 dollars\n**Check:** the answer is reasonable since 3+4=7.", None, "7 dollars"),
+    ("So the answer is (A). This answer is correct.", None, "(A)"),
+    ("The answer is yes. That answer is right.", None, "yes"),
+    ("The answer is 7. The answer is consistent with the figure.", None, "7"),
+    ("The answer is 7. No: the answer is wrong.", None, "wrong"),
+    ("The answer is Friday.", None, "Friday"), ("The answer is no solution.", None, "no solution"),
     ("Answer: 5<|im_end|>\n<|im_start|>user\nAnswer: 6", None, "5"),
 ]  # fmt: skip
 
@@ -298,6 +317,76 @@ def test_extract(response, strict, loose):
     """A lost brace, a fallback in strict mode, the first instead of the last box, an open box."""
     assert reward.extract_answer(response) == strict
     assert reward.extract_answer(response, loose=True) == loose
+
+
+# --------------------------------------------------------------------------------------------------
+# The tables: each row and word shows by its example that it is needed
+
+
+def clear_caches():
+    for remembered in (answers.normalise, answers.readings, answers.assignment, answers.same_tree):
+        remembered.cache_clear()
+
+
+@pytest.mark.parametrize("rule", answers.RULES, ids=lambda rule: rule.before.split("   ")[0])
+def test_rules(rule, monkeypatch):
+    """Bug: a rule that does not do what its example shows, or whose example passes without it."""
+    examples = list(zip(rule.before.split("   "), rule.after.split("   "), strict=True))
+    for before, after in examples:
+        rewritten = rule.pattern.sub(rule.replacement, before)
+        assert " ".join(rewritten.split()) == " ".join(after.split())
+        assert reward.equal(before, after), before
+    monkeypatch.setattr(answers, "RULES", [other for other in answers.RULES if other != rule])
+    clear_caches()
+    needless = [before for before, after in examples if reward.equal(before, after)]
+    clear_caches()
+    assert not needless
+
+
+def test_style_words():
+    """Bug: a style command that hides its content, or one in the list that changes it."""
+    for word in answers.STYLES:
+        assert reward.equal(rf"\{word} v", "v") and not reward.equal(rf"\{word} v", "w"), word
+
+
+def test_strict_rules(monkeypatch):
+    """Bug: a string rule that does not do what its example shows, or is not needed for it."""
+    rules = reward.STRICT_RULES
+    for i, (pattern, replacement, before, after) in enumerate(rules):
+        assert pattern.sub(replacement, before) == after
+        monkeypatch.setattr(reward, "STRICT_RULES", rules)
+        assert reward.equal(before, after, strict=True)
+        monkeypatch.setattr(reward, "STRICT_RULES", rules[:i] + rules[i + 1 :])
+        assert not reward.equal(before, after, strict=True), before
+
+
+def test_short_words(monkeypatch):
+    """Bug: a unit of two letters that is read as a product of names, or one nobody needs there."""
+    assert not reward.equal("on", "no") and not reward.equal("4 no", "4")
+    for word in answers.SHORT_WORDS - {"no"}:
+        monkeypatch.setattr(answers, "SHORT_WORDS", answers.SHORT_WORDS - {word})
+        clear_caches()
+        assert not reward.equal(f"4 {word}", "4"), word
+        monkeypatch.undo()
+        clear_caches()
+        assert reward.equal(f"4 {word}", "4"), word
+
+
+DOUBTFUL = """no not wrong opposite half twice one two three third thirty four fourth forty five
+    fifth fifteen six seventh eight nine ninety ten tenth tens eleven twelve twelfths twenty halves
+    hundred hundredths thousand dozen million billion trillion but maybe if least most except false
+    squared cubed incorrect invalid rejected extraneous excluded impossible factorial recurring
+    repeating"""
+
+
+@pytest.mark.parametrize("word", DOUBTFUL.split())
+def test_words_that_change_an_answer(word):
+    """Bug: 4 million or 4 (rejected) taken for 4, or words that are harmless taken for such."""
+    assert not reward.equal(f"4 {word}", "4") and not reward.equal(f"4 \\text{{ ({word})}}", "4")
+    assert not reward.equal("4", f"4 {word}") and reward.equal("4 months", "4")
+    if answers.DENIAL.search(word):
+        assert not reward.equal(rf"\text{{{word} }} x = 5", "5")
+        assert reward.equal(r"\text{speed } x = 5", "5")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -328,6 +417,7 @@ REPEATED = r"""( ) [ { \{ \frac{ \left( - ! ^ _ | a 1, , $ \ \boxed{ 0 . \text{ 
     \quad ** ^{ f(x)= \{x| )U 1,000, .1 0.\overline{ {\over {x\choose \right. \mathrm{ A) (A) e1
     \circ degree \begin{pmatrix} \begin{matrix} in million a_ _{1} \sqrt{ -( |( 99999999999*
     +x^{99} /7^{99}""".split()
+REPEATED += ["да", "元 ", "\\pmod{", "(mod ", "USD ", ":00 a.m. ", "1 sec ", "\\text{ (", "oo "]
 REPEATED += [" ", "1 ", "a b ", "\n", "\t1", "and ", " to ", " base ", "\u0000", "\ufdfa", "\u2003"]
 RESPONSES = ["42", "The answer is 42", "#### 42", "<answer>42</answer>", r"\boxed{42} \boxed{"]
 RESPONSES += [r"<think>\boxed{42}</think>", r"\boxed{42} or \boxed{43}", r"\boxed{}", r"\boxed 42"]
@@ -497,7 +587,7 @@ def test_threads_and_processes_agree():
         responses.append(rf"\boxed{{\sec x+\cot y+{i}}}")
         golds.append(rf"\cot y+{i}+\sec x")
     expected = [reward.score(*pair) for pair in zip(responses, golds)]
-    for cached in (reward.normalise, answers.readings, answers.is_same):
+    for cached in (reward.normalise, answers.readings, answers.same_tree):
         cached.cache_clear()
     interval, precision = sys.getswitchinterval(), answers.MP.prec
     sys.setswitchinterval(1e-5)  # seconds
@@ -531,7 +621,7 @@ def test_parses():
 STRICT = r"""\frac12 == \frac{1}{2}   1/2 == \frac{1}{2}   0.5 == \frac{1}{2}   1,000 != 1000
     0.25 != 1/4   3+2x != 2x+3   \sqrt2 == \sqrt{2}   x=5 == 5   \tfrac34 == \frac34   10\% == 10
     5\text{ cm} == 5   30^\circ == 30   .5 == 0.5   long=5 != 5   \left( 1, 2 \right) == (1,2)
-    \$5 == 5   A != B"""
+    \$5 == 5   A != B   50% != 50"""
 
 
 def test_strict():

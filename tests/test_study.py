@@ -1,8 +1,8 @@
 """The study: rows, resume, forks, intervals.    python -m pytest -q tests/test_study.py"""
 
 import inspect
-import types
 import json
+import types
 from dataclasses import asdict, replace
 
 import pytest
@@ -63,7 +63,9 @@ def test_a_stopped_study_goes_on(tmp_path, monkeypatch):
     run = PART.runs()[0]
     longer = record_of(run) | {"steps": 160, "curve": [{"step": 0}, {"step": 20}, {"step": 160}]}
     path.write_text(json.dumps(longer) + "\n")
-    assert set(study.load_results(path)) == {replace(run, steps=n) for n in (0, 20, 160)}
+    results = study.load_results(path)
+    assert set(results) == {replace(run, steps=n) for n in (0, 20, 160)}
+    assert results[replace(run, steps=20)]["curve"][-1]["step"] == 20, "it tells more than it ran"
 
 
 def test_the_tables_pair_runs_of_one_base_and_seed(tmp_path):
@@ -80,6 +82,15 @@ def test_the_tables_pair_runs_of_one_base_and_seed(tmp_path):
     assert row.split("|")[2].strip() == "+0.200 ± 0.000 (4 of 4)"
     (row,) = [line for line in text.splitlines() if line.startswith("| DSRL - twin, avg")]
     assert row.split("|")[2].strip() == "+0.200 ± 0.000 (3 of 3)"
+
+
+def test_runs_of_two_machines_are_not_paired():
+    """Bug: another processor trains another base; differences of two bases taken for an effect."""
+    results = {run: record_of(run) for run in PART.runs()}
+    results[PART.run_of("twin", 1, 1)]["curve"][0]["avg_at_k"] = 0.23
+    assert len(study.pairs_of(PART, results, ["DSRL", "GRPO"])) == 4
+    with pytest.raises(ValueError, match="two machines"):
+        study.pairs_of(PART, results, ["DSRL", "twin"])
 
 
 def test_forks_change_what_they_name(monkeypatch, rollout, model):
@@ -115,7 +126,9 @@ def test_intervals_and_verdicts():
     assert study.verdict([0.1, 0.2, 0.15], 1) == "yes"
     assert study.verdict([0.1, 0.2, 0.15], -1) == "the opposite"
     assert study.verdict([-0.1, 0.2, 0.15], 1).startswith("no difference")
-    assert study.verdict([0.5], 1).startswith("no difference")  # one seed shows nothing
+    assert study.verdict([0.5, 0.51], 1) == "too few runs"
+    assert study.show([2e6, 2e6, 2e6], ",.0f") == "2,000,000 ± 0"
+    assert study.show([0.5, None, -0.25], "+.2f") == "+0.50 -0.25" and study.show([None]) == ""
     assert len(study.T_95) >= 11, "twelve pairs"
 
 

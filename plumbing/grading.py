@@ -1,0 +1,293 @@
+r"""Grading by the kind of problem: response -> answer -> 1 or 0; and verifiers of one's own.
+
+| kind       | the answer is                                | right when                        |
+| math, tiny | the last box, else "####", "answer is"       | `reward.equal`, its unit dropped  |
+| olympiad   | the same                                     | or within the problem's `error`   |
+| minerva    | the same                                     | or numbers within 1 %             |
+| choice     | a box, "answer is (X)", a lone letter        | that letter; none is no guess     |
+| bbh        | what follows the last "answer is"            | the same text, see `same_text`    |
+Where a problem has several golds (`alternatives`), an answer is right if any of them matches.
+"""
+
+import importlib.machinery
+import importlib.util
+import math
+import re
+import sys
+from functools import partial
+from itertools import dropwhile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from plumbing.answers import DOUBT, END, REAL, Parser, evaluate, normalise, tokenize
+from plumbing.prompts import LETTERS
+from reward import equal, extract_answer, score_batch
+
+RESPONSE_END = re.compile(r"\n[ \t]*(?:Q|Question|Problem|User|Human):|</s>|<eos>|<\|\w+\|>")
+MARKUP = re.compile(r"\\(?:boxed|text(?:bf)?|math(?:bf|rm))\{([^{}]*)\}|\*\*|\$|`|\\[()\[\]]")
+# A letter that stands for an option: (C), "C.", "C is right". "A cat", "I am", "I'll", "I = 3" and
+# "5 A" are none, and by the same rule "C cat": what follows is a word, see `letters`.
+LETTER = r"(?:\(([A-Z])\)|(?<![\w'’])(?<!\d )([A-Z])(?![\w^_]|['’]\w|\s*[=+*/]))"
+LONE_LETTER = re.compile(LETTER)
+CONTENT_WORD = re.compile(
+    r"\s+(?!(?:because|since|as|is|which|with|for|due|in|on|from|by|based|given|and|or|so|but)\b)\w")
+CHOICE_CUE = re.compile(  # "Answer: C", "the answer is option C"; "C is correct"
+    r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice)(?i:\W{0,4}is|\W{0,3}:)\W{0,8}?"
+    rf"(?i:option )?{LETTER}|{LETTER}(?= is (?:the )?(?:correct|right|best|true|answer)\b)")
+EITHER = re.compile(r"\W{0,3}or\W{0,3}(?i:option )?[A-Z]\b")  # (A) or (B) is no answer
+BBH_LETTER = re.compile(r"\(([A-Z])\)|^(?:OPTION |CHOICE )?([A-Z])(?=$|[).:,])")
+REMARK = re.compile(  # "This answer is correct.", after the answer
+    r"\W*(?:\w+ly |indeed |also )?(?:in)?(?:correct|right|reasonable|consistent|plausible|accurate|"
+    r"confirmed|verified|sensible|wrong)\b", re.I)  # fmt: skip
+GSM8K_STYLE = [(re.compile(pattern, re.M), new) for pattern, new in [
+    (r"(####\s*-?\$?\d[\d,]*(?:\.\d*)?[ a-z]*\n)[\s\S]*", r"\1"),  # then a problem of its own
+    (r"<<[^<>\n]*>>", ""),  # the calculator: 2*3=<<2*3=6>>6
+    (r"####(?=[ *]{0,4}(?:\d{1,3}[.)] )?[A-Z][a-z]{2})", ""),  # a heading
+    (r"^A:", "Answer:"), (r"(?<=\d) ?[x×] ?(?=\$?\d)", " * ")]]  # fmt: skip
+WORD = re.compile(r"(?<![\\A-Za-z])(?!pi\b)(?:[^\W\d_]{2,}|[mgsLhNJWVKCFTa](?!\w))")  # a: 5 m a day
+ANOTHER_NUMBER = re.compile(  # what words before a number may make of it
+    DOUBT.pattern + r"|\b(?:or|to|mod|base|negative|minus|less|more|than|over|under|between)\b")
+
+
+def without_markup(text):
+    r"""The text without markup around words, two levels deep: \boxed{\text{(A)}} -> (A)."""
+    for _ in range(2):
+        text = MARKUP.sub(lambda match: match[1] or "", text)
+    return text
+
+
+def letters(pattern, text, options):
+    """[(letter of an option, where it ends)] that a pattern with LETTER finds in a text.
+
+    What reads on as a sentence is no letter ("A cat"), unless the option's own text follows.
+    """
+    found = []
+    for match in pattern.finditer(text):
+        letter, end = "".join(filter(None, match.groups())), match.end()
+        if letter not in LETTERS[: len(options)]:
+            continue
+        is_bare = text[end - 1] == letter  # not (C)
+        option = options[LETTERS.index(letter)]
+        follows = text[end : end + len(option) + 8].lstrip()  # a few spaces
+        is_option = option and follows.startswith(option)
+        if is_option or not is_bare or not CONTENT_WORD.match(text, end):
+            found.append((letter, end))
+    return found
+
+
+def boxed_letter(box, options):
+    r"""The letter of what a box holds: (A), A. red clay, red clay. "": several, None: none."""
+    box = without_markup(box).strip()
+    plain = [without_markup(option).strip().casefold() for option in options]
+    if box.casefold() in plain:
+        return LETTERS[plain.index(box.casefold())]
+    first = re.match(r"\(?([A-Za-z])(?:\)?\.?$|[).:] )", box)
+    if first and first[1].upper() in LETTERS[: len(options)]:
+        return first[1].upper()
+    found = {letter for letter, _ in letters(LONE_LETTER, box, options)}
+    return "" if len(found) > 1 else next(iter(found), None)
+
+
+def choice_answer(text, problem):
+    """The letter that a response chooses, or None: the last box, the last cue, a lone letter."""
+    options = problem["options"]
+    box = extract_answer(text, loose="<answer>" in text)
+    letter = boxed_letter(box, options) if box else None
+    if letter is not None:
+        return letter or None
+    plain = without_markup(text)
+    found = letters(CHOICE_CUE, plain, options)
+    if found and EITHER.match(plain, found[-1][1]):
+        return None
+    found = found or letters(LONE_LETTER, plain, options)
+    return found[-1][0] if found else None
+
+
+def bbh_answer(text, problem):
+    """What follows the last "answer is", to the end of its sentence; else a box, "Answer:"; None.
+
+    Where the task wants a letter, B, (B) and "(B) the second" all are (B); "(A) or (B)" is none.
+    """
+    parts = re.split("answer is", without_markup(text), flags=re.I)
+    while len(parts) > 2 and REMARK.match(parts[-1]):
+        parts.pop()
+    rest = parts[-1] if len(parts) > 1 else without_markup(extract_answer(text, loose=True) or "")
+    answer = re.split(r"\n|\.\s", rest.lstrip(" :\t\n"))[0].strip(" .!\"'“”")
+    letters = {"".join(groups) for groups in BBH_LETTER.findall(answer.upper())}
+    is_letter = len(letters) == 1 and re.fullmatch(r"\([A-Z]\)", problem["answer"])
+    return f"({letters.pop()})" if is_letter else answer
+
+
+def math_answer(text, problem):
+    """The last box, else what `extract_answer` finds in loose mode once the text is tidied."""
+    for pattern, new in GSM8K_STYLE:
+        text = pattern.sub(new, text)
+    return extract_answer(text, loose=True)
+
+
+def answer_in(problem, response, loose=True):
+    """The final answer of a response, as text, or None; not `loose`: in mathematics a box only."""
+    text, kind = response[-20_000:].rpartition("</think>")[2], problem["kind"]
+    if kind not in ("choice", "bbh") and not loose:
+        return extract_answer(text)
+    find = {"choice": choice_answer, "bbh": bbh_answer}.get(kind, math_answer)
+    own = RESPONSE_END.split(text)[0]  # all of it counts only if this has no answer
+    return find(own, problem) or find(text, problem) or None
+
+
+def same_text(predicted, answer):
+    """BBH's rule: exactly the text, but for case, and for commas and spaces between parts."""
+    is_compact = not re.search(r"\w", answer) or re.fullmatch(r"-?\d+", answer)  # ] ] >; -50
+    texts = [re.sub(r"[\s,\\]+", "" if is_compact else " ", text) for text in (predicted, answer)]
+    return texts[0].replace("−", "-").lower() == texts[1].lower()
+
+
+def as_number(text, unit=True):
+    r"""The float that an answer is, or None if it is none; `unit`: harmless words may be around it.
+
+    6 \times 10^{-4} \text{ m} is 6e-4, "a total of $540 a week" is 540; 2x and 5 dozen are none.
+    """
+    text = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", normalise(text))
+    text = re.sub(r"(?<=[A-Za-z])[.-](?=[ A-Za-z]|$)", " ", text)  # sq. ft., a.m., foot-pounds
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    if not unit and WORD.search(text):
+        return None
+    try:
+        tokens = tokenize(WORD.sub(r"\\text{\g<0>}", text))
+        number = list(dropwhile(lambda token: token[0] == "word", tokens))
+        before = " ".join(word for _, word in tokens[: len(tokens) - len(number)])
+        parser = Parser(number)
+        tree = parser.expression()
+        if parser.tokens != [END] or ANOTHER_NUMBER.search(before):
+            return None
+        value = float(evaluate(tree, REAL | {"%": 1}))
+        return value if math.isfinite(value) else None
+    except (ValueError, ArithmeticError):
+        return None
+
+
+def is_right(problem, predicted, loose=True, strict=False):
+    """Is this extracted answer right by the rule of the problem's kind (table at the top)?"""
+    if problem.get("alternatives"):
+        golds = [{**problem, "answer": x, "alternatives": None} for x in problem["alternatives"]]
+        return any(is_right(one, predicted, loose, strict) for one in golds)
+    kind, answer = problem["kind"], problem["answer"]
+    if kind in ("choice", "bbh"):
+        return predicted == answer if kind == "choice" else same_text(predicted, answer)
+    if strict or equal(predicted, answer):
+        return equal(predicted, answer, strict=strict)
+    value, gold = as_number(predicted), as_number(answer, unit=False)
+    if value is None or gold is None:
+        return False
+    tolerance = 0.01 * abs(gold) if kind == "minerva" else problem.get("error") or 0
+    may_differ = tolerance or loose and abs(gold) < 2**53  # above it, floats skip integers
+    return bool(may_differ) and abs(value - gold) <= tolerance * (1 + 1e-9)  # 4.2 - 4.1 > 0.1
+
+
+def gold_for(problem, response):
+    """The gold to compare a response with: of several the one that it matches, if any."""
+    answer, golds = extract_answer(response), problem.get("alternatives") or ()
+    return next((gold for gold in golds if equal(answer or "", gold)), problem["answer"])
+
+
+def grade_all(problems, responses, loose=True, strict=False, counts=None):
+    """1.0 for each response whose final answer is right, else 0.0; `loose` as in `answer_in`.
+
+    strict  bool, compare mathematics as text, by the rules of the method's authors
+    counts  dict, gets how often each reason for a grade occurred
+    """
+    counts, grades = {} if counts is None else counts, []
+    if not loose and all(problem["kind"] in ("math", "tiny") for problem in problems):  # training
+        golds = list(map(gold_for, problems, responses))
+        return score_batch(responses, golds, counts, strict=strict)
+    for problem, response in zip(problems, responses, strict=True):
+        answer = answer_in(problem, response, loose)
+        grades.append(float(answer is not None and is_right(problem, answer, loose, strict)))
+        reason = "right" if grades[-1] else "no answer" if answer is None else "wrong"
+        counts[reason] = counts.get(reason, 0) + 1
+    return grades
+
+
+def grade(problem, response, loose=True, strict=False):
+    """The grade of one response, see `grade_all`."""
+    return grade_all([problem], [response], loose, strict)[0]
+
+
+# --------------------------------------------------------------------------------------------------
+# A verifier of one's own
+
+FAILED_SHARE = 0.1  # of the responses graded at once: as many may fail, beyond is an error
+SHOWN = 300  # characters of a problem, a response, an error
+STRANGERS_ERRORS = (Exception, SystemExit)  # a verifier is other people's code: it may raise any
+
+
+def load_function(spec):
+    """The function of "file.py:function". Its folder stays importable, behind all others."""
+    path, _, name = spec.rpartition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"--reward {spec!r}: no such file; give file.py:function")
+    loader = importlib.machinery.SourceFileLoader("user_reward", path)  # whatever its ending
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    sys.modules[loader.name] = module  # dataclasses look their module up there
+    folder = str(Path(path).resolve().parent)
+    sys.path.insert(0, folder)  # for its neighbours
+    try:
+        loader.exec_module(module)
+    except STRANGERS_ERRORS as error:
+        raise ValueError(f"--reward {spec!r}: {path} does not load: {told(error)}") from error
+    finally:
+        sys.path.remove(folder)
+        sys.path.append(folder)
+    if not callable(getattr(module, name, None)):
+        raise ValueError(f"--reward {spec!r}: {path} has no function {name}")
+    return getattr(module, name)
+
+
+def told(error):
+    """An error of a verifier in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:SHOWN]
+
+
+def reward_of(value):
+    """A verifier's value, a number or a bool (numpy's and torch's too), as a float in [0, 1]."""
+    try:
+        reward = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError):
+        reward = math.nan
+    if not 0 <= reward <= 1:  # NaN fails too
+        raise ValueError(f"it gives {value!r:.80}: it must lie in [0, 1]")
+    return reward
+
+
+def load_grader(spec):
+    """grade(problems, responses, counts) -> floats in [0, 1]: standard, or a file.py:function.
+
+    counts  dict | None  the standard one adds up its reasons there: right, wrong, unparsable, ...;
+            a verifier of one's own "verifier failed", which scores 0 and is told once
+    """
+    if spec is None:
+        return partial(grade_all, loose=False)
+    function, shown = load_function(spec), set()
+
+    def grade(problems, responses, counts=None):
+        rewards, failed, counts = [], 0, {} if counts is None else counts
+        for problem, response in zip(problems, responses, strict=True):
+            try:  # it gets the row as it stands in the file
+                rewards.append(reward_of(function(dict(problem.get("row") or problem), response)))
+            except STRANGERS_ERRORS as error:
+                rewards.append(0.0)
+                failed += 1
+                asked = str(problem.get("problem"))[:SHOWN]
+                failure = (f"--reward {spec!r} failed ({told(error)}) on the problem {asked!r} "
+                           f"and the response {response[-SHOWN:]!r}")  # fmt: skip
+        if failed > FAILED_SHARE * len(rewards):
+            raise ValueError(f"{failure}; it failed on {failed} of {len(rewards)} responses")
+        if failed:
+            counts["verifier failed"] = counts.get("verifier failed", 0) + failed
+        if failed and not shown:
+            shown.add("failure")
+            tqdm.write(f"warning: {failure}: it scores 0, here and wherever it fails (told once)")
+        return rewards
+
+    return grade

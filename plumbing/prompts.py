@@ -1,0 +1,118 @@
+"""Prompts: how a question is put to a model, and what ends its response.
+
+Training and evaluation share `encode_prompt` and `response_ends`. With a chat template the question
+is the user turn and the instruction the system turn; a tokenizer without one gets plain text.
+"""
+
+import datetime
+import re
+import string
+
+LETTERS = string.ascii_uppercase  # of the options of a question
+BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+LETTER = 'Think step by step, then end with "the answer is (X)", where X is the right letter.'
+PHRASE = 'Think step by step, then end with "So the answer is ...", in the form asked for.'
+SYSTEM = {"choice": LETTER, "bbh": PHRASE, "tiny": None}  # the instruction by kind, else BOXED
+NEXT_QUESTIONS = ("\nQ:", "\nQuestion:")  # where a base model begins a problem of its own
+# Some templates print today's date, and then a run resumed after midnight would have other prompts.
+DATE = datetime.date(2024, 7, 26)  # what the templates of Llama 3 print where no clock is at hand
+DATE_CALL = re.compile(r"strftime_now\(\s*(['\"])([^'\"]*)\1\s*\)")  # strftime_now("%d %b %Y")
+
+
+def question_text(problem):
+    """The question as the benchmark's own few-shot prompt writes it, up to the answer's start."""
+    text = problem["problem"]
+    if problem["kind"] == "bbh":
+        return f"Q: {text}\nA: Let's think step by step."
+    if problem["kind"] == "choice":
+        options = "\n".join(map("{}. {}".format, LETTERS, problem["options"]))
+        return f"Question:\n{text.strip()}\nOptions:\n{options}\nAnswer: Let's think step by step."
+    return text
+
+
+def render(tokenizer, turns, is_prompt=True):
+    """A conversation as the tokenizer's chat template writes it, thinking off, the date fixed.
+
+    Raises ValueError where the template refuses it.
+    """
+    from jinja2 import (
+        TemplateError,  # transformers renders with it; nothing else here needs it
+    )
+
+    template = tokenizer.chat_template
+    if isinstance(template, str):  # of several templates the tokenizer takes its default
+        template = DATE_CALL.sub(lambda match: f"'{DATE.strftime(match[2])}'", template)
+    try:
+        return tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=is_prompt, enable_thinking=False,
+            date_string=DATE.strftime("%d %b %Y"),
+            chat_template=template if isinstance(template, str) else None,
+        )  # fmt: skip
+    except (TemplateError, TypeError) as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise ValueError(
+            f"the tokenizer's chat template cannot write the turns {roles} ({error}): mend "
+            "chat_template in its files, or remove it for plain prompts"
+        ) from error
+
+
+def describe_template(tokenizer):
+    """What a person should know of the prompts, in one line, or ""."""
+    if not tokenizer.chat_template:
+        return "the tokenizer has no chat template: prompts are plain text, Question: ... Answer:"
+    shows_date = re.search("strftime_now|date_string", str(tokenizer.chat_template))
+    return f"the chat template prints a date: it is always {DATE}" if shows_date else ""
+
+
+def chat_prompt(tokenizer, instruction, question):
+    """The chat prompt; if the template refuses or drops a system turn, the user turn has both."""
+    user = {"role": "user", "content": question}
+    if instruction:
+        try:
+            text = render(tokenizer, [{"role": "system", "content": instruction}, user])
+            if instruction in text:
+                return text
+        except ValueError:
+            pass  # "System role not supported"
+        user = {"role": "user", "content": f"{instruction}\n\n{question}"}
+    return render(tokenizer, [user])
+
+
+def encode_prompt(tokenizer, problem, template="chat"):
+    """Token ids of the prompt, a list of int: the one function that training and evaluation share.
+
+    template  "chat": the tokenizer's own, if it has one, thinking off; "base": plain text
+    """
+    if template not in ("chat", "base"):
+        raise ValueError(f"template {template!r} is unknown; legal: chat, base")
+    shots, system = problem.get("shots") or "", SYSTEM.get(problem["kind"], BOXED)
+    system = None if shots and system == PHRASE else system  # BBH's examples show the form
+    question = shots + question_text(problem)
+    if template == "chat" and tokenizer.chat_template:
+        text = chat_prompt(tokenizer, system, question)
+        return tokenizer(text, add_special_tokens=False).input_ids  # the template wrote them
+    question = f"Question: {question}\nAnswer:" if system == BOXED else question
+    ids = tokenizer(f"{system}\n\n{question}" if system else question).input_ids
+    # Some tokenizers end every text with EOS, after which a model has nothing to say.
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def response_ends(model, tokenizer, problems, template="chat"):
+    """(eos_ids, stop_strings): what ends a response; nothing after it is sampled.
+
+    Beside the model's EOS that is the token with which the chat template ends a turn (Qwen2.5 base
+    has <|endoftext|> as EOS, its template <|im_end|>), and without a template a further question.
+    """
+    is_chat = template == "chat" and tokenizer.chat_template
+    shown = any(problem.get("shots") for problem in problems)
+    stops = NEXT_QUESTIONS if shown or not is_chat else ()
+    if not is_chat:
+        return model.eos_ids, stops
+    turns = [{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "It is 5."}]
+    end = render(tokenizer, turns, is_prompt=False).rpartition("It is 5.")[2].strip()
+    if not end:
+        return model.eos_ids, stops
+    first = tokenizer(end, add_special_tokens=False).input_ids[0]
+    if first in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
+        return tuple(sorted({*model.eos_ids, first})), stops
+    return model.eos_ids, (*stops, end.split("\n")[0])

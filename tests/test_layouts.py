@@ -1,0 +1,284 @@
+"""Files of problems and the layouts of their rows.    python -m pytest tests/test_layouts.py"""
+
+import csv
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from plumbing.benchmarks import load_problems
+from plumbing.layouts import read_rows
+
+
+def write(folder, name, rows):
+    path = folder / name
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        lines = "\n".join(map(json.dumps, rows))
+        path.write_text(lines if path.suffix.lower() == ".jsonl" else json.dumps(rows))
+    return path
+
+
+def read(row, tmp_path, name="own.jsonl", task=None):
+    """The one problem of a file with this row alone."""
+    (problem,) = load_problems(write(tmp_path, name, [row]), task=task)
+    return problem
+
+
+def turns(*texts):
+    """A conversation: a system turn, then user and assistant in turn."""
+    roles = ["system", *["user", "assistant"] * len(texts)]
+    return [{"role": role, "content": text} for role,
+            text in zip(roles, ("s", *texts), strict=False)]
+
+
+def verl(gold, text="p"):
+    return {"prompt": turns(text), "reward_model": {"style": "rule", "ground_truth": gold}}
+
+
+GSM8K = {"question": "2 + 2?", "answer": "2 + 2 = <<2+2=4>>4\n#### 1,004"}
+OLYMPIAD = {"question": "p", "final_answer": ["$2$", "$-1$"], "error": None}
+DAPO = ("Solve the following math problem step by step. The last line of your response should be "
+        "of the form Answer: $Answer (without quotes) where $Answer is the answer to the problem."
+        "\n\n{}\n\nRemember to put your answer on its own line after \"Answer:\".")  # fmt: skip
+LAYOUTS = [  # file, row in the columns of the public set; problem, answer, kind as to be read
+    ("gsm8k_test.jsonl", GSM8K, "2 + 2?", "1,004", "math"),
+    ("math500.jsonl", {"problem": "p", "solution": "\\boxed{9}", "answer": "8"}, "p", "8", "math"),
+    ("math.parquet", {"problem": "p", "solution": "so \\boxed{\\pi}."}, "p", "\\pi", "math"),
+    ("train.parquet", verl("7"), "p", "7", "math"),
+    ("test.parquet", verl({"question": "p", "target": "7"}), "p", "7", "math"),
+    ("amc23.jsonl", {"problem": "p", "answer": 27.0, "question": "p"}, "p", "27", "math"),
+    ("amc23.csv", {"problem": "p", "answer": "27.0"}, "p", "27", "math"),
+    ("aime25.jsonl", {"problem": "p", "answer": 70}, "p", "70", "math"),
+    ("olympiadbench.jsonl", OLYMPIAD, "p", "2, -1", "olympiad"),
+    ("own.jsonl", {**OLYMPIAD, "error": "none"}, "p", "2, -1", "math"),
+    ("navigate.json", {"input": "p", "target": "No"}, "p", "No", "bbh"),
+    ("own.json", {"problem": "p", "answer": "5", "kind": "tiny"}, "p", "5", "tiny"),
+    # what people train on
+    ("dapo.parquet", {"prompt": "p", "solution": "34", "source": "x"}, "p", "34", "math"),
+    ("dapo.parquet", {**verl("34", DAPO.format("p\n\nq")), "ability": "MATH"}, "p\n\nq", "34",
+     "math"),
+    ("trl.parquet", {"prompt": turns("p")[1:], "solution": "\\frac{1}{2}"}, "p", "\\frac{1}{2}",
+     "math"),
+    ("trl.jsonl", {"prompt": turns("p"), "solution": "So it is $\\boxed{2}$."}, "p", "2", "math"),
+    ("messages.jsonl", {"messages": turns("p"), "ground_truth": "3"}, "p", "3", "math"),
+    ("messages.jsonl", {"messages": turns("p", "It is 4."), "ground_truth": 3}, "p", "3", "math"),
+    ("messages.jsonl", {"messages": turns("o", "4.", "p"), "answer": "3"}, "p", "3", "math"),
+    ("sharegpt.jsonl",
+     {"conversations": [{"from": "human", "value": "p"}, {"from": "gpt", "value": "9"}],
+                        "answer": "3"}, "p", "3", "math"),
+    ("text.csv", {"prompt": json.dumps(turns("p")), "answer": "3"}, "p", "3", "math"),
+    ("maxwell.jsonl", {"ID": "1", "Problem": "p", "Solution": "s", "Answer": 204}, "p", "204",
+     "math"),
+    ("aime24.jsonl", {"id": 0, "problem": "p", "solution": "\\boxed{204}"}, "p", "204", "math"),
+    ("deepmath.jsonl", {"question": "p", "final_answer": "\\infty", "difficulty": 5}, "p",
+     "\\infty", "math"),
+    ("nvidia.jsonl", {"problem": "p", "expected_answer": "5", "solution": "\\boxed{6}"}, "p", "5",
+     "math"),
+    ("turn.jsonl", {"prompt": turns("p")[1], "Final Answer": "5"}, "p", "5", "math"),
+    ("columns.jsonl", {"problem": "p", "a": 1, "b": 2, "c": 3, "answer": 4}, "p", "4", "math"),
+    ("label.jsonl", {"input": "p", "label": "5"}, "p", "5", "math"),
+    ("label.jsonl", {"problem": "p", "solution": "\\boxed{5}", "label": 1, "correct": True}, "p",
+     "5",
+     "math"),
+    ("numeric.jsonl", {"question": "p", "final_answer": 2.5}, "p", "2.5", "math"),
+    ("numeric.jsonl", {"problem": 1234, "answer": 0}, "1234", "0", "math"),
+    ("boxed.jsonl", {"problem": "p", "answer": "$\\boxed{7}$"}, "p", "7", "math"),
+    ("parts.jsonl", verl("7", [{"type": "text", "text": "p "}, {"type": "text", "text": "q"}]),
+     "p q", "7", "math"),
+    ("dict.jsonl", verl({"answer": "7"}), "p", "7", "math"),
+    ("dict.jsonl", verl({"value": 7, "unit": "m"}), "p", "7", "math"),
+    ("dict.jsonl", verl('{"target": "7"}'), "p", "7", "math"),
+    ("skywork.parquet", verl('["36"]'), "p", "36", "math"),
+    ("list.jsonl", {"problem": "p", "answer": ["4"]}, "p", "4", "math"),
+    ("list.csv", {"problem": "p", "answer": "['4']"}, "p", "4", "math"),
+    ("list.jsonl", verl("[36]"), "p", "36", "math"),
+    ("interval.jsonl", verl("[3, 5]"), "p", "[3, 5]", "math"),  # no list of alternatives
+    ("set.jsonl", {"problem": "p", "answer": "\\{1, 2\\}"}, "p", "\\{1, 2\\}", "math"),
+    ("input.jsonl", {"input": "p", "target": "4", "id": 1}, "p", "4", "math"),
+    ("surrogate.jsonl", {"problem": "p\ud83d", "answer": "4\udc00"}, "p?", "4?", "math"),
+    ("upper.JSONL", {"problem": "p", "answer": "4"}, "p", "4", "math"),
+    # a file's name and a column of the user's own decide nothing
+    ("minerva_own.jsonl", {"problem": "p", "answer": "1000"}, "p", "1000", "math"),
+    ("minerva.jsonl", {"problem": "p", "answer": "1000"}, "p", "1000", "math"),
+    ("bbh_x.jsonl", {"problem": "p", "answer": "4"}, "p", "4", "math"),
+    ("gpqa_x.csv", {"problem": "p", "answer": "4"}, "p", "4", "math"),
+    ("mmlu_pro_x.csv", {"question": "p", "answer": "4"}, "p", "4", "math"),
+    ("own.jsonl", {"problem": "p", "answer": "4", "kind": "choice"}, "p", "4", "math"),
+    ("own.jsonl", {"problem": "p", "answer": "4", "kind": "bbh"}, "p", "4", "math"),
+    ("own.jsonl", {"problem": "p", "answer": "4", "kind": "minerva"}, "p", "4", "math"),
+    ("own.jsonl", {"problem": "p", "answer": "4", "kind": {"a": 1}}, "p", "4", "math"),
+    ("own.jsonl", {"problem": "p", "answer": "4", "kind": None, "error": "none", "group": [1],
+                   "options": None, "index": 9, "shots": 1, "alternatives": [5]}, "p", "4", "math"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, row, problem, answer, kind", LAYOUTS)
+def test_every_public_layout_is_read(tmp_path, name, row, problem, answer, kind):
+    """Bug: a column misread, a solution taken for the gold, an assistant's turn for the problem, a
+    wrapper that asks for another form, 27.0 left so, a kind of the user's own or of a file's name.
+    """
+    found = read(row, tmp_path, name)
+    assert (found["problem"], found["answer"], found["kind"]) == (problem, answer, kind)
+    assert (found["index"], found["shots"], found["alternatives"]) == (0, "", None)
+
+
+def test_what_a_file_is_a_copy_of_is_said_beside_it(tmp_path):
+    """Bug: --data minerva=FILE graded as mathematics without tolerance."""
+    found = read({"problem": "p", "solution": "\\boxed{-3./2}"}, tmp_path, task="minerva")
+    assert (found["kind"], found["answer"]) == ("minerva", "-3/2")
+    with pytest.raises(ValueError,
+                       match="own.jsonl line 1: columns question, answer hold no options"):
+        read({"question": "p", "answer": "A"}, tmp_path, task="mmlu_pro")
+
+
+def test_a_verifier_finds_the_row_as_it_stands(tmp_path):
+    """Bug: "work #### 6" arrives as "6", other columns are lost, `index` is overwritten."""
+    row = {"problem": "p", "answer": "work #### 6", "numbers": [3, 3], "index": "x", "kind": "hard"}
+    found = read(row, tmp_path)
+    assert found["row"] == row and found["numbers"] == [3, 3]
+    assert (found["answer"], found["index"], found["kind"]) == ("6", 0, "math")
+    lean = load_problems(tmp_path / "own.jsonl", keep_rows=False)[0]
+    assert "row" not in lean and "numbers" not in lean and lean["answer"] == "6"
+
+
+@pytest.mark.parametrize("gold",
+                         ['["\\\\frac{1}{2}", "0.5"]', ["\\frac{1}{2}", 0.5],
+                          {"target": ["\\frac{1}{2}", "0.5"]}])
+def test_several_golds_are_alternatives(tmp_path, gold):
+    """Bug: a list of alternatives read as an interval, or as one answer of several parts."""
+    found = read(verl(gold), tmp_path)
+    assert (found["answer"], found["alternatives"]) == ("\\frac{1}{2}", ["\\frac{1}{2}", "0.5"])
+
+
+CLAYS = ["clay", "sand", "mud", "silt"]
+CHOICES = [  # row beside the question; options, letter
+    ({"choices": CLAYS, "answer": 2, "subject": "x"}, CLAYS, "C"),  # MMLU
+    ({"choices": CLAYS, "answer": 2.0}, CLAYS, "C"),
+    ({"choices": {"text": CLAYS, "label": ["A", "B", "C", "D"]}, "answerKey": "D"}, CLAYS,
+     "D"),  # ARC
+    ({"choices": {"text": CLAYS, "label": ["1", "2", "3", "4"]}, "answerKey": "3"}, CLAYS, "C"),
+    ({"options": {"A": "clay", "B": "sand"}, "answer": "B"}, CLAYS[:2], "B"),
+    ({"options": {"A": "clay", "B": "sand"}, "answer": "sand"}, CLAYS[:2], "B"),
+    ({"options": json.dumps(CLAYS), "answer": "A"}, CLAYS, "A"),
+    ({"options": str(CLAYS), "answer": "D"}, CLAYS, "D"),
+    ({"options": CLAYS, "answer": "b"}, CLAYS, "B"),
+    ({"options": CLAYS, "answer": "(A)"}, CLAYS, "A"),
+    ({"options": CLAYS, "answer": "c."}, CLAYS, "C"),
+    ({"options": CLAYS, "answer": "C) mud"}, CLAYS, "C"),
+    ({"options": CLAYS, "answer": "mud"}, CLAYS, "C"),
+    ({"options": CLAYS, "answer": "3"}, CLAYS, "D"),
+    ({"options": CLAYS, "answer": ["B"]}, CLAYS, "B"),
+    ({"options": CLAYS, "answer": "Mud"}, CLAYS, "C"),
+    ({"options": ["1", "2", "3"], "answer": "2"}, ["1", "2", "3"], "B"),  # the option's text
+    ({"options": ["1", "2", "3"], "answer": 2}, ["1", "2", "3"], "C"),  # the index
+    ({"options": ["O", "A", "B"], "answer": "A"}, ["O", "A", "B"],
+     "A"),  # a letter is a label first
+    ({"options": [3, 4.5, True], "answer": "B"}, ["3", "4.5", "True"], "B"),
+    ({"options": ["u", "v", "N/A"], "answer": "B", "answer_index": 1}, ["u", "v"], "B"),  # MMLU-Pro
+    ({"options": ["u", None, "v"], "answer": "A"}, ["u", "v"], "A"),
+    ({"options": [f"o{i}" for i in range(26)], "answer": "Z"}, [f"o{i}" for i in range(26)], "Z"),
+    ({"options": [f"o{i}" for i in range(12)], "answer": 11}, [f"o{i}" for i in range(12)], "L"),
+    ({"options": ["A)21", "B) 3", "C)A)"], "correct": "B"}, ["21", "3", "A)"], "B"),  # AQuA
+    ({"options": {"A": "A. clay", "B": "(B) sand"}, "answer": "B"}, CLAYS[:2], "B"),
+    ({"choices": [{"label": "A", "text": "clay"}, {"label": "B", "text": "sand"}],
+      "answerKey": "B"},
+     CLAYS[:2], "B"),
+    ({"options": {"A": "clay", "B": "sand"}, "answer": "sand", "answer_idx": "B"}, CLAYS[:2], "B"),
+    ({"A": "clay", "B": "sand", "C": "mud", "D": "silt", "answer": "C"}, CLAYS, "C"),  # C-Eval
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row, options, letter", CHOICES)
+def test_choices_in_any_form(tmp_path, row, options, letter):
+    """Bug: "A. A" in the prompt, an index read as the number 0, a gold that is never right."""
+    found = read({"question": "p", **row}, tmp_path)
+    assert (found["kind"], found["options"], found["answer"]) == ("choice", options, letter)
+
+
+@pytest.mark.parametrize("row", [
+    {"options": CLAYS, "answer": "E"}, {"options": CLAYS, "answer": 4},
+    {"options": CLAYS, "answer": -1},
+    {"options": CLAYS, "answer": "clay and sand"}, {"options": "clay or sand", "answer": "A"},
+    {"options": [f"o{i}" for i in range(27)], "answer": "A"},
+    {"options": CLAYS, "answer": ["A", "B"]},
+])  # fmt: skip
+def test_a_gold_that_is_no_option_is_an_error(tmp_path, row):
+    """Bug: a choice that no response can get right, in silence."""
+    with pytest.raises(ValueError, match="own.jsonl line 1: .*option"):
+        read({"question": "p", **row}, tmp_path)
+
+
+def test_gpqa_options_are_shuffled_once_and_for_all(tmp_path):
+    """Bug: the right option always A, another shuffle each time, a letter of another option."""
+    wrong = {f"Incorrect Answer {i}": f"wrong {i}" for i in (1, 2, 3)}
+    rows = [{"Question": f"q{i}", "Correct Answer": f"right {i}", **wrong} for i in range(40)]
+    path = write(tmp_path, "gpqa.csv", rows)
+    first, second = load_problems(path), load_problems(path)
+    assert first == second and {problem["answer"] for problem in first} == set("ABCD")
+    for i, problem in enumerate(first):
+        assert problem["options"]["ABCD".index(problem["answer"])] == f"right {i}"
+    row = {"Question": "q", "Correct Answer": "r", **wrong, "Incorrect Answer 2": None}
+    problem = read(row, tmp_path)
+    assert sorted(problem["options"]) == ["r", "wrong 1", "wrong 3"]
+    assert problem["options"]["ABC".index(problem["answer"])] == "r"
+
+
+def test_csv_cells_keep_their_separators(tmp_path):
+    """Bug: a row torn at a line separator of Unicode, or at a line break within quotes."""
+    rows = [{"problem": "p\u2028q\x0cr", "answer": "4"},
+            {"problem": 'two\nlines, "x"', "answer": "5"}]
+    problems = load_problems(write(tmp_path, "mine.csv", rows))
+    assert [problem["problem"] for problem in problems] == [row["problem"] for row in rows]
+
+
+def test_a_json_file_of_lines_and_of_one_list_are_read(tmp_path):
+    """Bug: "Extra data: line 2" for a .json that holds lines; a list under a key not found."""
+    rows, path = [{"problem": "p", "answer": "4"},
+                  {"problem": "q", "answer": "5"}], tmp_path / "x.json"
+    for text in ("\n".join(map(json.dumps, rows)), json.dumps(rows), json.dumps({"data": rows}),
+                 "\ufeff" + json.dumps({"canary": "c", "examples": rows})):  # fmt: skip
+        path.write_text(text, encoding="utf-8")
+        assert [row for _, row in read_rows(path)] == rows
+
+
+FILES = [  # name, content; what the message must hold
+    ("cut.jsonl", b'{"problem": "p", "answer": "4"}\n\n{"problem": "q", "ans',
+     "cut.jsonl line 3: not readable"),
+    ("no.jsonl", b'{"problem": "p", "answer": "4"}\n[1, 2]\n', "no.jsonl line 2: not readable"),
+    ("latin.jsonl", b'{"problem": "p", "answer": "4"}\n{"problem": "\xe9", "answer": "4"}\n',
+     "latin.jsonl line 2: no UTF-8"),
+    ("wide.jsonl", '{"problem": "p", "answer": "4"}'.encode("utf-16"),
+     "wide.jsonl line 1: no UTF-8 text"),
+    ("wide.csv", "problem,answer\np,4\n".encode("utf-16"), "wide.csv: no UTF-8 text"),
+    ("wide.json", "[]".encode("utf-16"), "wide.json: no UTF-8 text"),
+    ("cut.json", b'[{"problem": "p"', "cut.json: not readable"),
+    ("deep.jsonl", b"[" * 100_000, "deep.jsonl"),
+    ("cut.parquet", b"PAR1", "cut.parquet: not readable"),
+    ("empty.jsonl", b"", "empty.jsonl holds no problem"),
+    ("empty.parquet", b"", "empty.parquet: not readable"),
+    ("a.txt", b"1", "not readable .* in .jsonl"),
+    ("a.json", b"[1, 2]", "row 1|not readable .* rows like"),
+    ("a.jsonl", b'{"apple": 1, "pear": 2}',
+     "a.jsonl line 1: columns apple, pear .* expected problem, answer"),
+    ("dict.jsonl", b'{"problem": "p", "answer": {"x": 1, "y": 2}}',
+     "dict.jsonl line 1: a gold with x, y"),
+    ("half.jsonl", b'{"question": 1, "pear": 2}',
+     "columns question, pear; expected problem, answer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, content, message", FILES)
+def test_a_message_names_the_file_and_the_row(tmp_path, name, content, message):
+    """Bug: a traceback, or an error that is always in line 1, without the file's name."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_problems(tmp_path / name)
+    assert "\n" not in str(error.value)
