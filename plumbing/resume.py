@@ -111,7 +111,7 @@ def hash_of(path):
 def read_checkpoint(path):
     """The Checkpoint in a folder checkpoint-N. Raises ValueError: why it is none of a run."""
     file = path / "trainer.json"
-    trainer = read_json(file)
+    trainer = as_of_now(read_json(file))
     kinds = {"step": int, "run": str, "config": dict, "inputs": dict, "sha256": dict}
     for name, kind in kinds.items():
         if not isinstance(trainer.get(name), kind):
@@ -126,6 +126,16 @@ def read_checkpoint(path):
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     return Checkpoint(**{name: trainer[name] for name in kinds} | {"path": path, "config": config})
+
+
+def as_of_now(trainer):
+    """A trainer.json as written before runs had names: then "tiny" was the world of tiny-old."""
+    config = trainer.get("config")
+    if "inputs" in trainer or not isinstance(config, dict):
+        return trainer
+    small = [name for name in ("model", "data", "eval_data") if config.get(name) == "tiny"]
+    config = config | dict.fromkeys(small, "tiny-old")
+    return trainer | {"run": "", "inputs": {}, "config": config}
 
 
 def read_checkpoints(folder):
@@ -362,7 +372,7 @@ def check_changes(found, run):
     if run.config.steps < found.step:
         steps = f"{found.step} updates are made, --steps is {run.config.steps}"
         raise ValueError(f"--resume: {steps}: raise it")
-    changed = [name for name in run.inputs if found.inputs.get(name) != run.inputs[name]]
+    changed = [name for name in found.inputs if run.inputs.get(name) != found.inputs[name]]
     for name in [name for name in before if now[name] != before[name] and name != "resume"]:
         change = f"--resume: {flag_of(name)} was {before[name]}, is now {now[name]}"
         moved = name == "data" and "training problems" not in changed

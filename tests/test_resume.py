@@ -515,3 +515,22 @@ def test_export_is_a_plain_folder_in_bfloat16(copy, tmp_path, capsys):
     assert dsrl.main(words) == 2 and "there already" in capsys.readouterr().err
     assert dsrl.main(["--out", str(tmp_path), "--export", f"{tmp_path}/x"]) == 2
     assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_a_run_of_before_runs_had_names_goes_on(world, finished, tmp_path, capsys):
+    """Bug: checkpoints of earlier versions called damaged; "tiny" read as the world it is now."""
+    out = tmp_path / "old"
+    assert dsrl.main(arguments(world, out, "--steps", "2")) == 0
+    for file in (out / "config.json", *out.glob("checkpoint-*/trainer.json")):
+        written = json.loads(file.read_text())
+        for name in ("run", "inputs"):
+            written.pop(name, None)
+        file.write_text(json.dumps(written))
+    capsys.readouterr()
+    assert dsrl.main(["--out", str(out), "--resume", "--steps", "4"]) == 0
+    assert same_weights(finished / "checkpoint-4", out / "checkpoint-4")
+    assert "changes the result" not in capsys.readouterr().out
+    old = {"step": 2, "config": {"model": "tiny", "data": "tiny", "eval_data": None}}
+    assert resume.as_of_now(old)["config"] == {
+        "model": "tiny-old", "data": "tiny-old", "eval_data": None
+    }
