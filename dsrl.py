@@ -85,8 +85,8 @@ def train(run):
     config = run.config
     tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
     tqdm.write(records.console_heading())
-    no_bar = processes.rank() > 0 or None  # None: tqdm draws no bar where there is no terminal.
-    for step in trange(run.done, config.steps, desc="updates", disable=no_bar):
+    no_bar = processes.rank() > 0  # With None below, tqdm draws a bar only where a terminal is.
+    for step in trange(run.done, config.steps, desc="updates", disable=no_bar or None):
         if step % config.eval_every == 0 or step == config.prerl_steps:
             measure(run, step)
         clock = [perf_counter()]
