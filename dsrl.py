@@ -312,7 +312,7 @@ def start(config):
     with resume.open_folder(config.out, config.resume) as folder:
         saved = resume.newest_whole(folder) if config.resume else None
         grade = load_grader(config.reward)
-        run = load(replace(config, model=str(saved.path)) if saved else config, device)
+        run = load(replace(config, model=saved.model) if saved else config, device)
         run.config, run.folder, run.grade = replace(run.config, model=config.model), folder, grade
         run.tracker = records.open_tracker(config.report_to, run.config)
         if saved:

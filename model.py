@@ -39,6 +39,9 @@ class Linear(nn.Linear):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
+    def merged(self):
+        return self.weight  # with plumbing/lora.py: and its adapters
+
 
 class RMSNorm(nn.Module):
     def __init__(self, size, eps):
@@ -229,7 +232,10 @@ def sampling_copy(model):
     this together, as each gathers what the others hold.
     """
     with torch.device("meta"):
-        copy = CausalLM(model.config).requires_grad_(False)
+        copy = CausalLM(model.config)
+        if hasattr(model, "adapt"):  # plumbing/lora.py
+            model.adapt(copy)
+    copy.requires_grad_(False)
     copy.compute_dtype = dtype = model.compute_dtype
     weights = {name: whole(weight.detach().to(dtype)) for name, weight in model.named_parameters()}
     if model.config.tie_word_embeddings:
@@ -237,7 +243,7 @@ def sampling_copy(model):
     copy.load_state_dict(weights, assign=True)
     for name, layer in list(copy.named_modules()):
         if isinstance(layer, Linear) and gains_from_blocks(layer.weight):
-            copy.set_submodule(name, BlockedLinear(layer.weight, layer.bias))
+            copy.set_submodule(name, BlockedLinear(layer.merged(), layer.bias))
     return copy
 
 

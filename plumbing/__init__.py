@@ -13,6 +13,7 @@
     records.py       metrics, samples, curves, the console, the ways a run ends
     console.py       what reaches the terminal
     processes.py     torchrun, --shard
+    lora.py          --lora-rank: adapters beside frozen weights
     plan.py          --dry-run, and what happens when memory runs out
     alignment.py     the cosine of the two spaces' gradients
     ask.py           one question from the shell, answered as the model writes

@@ -32,7 +32,8 @@ VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
     "joint": (("grpo", "nsr-prerl"),) * 2,
     **{name: ((name,),) * 2 for name in OBJECTIVES},
 }
-FIXED = ("model", "data", "prompts_per_step", "seed")  # flags that --resume cannot change
+# flags that --resume cannot change
+FIXED = ("model", "data", "prompts_per_step", "seed", "lora_rank", "lora_alpha")
 FREE = (  # flags that change nothing of the result
     "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_problems", "preset",
     "kv_cache_gb", "device", "dry_run", "export", "report_to", "alignment_every", "offload", "shard",
@@ -80,6 +81,8 @@ class Config:
     )
     checkpoint_activations: bool = flag(False, "compute layers again in backward: less memory")
     offload: bool = flag(False, "AdamW's moments in host memory: 8 bytes a parameter less on a GPU")
+    lora_rank: int = flag(0, "train adapters of this rank; the default --lr is then ten times", 0)
+    lora_alpha: int = flag(32, "the adapters' scale is alpha / rank", 1)
     shard: bool = flag(False, "weights, gradients and moments cut over the processes of torchrun")
 
     eval_every: int = flag(25, "updates between evaluations", 1)
@@ -109,8 +112,10 @@ class Config:
                 raise ValueError(f"{name} is {value}: it must be one of {', '.join(choices)}")
         if self.lr > 1:
             raise ValueError(f"--lr is {self.lr}: it must be at most 1, the change of each weight")
-        if self.shard and (self.offload or self.alignment_every):
-            raise ValueError("--shard goes with neither --offload nor --alignment-every")
+        if self.shard and (self.offload or self.alignment_every or self.lora_rank):
+            raise ValueError(
+                "--shard goes with neither --offload nor --alignment-every nor --lora-rank"
+            )
 
 
 GROUPS = {  # the field that opens each group of --help
@@ -178,6 +183,7 @@ def parse_args(argv, saved_settings=None):
     else:
         preset = "tiny" if given.get("model", "tiny") in NAMED_WORLDS else None
         settings |= PRESETS.get(given.get("preset", preset), {})
+        settings["lr"] *= 10 if given.get("lora_rank") else 1  # see plumbing/lora.py
     settings |= given
     own = settings["model"] if settings["model"] in NAMED_WORLDS else "math"
     settings["data"] = settings["data"] or own

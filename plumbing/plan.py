@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from logprobs import LOGITS_PER_CHUNK
 from model import KVCache
+from plumbing import lora
 from plumbing.checkpoints import compute_dtype, load_model, shapes_of
 from plumbing.processes import choose_threads, gather, world_size
 from prerl import PACK_TOKENS
@@ -18,8 +19,11 @@ PROBE_SECONDS, PROBE_TOKENS = 10, 8  # of --dry-run
 
 
 def load_weights(config, device):
-    """(model, tokenizer): fp32 master weights, always; with --shard this process's part of them."""
-    model, tokenizer = load_model(config.model, device=device, shard=config.shard)
+    """(model, tokenizer): fp32 masters of what is trained; with --shard this process's part."""
+    dtype = compute_dtype(device) if config.lora_rank else torch.float32
+    model, tokenizer = load_model(config.model, dtype, device, config.shard)
+    if config.lora_rank:
+        lora.add_adapters(model, config.lora_rank, config.lora_alpha, config.seed)
     model.compute_dtype = compute_dtype(device)
     model.checkpoint_activations = config.checkpoint_activations or too_large(config, device)
     choose_threads(model)
