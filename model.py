@@ -242,7 +242,8 @@ def sampling_copy(model):
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     copy.load_state_dict(weights, assign=True)
     for name, layer in list(copy.named_modules()):
-        if isinstance(layer, Linear) and gains_from_blocks(layer.weight):
+        large = isinstance(layer, Linear) and layer.weight.numel() >= BLOCKED_WEIGHTS
+        if large and layer.weight.is_cpu and torch.backends.mkldnn.is_available():
             copy.set_submodule(name, BlockedLinear(layer.merged(), layer.bias))
     return copy
 
@@ -250,11 +251,6 @@ def sampling_copy(model):
 def whole(tensor):
     """A tensor put together from its parts: all processes call it. Any other is whole already."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def gains_from_blocks(weight):
-    large = weight.numel() >= BLOCKED_WEIGHTS
-    return weight.is_cpu and large and torch.backends.mkldnn.is_available()
 
 
 # --------------------------------------------------------------------------------------------------
