@@ -97,7 +97,9 @@ def shapes_of(name, dtype):
     """The model of a folder or hub id from its config.json alone: on "meta", without storage."""
     from huggingface_hub.errors import StrictDataclassError
 
-    folder = fetch_folder(name, ["config.json", "generation_config.json"])
+    folder = fetch_folder(name, ["*config.json"])
+    if (folder / "adapter_config.json").is_file():
+        return shapes_of(read_json(folder / "adapter_config.json")["base_model_name_or_path"], dtype)
     source, generation = read_json(folder / "config.json"), folder / "generation_config.json"
     try:
         with torch.device("meta"):

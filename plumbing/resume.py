@@ -344,7 +344,7 @@ def go_on(run, found):
         kind, _, name = key.partition("|")
         if name not in parameters or value.shape not in ((), parameters[name].shape):
             raise ValueError(f"{file} does not fit the model: {key}")
-        value = value if run.config.offload else part_of(value, parameters[name])
+        value = value if run.fit.offload else part_of(value, parameters[name])
         run.optimizer.state[parameters[name]][kind] = value
     if rank() == 0:
         cut_back(run.folder, found.step)

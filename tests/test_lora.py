@@ -158,7 +158,8 @@ def test_a_run_and_its_files(run, world):
 
 def test_resume_to_the_bit(run, world, tmp_path):
     """Bug: adapters, or their moments, that start again; the base taken from the checkpoint."""
-    assert dsrl.main(arguments(world, tmp_path, *LORA, "--alignment-every", "2", "--steps", "2")) == 0
+    words = (*LORA, "--alignment-every", "2", "--steps", "2")
+    assert dsrl.main(arguments(world, tmp_path, *words)) == 0
     more = ("--checkpoint-activations", "--steps", "4")
     assert dsrl.main(["--out", f"{tmp_path}", "--resume", *more]) == 0
     for name in ("adapter_model", "optimizer"):
@@ -263,10 +264,11 @@ def test_peft_reads_a_checkpoint(run, world):
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(world, dtype=torch.float32)
-    plain = base(torch.arange(9)[None]).logits
-    theirs = peft.PeftModel.from_pretrained(base, run / "checkpoint-4")(torch.arange(9)[None]).logits
+    ids = torch.arange(9)[None]
+    plain = base(ids).logits
+    theirs = peft.PeftModel.from_pretrained(base, run / "checkpoint-4")(ids).logits
     ours, _ = load_model(f"{run}/checkpoint-4")
-    torch.testing.assert_close(ours.lm_head(ours(torch.arange(9)[None])), theirs, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.lm_head(ours(ids)), theirs, rtol=0, atol=1e-4)
     assert (theirs - plain).abs().max() > 1e-2
     settings = json.loads((run / "checkpoint-4/adapter_config.json").read_text())
     assert settings["target_modules"] == sorted(
