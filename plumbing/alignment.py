@@ -11,7 +11,7 @@ POSITION_BINS = (0, 1, 4, 16, 64, 256)  # first response token of each bin in `g
 
 def logprob_gradient(model, rollout, space, start_token_id, token_mask, micro_batch_tokens):
     """Gradient of the mean log-prob over token_mask, {parameter name: tensor}; .grad stays."""
-    parameters = dict(model.named_parameters())
+    parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
     before = {name: parameter.grad for name, parameter in parameters.items()}
     for parameter in parameters.values():
         parameter.grad = None
@@ -45,7 +45,8 @@ def gradient_alignment(model, rollout, start_token_id, micro_batch_tokens=None, 
     tokens of one range of positions in both gradients; `by_position=False` leaves that out, and
     with it most of the cost: two forwards and backwards of each row remain.
     """
-    groups = {"whole_model": [name for name, _ in model.named_parameters()]}
+    trained = [name for name, one in model.named_parameters() if one.requires_grad]
+    groups = {"whole_model": trained}
     for name in groups["whole_model"]:
         part, index = name.removeprefix("model.").split(".")[:2]
         groups.setdefault(f"layer {index}" if part == "layers" else part, []).append(name)

@@ -83,7 +83,7 @@ def sum_gradients(model):
     """Each .grad becomes the sum over the processes: their denominator is global already."""
     if world_size() == 1 or model.is_sharded:  # whose backward sums
         return
-    for parameter in model.parameters():
+    for parameter in filter(lambda one: one.requires_grad, model.parameters()):
         if parameter.grad is None:  # no row of this process carried loss
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)

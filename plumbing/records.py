@@ -35,6 +35,7 @@ from plumbing.checkpoints import write_json
 from plumbing.console import printable, say
 from plumbing.evaluation import count_thoughts
 from plumbing.flags import VARIANTS, Config
+from plumbing.plan import Fit
 from plumbing.processes import rank, world_size
 
 COLUMNS = (  # of the console: metric, heading, width, format
@@ -172,7 +173,7 @@ class Run:
     optimizer: torch.optim.AdamW
     problems: list  # to train on, with "prompt_ids"
     held_out: list  # to evaluate on
-    micro_batch_tokens: int  # halved when memory runs out
+    fit: Fit  # how it fits the device
     grade: Callable | None = None  # (problems, responses, counts) -> rewards
     folder: Path | None = None
     tracker: types.ModuleType | None = None  # wandb or trackio
