@@ -90,7 +90,10 @@ class Config:
     alignment_every: int | None = flag(None, "updates between two cosines of the spaces", 1)
     save_every: int = flag(20, "updates between checkpoints", 1)
     keep: int = flag(2, "checkpoints kept", 1)
-    report_to: str | None = flag(None, "log there too", choices=("wandb", "trackio"))
+    report_to: str | None = flag(
+        None, "log there too; project and run by WANDB_PROJECT, WANDB_RUN_ID, TRACKIO_PROJECT",
+        choices=("wandb", "trackio", "tensorboard"),
+    )  # fmt: skip
     seed: int = flag(0, "of data order, sampling and evaluation", 0)
     out: str = flag("out", "folder of the run")
     resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
