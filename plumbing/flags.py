@@ -187,7 +187,7 @@ def parse_args(argv, saved_settings=None):
     else:
         preset = "tiny" if given.get("model", "tiny") in NAMED_WORLDS else None
         settings |= PRESETS.get(given.get("preset", preset), {})
-        settings["lr"] *= 10 if given.get("lora_rank") else 1  # see plumbing/lora.py
+        settings["lr"] = round(settings["lr"] * (10 if given.get("lora_rank") else 1), 9)
     settings |= given
     own = settings["model"] if settings["model"] in NAMED_WORLDS else "math"
     settings["data"] = settings["data"] or own
