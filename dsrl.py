@@ -302,7 +302,7 @@ def start(config):
         run = load(replace(config, model=saved.model) if saved else config, device)
         run.config = replace(run.config, model=config.model)
         run.folder, run.grade = folder, grade
-        run.tracker = records.open_tracker(config.report_to, run.config)
+        run.tracker = records.open_tracker(run, saved.run if saved else run.name)
         if saved:
             resume.go_on(run, saved)
         records.start_records(run)

@@ -90,7 +90,10 @@ class Config:
     alignment_every: int | None = flag(None, "updates between two cosines of the spaces", 1)
     save_every: int = flag(20, "updates between checkpoints", 1)
     keep: int = flag(2, "checkpoints kept", 1)
-    report_to: str | None = flag(None, "log there too", choices=("wandb", "trackio"))
+    report_to: str | None = flag(
+        None, "log there too; project and run by WANDB_PROJECT, WANDB_RUN_ID, TRACKIO_PROJECT",
+        choices=("wandb", "trackio", "tensorboard"),
+    )  # fmt: skip
     seed: int = flag(0, "of data order, sampling and evaluation", 0)
     out: str = flag("out", "folder of the run")
     resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
@@ -184,7 +187,7 @@ def parse_args(argv, saved_settings=None):
     else:
         preset = "tiny" if given.get("model", "tiny") in NAMED_WORLDS else None
         settings |= PRESETS.get(given.get("preset", preset), {})
-        settings["lr"] *= 10 if given.get("lora_rank") else 1  # see plumbing/lora.py
+        settings["lr"] = round(settings["lr"] * (10 if given.get("lora_rank") else 1), 9)
     settings |= given
     own = settings["model"] if settings["model"] in NAMED_WORLDS else "math"
     settings["data"] = settings["data"] or own
