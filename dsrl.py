@@ -1,19 +1,19 @@
 """Dual Space RL (arXiv 2604.14142): a few updates of NSR-PreRL on P(y), then GRPO on P(y | x).
 
     for step in 0 .. steps-1:
-        y_1..G ~ P(. | x)                for P prompts x, G responses each               rollout.py
-        r      = 1 if the answer is right else 0                                         reward.py
-        A      = r - mean(r)             per group; divided by the std in GRPO            prerl.py
-        step < prerl_steps:  push log P(y)     of the wrong responses down   (NSR-PreRL)  prerl.py
-        else:                push log P(y | x) of all responses by A         (GRPO)       prerl.py
+        y_1..G ~ P(. | x)      for P prompts x, G responses each                        rollout.py
+        r      = 1 if the answer is right else 0                                        reward.py
+        A      = r - mean(r)   per group; divided by the std in GRPO                    prerl.py
+        step < prerl_steps:  push log P(y)     of responses with A < 0 down (NSR-PreRL) prerl.py
+        else:                push log P(y | x) of all responses by A        (GRPO)      prerl.py
         clip the gradient to norm 1, one AdamW step
     At the switch only the loss changes: same weights, AdamW moments, learning rate, data order.
 
 Differences from the authors' code: `prerl_steps = N` is exactly N updates; only the active
-objective is computed; one token denominator for the whole update; the old log-probs of an on-policy
-update are its own. The README lists them all. What is not the method (flags, records, checkpoints,
-several processes) is in plumbing/.
-Letters: P prompts per step, G group size, B = P*G rows, R response tokens.
+objective is computed; one token denominator serves the whole update; an on-policy update takes its
+own log-probs as the old ones. The README lists them all. What is not the method (flags, records,
+checkpoints, several processes) is in plumbing/.
+Shapes: P prompts per step, G group size, B = P*G rows, R response tokens.
 
     python dsrl.py                          # tiny world: builds its base model, minutes on a laptop
     python dsrl.py --model Qwen2.5-1.5B     # MATH from the hub, one GPU
@@ -48,7 +48,7 @@ from prerl import group_advantages, loss_mask, marginal_logprobs, policy_gradien
 from rollout import generate
 
 MAX_GRAD_NORM = 1.0
-ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}  # as the authors; constant lr
+ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}  # authors' values; constant lr
 DIAGNOSED_ROWS = 8  # rows of each update that are scored in both spaces, for the log
 
 
@@ -85,11 +85,12 @@ def train(run):
     config = run.config
     tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
     tqdm.write(records.console_heading())
-    for step in trange(run.done, config.steps, desc="updates", disable=processes.rank() > 0 or None):
+    no_bar = processes.rank() > 0 or None  # None: tqdm draws no bar where there is no terminal.
+    for step in trange(run.done, config.steps, desc="updates", disable=no_bar):
         if step % config.eval_every == 0 or step == config.prerl_steps:
             measure(run, step)
         clock = [perf_counter()]
-        batch = processes.share(prompts_of(step, run.problems, config))  # P problems over all
+        batch = processes.share(prompts_of(step, run.problems, config))  # this process's part
         rollout = sample(run, batch, step)
         clock.append(perf_counter())
         texts = rollout.response_texts(run.tokenizer)
@@ -122,19 +123,33 @@ def sample(run, batch, step):
     )  # fmt: skip
 
 
+def measure(run, step):
+    """Evaluate, each process its share; record, redraw the curves, print a few responses."""
+    config, problems = run.config, run.held_out
+    rows = evaluate(
+        run.model, run.tokenizer, processes.share(problems), k=EVAL_K, seed=config.seed,
+        max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
+        first_prompt=processes.first_of_share(len(problems)), grade_with=run.grade,
+        progress=None if processes.rank() else f"evaluation at {step}",
+    )  # fmt: skip
+    rows = processes.gather(rows)
+    records.log_evaluation(run, step, summarize(problems, rows, EVAL_K), rows)
+
+
 # --------------------------------------------------------------------------------------------------
 # One update
 
 
 def update(run, rollout, rewards, step):
-    """Push the active objectives, clip, step. Returns metrics; "skipped": why it was not applied.
+    """Push the active objectives, clip, step; returns the metrics of the last update made.
 
-    "row", where an update is not finite: the one of the rollout that stands out.
+    "skipped" among them says why it was not applied, or is None; "row", only where it was not
+    finite, is the row of the rollout that stands out.
     """
     config, model, optimizer = run.config, run.model, run.optimizer
     objectives = active_objectives(config, step)
     old = {objective.space: None for objective in objectives}
-    if config.updates_per_rollout > 1:  # off-policy from the second on: the ratio needs these
+    if config.updates_per_rollout > 1:  # From the second on the ratio is not 1.
         old = {space: old_logprobs(run, rollout, space) for space in old}
     for turn in range(config.updates_per_rollout):
         metrics = plan.fit_memory(accumulate_gradients, run, rollout, rewards, objectives, old)
@@ -152,20 +167,21 @@ def update(run, rollout, rewards, step):
             metrics["skipped"] = "no row carries a signal"
             break
         plan.adam_step(optimizer, model, config.offload)
-    optimizer.zero_grad(set_to_none=True)  # the next sampling has their memory
+    optimizer.zero_grad(set_to_none=True)  # Sampling needs the gradients' memory.
     return metrics
 
 
 def accumulate_gradients(run, rollout, rewards, objectives, old):
-    """Leave the objectives' gradient in .grad, and nothing else there; returns its metrics."""
+    """Replace .grad by the objectives' gradient; returns the metrics. After "out of memory"
+    `plan.fit_memory` calls this again, with smaller micro-batches."""
     config, metrics = run.config, {}
     run.model.zero_grad(set_to_none=True)
     for objective in objectives:
-        own_coef = config.prerl_coef is None or objective.space != "marginal"
+        overridden = config.prerl_coef is not None and objective.space == "marginal"
         found = policy_gradient(
             run.model, rollout, advantages_for(objective, rewards, config.advantage),
             space=objective.space, samples=objective.samples, start_token_id=config.start_token,
-            coef=objective.coef if own_coef else config.prerl_coef,
+            coef=config.prerl_coef if overridden else objective.coef,
             micro_batch_tokens=run.micro_batch_tokens, old_logprobs=old[objective.space],
             token_mask=loss_mask(rollout, config.mask_eos, config.skip_first),
         )  # fmt: skip
@@ -187,7 +203,7 @@ def advantages_for(objective, rewards, override):
 
 
 def old_logprobs(run, rollout, space):
-    """(B, R) log-probs of the weights that sampled: known from the draws; P(y) is scored here."""
+    """(B, R) log-probs of the weights that sampled: the draws tell P(y|x), P(y) is scored here."""
     return rollout.logprobs if space == "conditional" else scores(run, rollout, space)
 
 
@@ -222,7 +238,7 @@ def grade_groups(run, batch, texts):
 
 
 def describe(rollout, texts, rewards):
-    """What the update sees: reward, share of groups with a signal, tokens, thoughts a response."""
+    """Means of the rollout that the update sees; "mixed": the share of groups with a signal."""
     thoughts = [count_thoughts(text) for text in texts]
     return {
         "reward": float(rewards.mean()),
@@ -235,9 +251,8 @@ def describe(rollout, texts, rewards):
 
 
 def diagnose(run, rollout, step):
-    """Log-probs of a few rows in each space (nats per token); how far the sampler's are off.
-
-    Every --alignment-every updates also the cosine of the two spaces' gradients.
+    """Of a few rows: log-probs in each space (nats per token), how far the sampler's are off, and
+    every --alignment-every updates the cosine of the two spaces' gradients.
     """
     config, part = run.config, rollout.first_rows(DIAGNOSED_ROWS)
     mask = part.response_mask
@@ -253,23 +268,6 @@ def diagnose(run, rollout, step):
         )
         metrics["alignment"] = alignment["whole_model"]
     return metrics
-
-
-# --------------------------------------------------------------------------------------------------
-# Evaluation
-
-
-def measure(run, step):
-    """Evaluate, each process its share; record, redraw the curves, print a few responses."""
-    config, problems = run.config, run.held_out
-    rows = evaluate(
-        run.model, run.tokenizer, processes.share(problems), k=EVAL_K, seed=config.seed,
-        max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
-        first_prompt=processes.first_of_share(len(problems)), grade_with=run.grade,
-        progress=None if processes.rank() else f"evaluation at {step}",
-    )  # fmt: skip
-    rows = processes.gather(rows)
-    records.log_evaluation(run, step, summarize(problems, rows, EVAL_K), rows)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -312,8 +310,10 @@ def start(config):
     with resume.open_folder(config.out, config.resume) as folder:
         saved = resume.newest_whole(folder) if config.resume else None
         grade = load_grader(config.reward)
-        run = load(replace(config, model=str(saved.path)) if saved else config, device)
-        run.config, run.folder, run.grade = replace(run.config, model=config.model), folder, grade
+        weights = str(saved.path) if saved else config.model
+        run = load(replace(config, model=weights), device)
+        run.config = replace(run.config, model=config.model)
+        run.folder, run.grade = folder, grade
         run.tracker = records.open_tracker(config.report_to, run.config)
         if saved:
             resume.go_on(run, saved)

@@ -1,6 +1,6 @@
 """The last layer: log-probabilities of tokens, without a tensor of all logits.
 
-    log P(y_t | ...) = logits[y_t] - logsumexp(logits),   logits = hidden W^T          `token_logprobs`
+    log P(y_t | ...) = logits[y_t] - logsumexp(logits),   logits = hidden W^T      `token_logprobs`
 
 1. The layer works on chunks of tokens: there is no (N, V) tensor of logits for a whole batch.
 2. `backward_losses` makes the gradient in the same pass. The loss of a token is a function of its
@@ -22,7 +22,7 @@ import torch
 # Logits of one chunk of tokens. CUDA: 1.1 GB in bf16, 3,533 tokens of Qwen's V = 151,936; fewer
 # would rewrite the (V, D) gradient of the head too often. CPU: 128 MB in fp32.
 LOGITS_PER_CHUNK = {"cuda": 2**29, "cpu": 2**25}
-LOGITS_IN_CACHE = 2**18  # CPU: 1 MB in fp32; read several times while cached, about 4 times as fast
+LOGITS_IN_CACHE = 2**18  # CPU: 1 MB in fp32; what is cached is read about 4 times as fast
 
 
 def token_logprobs_reference(hidden, weight, targets, temperature=1.0):
@@ -52,50 +52,50 @@ def triton_kernels():
     One program works on one row, and programs share nothing. Matrix products stay with cuBLAS. No
     tl.dot, atomics or autotuning: Triton's interpreter, the tests' stand-in for a GPU, runs it all.
     """
-    global triton, tl  # late, as only CUDA needs them; global, as Triton looks names up there
+    global triton, tl  # Only CUDA needs them, so late; Triton looks them up among the globals.
     import triton
     import triton.language as tl
 
     @triton.jit
     def score(logits, stride, targets, logprobs, logsumexps, entropies,
               V: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-        row = tl.program_id(0).to(tl.int64)  # as offset: n V passes 2^31 at 14,135 Qwen tokens
+        row = tl.program_id(0).to(tl.int64)  # row * stride passes 2^31 at 14,135 Qwen tokens.
         logits += row * stride
         largest, total, weighted = float("-inf"), 0.0, 0.0  # m, s and w of the blocks so far
         for start in range(0, V, BLOCK):
             columns = start + tl.arange(0, BLOCK)
-            # past the end of the row: -inf, which adds e^-inf = 0. Arithmetic is fp32 throughout
+            # Past the end of the row z is -inf, which adds e^-inf = 0. All arithmetic is in fp32.
             z = tl.load(logits + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
             grown = tl.maximum(largest, tl.max(z, 0))  # m'
-            shift = tl.where(grown == float("-inf"), 0.0, grown)  # -inf - -inf would be NaN
+            shift = tl.where(grown == float("-inf"), 0.0, grown)  # -inf - -inf would be NaN.
             rescale, e = tl.exp(largest - shift), tl.exp(z - shift)
-            # 0 at the first block, where largest - shift is -inf and -inf * 0 would be NaN
+            # In the first block largest - shift is -inf, and -inf * 0 would be NaN.
             moved = tl.where(rescale > 0, (weighted + (largest - shift) * total) * rescale, 0.0)
-            # p log p is 0 at p = 0
+            # p log p is 0 at p = 0.
             weighted = moved + tl.sum(tl.where(e > 0, (z - shift) * e, 0.0), 0)
             total = total * rescale + tl.sum(e, 0)
             largest = grown
         target = tl.load(logits + tl.load(targets + row)).to(tl.float32)
-        # target - m first: at logits of 1e4 the logsumexp itself is only good to 5e-4
+        # The maximum goes first: at logits of 1e4 the logsumexp itself is only good to 5e-4.
         logprob = (target - largest) - tl.log(total)
         tl.store(logprobs + row, tl.where(total == 0, float("-inf"), logprob))
         tl.store(logsumexps + row, tl.where(total == 0, float("-inf"), largest + tl.log(total)))
         tl.store(entropies + row, tl.where(total == 0, 0.0, tl.log(total) - weighted / total))
 
     @triton.jit
-    def gradient(logits, stride, targets, logsumexps, coefficients,
+    def gradient(logits, stride, targets, logsumexps, slopes,
                  V: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)
         logits += row * stride
         target, logsumexp = tl.load(targets + row), tl.load(logsumexps + row)
-        dead = logsumexp == float("-inf")  # a row of -inf: gradient 0, not NaN
-        coefficient = tl.where(dead, 0.0, tl.load(coefficients + row))
+        dead = logsumexp == float("-inf")  # A row of -inf has gradient 0, not NaN.
+        slope = tl.where(dead, 0.0, tl.load(slopes + row))
         logsumexp = tl.where(dead, 0.0, logsumexp)
         for start in range(0, V, BLOCK):
             columns = start + tl.arange(0, BLOCK)
             z = tl.load(logits + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
             onehot = tl.where(columns == target, 1.0, 0.0)
-            d_logits = coefficient * (onehot - tl.exp(z - logsumexp))
+            d_logits = slope * (onehot - tl.exp(z - logsumexp))
             tl.store(logits + columns, d_logits, mask=columns < V)
 
     return score, gradient
@@ -103,7 +103,7 @@ def triton_kernels():
 
 def launch(kernel, logits, *tensors):
     assert logits.stride(1) == 1, f"a row must lie in one piece, strides are {logits.stride()}"
-    # The kernels read the others as they lie, and autograd's expanded gradients do not lie so.
+    # The kernels need vectors that lie in one piece; autograd's expanded gradients do not.
     tensors = [tensor.contiguous() for tensor in tensors]
     n, V = logits.shape
     block = min(4096, triton.next_power_of_2(V))
@@ -114,10 +114,10 @@ def runs_triton(logits):
     return logits.is_cuda
 
 
-def rows_in_cache(logits, *columns):
-    """CPU: the same tensors in blocks of rows that stay in the cache while they are worked on."""
+def rows_in_cache(logits, *per_row):
+    """The same tensors in blocks of rows that stay in the CPU's cache while they are worked on."""
     rows = max(1, LOGITS_IN_CACHE // logits.shape[1])
-    return zip(*(tensor.split(rows) for tensor in (logits, *columns)), strict=True)
+    return zip(*(tensor.split(rows) for tensor in (logits, *per_row)), strict=True)
 
 
 def score_logits(logits, targets):
@@ -141,32 +141,32 @@ def score_rows(logits, targets):
     target = z.gather(1, targets[:, None])[:, 0]
     e = z.exp()
     total = e.sum(-1)
-    weighted = e.mul_(z.clamp_(min=-200.0)).sum(-1)  # p log p is 0 at p = 0; e^-200 is 0 in fp32
+    weighted = e.mul_(z.clamp_(min=-200.0)).sum(-1)  # p log p is 0 at p = 0; e^-200 is 0 in fp32.
     logprobs = (target - total.log()).masked_fill(dead, -torch.inf)
     return logprobs, largest + total.log(), (total.log() - weighted / total).masked_fill(dead, 0.0)
 
 
-def logits_gradient_(logits, targets, logsumexp, coefficients):
-    """In place: logits become the gradient of sum_n c_n log P(target_n), which is c (onehot - p).
+def logits_gradient_(logits, targets, logsumexp, slopes):
+    """In place: logits become the gradient of the loss, slope (onehot - p); 0 for a row of -inf.
 
-    coefficients (n,) float32. A row of -inf has gradient 0.
+    slopes (n,) float32, d loss / d log P(target)
     """
     if runs_triton(logits):
-        launch(triton_kernels()[1], logits, targets, logsumexp, coefficients)
+        launch(triton_kernels()[1], logits, targets, logsumexp, slopes)
         return logits
     dead = logsumexp == -torch.inf
-    columns = targets, logsumexp.masked_fill(dead, 0.0), coefficients.masked_fill(dead, 0.0)
-    for z, target, lse, c in rows_in_cache(logits, *columns):
-        gradient = (z.float() - lse[:, None]).exp_().mul_(-c[:, None])
-        z.copy_(gradient.scatter_add_(1, target[:, None], c[:, None]))
+    per_row = targets, logsumexp.masked_fill(dead, 0.0), slopes.masked_fill(dead, 0.0)
+    for z, target, log_total, slope in rows_in_cache(logits, *per_row):
+        gradient = (z.float() - log_total[:, None]).exp_().mul_(-slope[:, None])  # -slope p
+        z.copy_(gradient.scatter_add_(1, target[:, None], slope[:, None]))
     return logits
 
 
 def score_tokens(hidden, weight, targets, temperature, slopes_of=None, d_weight=None):
-    """The loop over chunks of tokens: log-probs (N,), entropy (N,) and d hidden (N, D).
+    """The loop over chunks of tokens: log-probs (N,), entropy (N,) and d loss / d hidden (N, D).
 
-    slopes_of  (logprobs (n,), slice) -> (n,), d loss / d logprob; without it d hidden is None
-    d_weight   (V, D), to which the gradient of the head is added
+    slopes_of  (logprobs (n,), slice) -> (n,), d loss / d logprob; None: no gradient is made
+    d_weight   (V, D), the gradient of the head is added to it
     """
     check_inputs(hidden, weight, targets, temperature)
     scaled, head = hidden.detach() / temperature, weight.detach().to(hidden.dtype)
@@ -174,10 +174,10 @@ def score_tokens(hidden, weight, targets, temperature, slopes_of=None, d_weight=
     entropy = torch.empty_like(logprobs)
     d_hidden = torch.empty_like(scaled) if slopes_of else None
     size = max(1, LOGITS_PER_CHUNK[hidden.device.type] // len(weight))
-    one_chunk = scaled.new_empty(min(size, len(hidden)), len(weight))  # all logits there ever are
+    buffer = scaled.new_empty(min(size, len(hidden)), len(weight))  # of all chunks, one by one
     for start in range(0, len(hidden), size):
         chunk = slice(start, start + size)
-        logits = torch.mm(scaled[chunk], head.T, out=one_chunk[: len(hidden) - start])  # (n, V)
+        logits = torch.mm(scaled[chunk], head.T, out=buffer[: len(hidden) - start])  # (n, V)
         logprobs[chunk], logsumexp, entropy[chunk] = score_logits(logits, targets[chunk])
         if slopes_of:
             slopes = slopes_of(logprobs[chunk], chunk)
@@ -188,7 +188,7 @@ def score_tokens(hidden, weight, targets, temperature, slopes_of=None, d_weight=
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """`token_logprobs` for autograd: backward, where the slopes are known, makes the logits once more."""
+    """`token_logprobs` for autograd: `backward` knows the slopes and makes the logits once more."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature):
@@ -230,7 +230,7 @@ def backward_losses(hidden, weight, targets, losses_of):
     """Back-propagate the sum of the tokens' losses, in one pass over the logits.
 
     losses_of  (logprobs (n,), slice) -> (n,): the loss of each token of a chunk, any torch function
-               of its log-prob; autograd differentiates these n numbers, the kernels do the rest
+               of its log-prob; autograd differentiates it, the rest is done by formula
     Effects    adds to weight.grad; calls hidden.backward
     Returns    Scored
     """
@@ -255,7 +255,7 @@ def accumulate_(d_weight, d_logits, hidden):
     """d_weight (V, D) += d_logits^T (V, n) hidden (n, D), in fp32 as bf16 sums would drift."""
     if d_weight.dtype == hidden.dtype:
         return d_weight.addmm_(d_logits.T, hidden)
-    if hidden.is_cuda and d_weight.dtype == torch.float32:  # cuBLAS multiplies bf16, adds in fp32
+    if hidden.is_cuda and d_weight.dtype == torch.float32:  # cuBLAS multiplies bf16, adds fp32.
         return torch.addmm(d_weight, d_logits.T, hidden, out_dtype=torch.float32, out=d_weight)
     return d_weight.add_(d_logits.T @ hidden)
 

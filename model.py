@@ -69,7 +69,7 @@ def rope_frequencies(config):
     )
 
     kind, cpu = config.rope_parameters["rope_type"], torch.device("cpu")
-    with cpu:  # also where the model is made on "meta", as `load_model` does
+    with cpu:  # The model may be made on "meta", but these are real.
         if kind != "default":
             return ROPE_INIT_FUNCTIONS[kind](config, cpu)
         exponent = torch.arange(0, head_dim(config), 2, dtype=torch.float32) / head_dim(config)
@@ -157,7 +157,7 @@ class CausalLM(nn.Module):
         self.compute_dtype = torch.float32
         self.checkpoint_activations = False  # True: a third more FLOPs in training, far less memory
         self.max_positions = max_positions(config)
-        self.eos_ids = ()  # set by load_model
+        self.eos_ids = ()  # `plumbing.checkpoints.load_model` sets them.
         self.inverse_frequencies, self.rope_factor = rope_frequencies(config)
 
     @property
@@ -209,7 +209,7 @@ class CausalLM(nn.Module):
 class BlockedLinear(nn.Module):
     """A Linear on a CPU whose weight lies in oneDNN's blocks, as torch.compile would have it.
 
-    A product of few rows takes 0.4 to 0.9 of the time; the layout pays when it is used many times.
+    A product of few rows takes 0.4 to 0.9 of Linear's time, so the copy pays after many products.
     """
 
     def __init__(self, weight, bias):
@@ -269,7 +269,7 @@ class KVCache:
         shape = (layers, rows, heads, capacity, head_dim(config))
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        if self.keys.device.type != "cpu":  # flash attention wants a row's tokens side by side
+        if self.keys.device.type != "cpu":  # Flash attention wants a row's tokens in one piece.
             self.keys = self.keys.view(layers, rows, capacity, heads, -1).transpose(2, 3)
             self.values = self.values.view(layers, rows, capacity, heads, -1).transpose(2, 3)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -364,10 +364,10 @@ def attend_plain(q, k, v):
 
 def attend_packed(q, k, v, scope):
     """Rows end to end in one stream, B = 1: each token sees its row up to itself."""
-    if runs_flash(q):  # one kernel over ragged rows
+    if runs_flash(q):  # One kernel takes all rows, however long each is.
         groups, longest = q.shape[2] // k.shape[2], max(scope.row_lengths)
         k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (N, H, E)
-        ends, causal = scope.ends, (-1, 0)  # a window: all that is before a query, nothing after it
+        ends, causal = scope.ends, (-1, 0)  # The window: all before a query, nothing after.
         out = flash_attention()(q[0], k, v, ends, ends, longest, longest, window_size=causal)
         return out[None]
     # Neighbours of one length are a batch without padding: one call instead of one for each.

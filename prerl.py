@@ -10,19 +10,19 @@
                                   ^^^^^^ ^^^^
 
     A      = r - mean(r)   or   (r - mean(r)) / (std(r) + 1e-6)     per group of G responses
-    loss   = - coef / N * sum_t min(ratio_t A, clip(ratio_t) A)     over the kept rows
-    ratio  = exp(logprob - old logprob)
+    loss   = - coef / N * sum_t min(ratio_t A, clip(ratio_t) A)     over the kept rows' tokens
+    ratio  = exp(logprob - old logprob); clip bounds it to [1 - clip_low, 1 + clip_high]
     NSR    keeps rows of A < 0, PSR of A > 0 (negative / positive sample reinforcement), GRPO all
 
 1. N counts the kept response tokens of the WHOLE update (over all processes), before it is cut into
-   micro-batches, so the gradient does not depend on the cut. Rows with A = 0 count in N but are not
-   computed: they add nothing.
+   packs of rows (micro-batches without padding), so the gradient does not depend on the cut. Rows
+   with A = 0 count in N but are not computed: they add nothing.
 2. One update per rollout is strictly on-policy: old = logprob.detach(), the ratio is exactly 1 and
    the gradient A grad log P. With several updates per rollout the caller passes `old_logprobs`.
-3. A group of equal rewards has A = 0: an all-wrong group is NOT negative. `is_negative` defines it.
+3. A group of equal rewards has A = 0, so the rows of an all-wrong group are NOT negative.
 
 `reference_update` is the update in plain PyTorch; `policy_gradient` makes the same gradient in
-packs of rows, with the fused last layer. Both take their loss from `token_losses`.
+packs, with the fused last layer. Both take their loss from `token_losses`.
 Shapes: P prompts, G group size, B = P*G rows, R response, n tokens of a pack, D width.
 
     python prerl.py     # one group in numbers: rewards, advantages, who is pushed where
@@ -37,7 +37,7 @@ from logprobs import backward_losses, token_logprobs
 
 STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
 DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
-# Tokens of one pack without a budget. CPU: what is element-wise in a small model stays in cache.
+# Tokens of a pack where no budget is given. On a CPU a small model's activations stay in cache.
 PACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 # What an update adds up; the first three become means over its trained tokens.
 SUMS = "logprob entropy clip_fraction loss rows_trained tokens_trained tokens_forward".split()
@@ -48,8 +48,8 @@ class Objective:
     space: str  # "conditional" (post-train) or "marginal" (pre-train)
     samples: str  # "all", "negative" or "positive"
     scale_std: bool  # divide the advantage by the group's std
-    # AdamW divides by the gradient's size and so cancels it, but for clipping and epsilon, in joint,
-    # and in the momentum that is carried over the switch. 0.01 is the authors' value.
+    # AdamW divides by the gradient's size and so cancels the coefficient, but not in clipping, in
+    # epsilon, in joint, or in momentum carried over the switch. 0.01 is the authors' value.
     coef: float
 
 
@@ -96,10 +96,10 @@ def check_rewards(rewards):
 
 
 def group_advantages(rewards, scale_std):
-    """(P, G) rewards in [0, 1] -> advantages: r - group mean, over the unbiased std if asked."""
+    """(P, G) rewards -> advantages: r - group mean, divided by the unbiased std if asked."""
     check_rewards(rewards)
     if rewards.shape[1] < 2:
-        raise ValueError(f"group size {rewards.shape[1]}: a response needs siblings, take 2 or more")
+        raise ValueError(f"group size {rewards.shape[1]}: responses need siblings, give 2 or more")
     centred = rewards - rewards.mean(1, keepdim=True)  # (P, G)
     # A group of equal rewards is exactly 0, even where their mean is rounded.
     centred = centred.masked_fill((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0)
@@ -121,8 +121,8 @@ def kept_rows(advantages, samples):
 
 
 def loss_mask(rollout, mask_eos=False, skip_first=0):
-    """(B, R) bool: response tokens with loss. Ablations: not the first, or not a finished row's last
-    (EOS, or the end of a stop string)."""
+    """(B, R) bool: the tokens that carry loss. The ablations leave out the first `skip_first` of a
+    row, or the last of a finished row (EOS, or the end of a stop string)."""
     mask = rollout.response_mask.clone()
     mask[:, :skip_first] = False
     if mask_eos:
@@ -172,7 +172,8 @@ def check_mask(response_mask):
 
 
 def packs(model, rows, contexts, lengths, budget):
-    """Cut rows into lists whose tokens fit the budget (a longer row alone). Nothing is padded."""
+    """Cut rows into lists of at most `budget` tokens; a row longer than that is alone in its list.
+    Processes of a sharded model that have fewer packs than others make up for it here."""
     budget = budget or PACK_TOKENS[model.lm_head.weight.device.type]
     found, used = [], budget  # The first row opens a pack.
     for row in rows:
@@ -262,9 +263,9 @@ def policy_gradient(
 
     advantages    (B,) float   token_mask  (B, R) bool, tokens with loss; default: all, EOS included
     old_logprobs  (B, R) of the weights that sampled, in this space; None: on-policy
-    Returns a dict of floats, summed or averaged over all processes: loss; tokens (the denominator
-    N); rows_trained, tokens_trained (those computed); tokens_forward (fed through the model);
-    logprob and entropy (means over the trained tokens, nats); clip_fraction.
+    Returns a dict of floats over all processes: loss; tokens (the denominator N); rows_trained,
+    tokens_trained (those computed); tokens_forward (fed through the model); and, if any token was
+    trained, the means of logprob and entropy (nats) and clip_fraction.
     """
     check_mask(rollout.response_mask)
     contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
@@ -273,7 +274,7 @@ def policy_gradient(
     num_tokens = all_sum(token_mask[kept].sum().double()).item()
     lengths = rollout.response_mask.sum(1).tolist()
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
-    rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # neighbours share attention calls
+    rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # One attention call per length.
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=advantages.device)
     for pack in packs(model, rows, contexts, lengths, micro_batch_tokens):
         hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)
@@ -293,10 +294,9 @@ def policy_gradient(
         sums[:4] += torch.stack([value.double().sum() for value in values])
         sums[4:] += torch.tensor([len(pack), len(targets), fed], device=sums.device)
     metrics = dict(zip(SUMS, all_sum(sums).tolist(), strict=True)) | {"tokens": num_tokens}
-    for name in SUMS[:3]:
-        total, trained = metrics.pop(name), metrics["tokens_trained"]
-        metrics |= {name: total / trained} if trained else {}
-    return metrics
+    trained = metrics["tokens_trained"]
+    means = {name: metrics.pop(name) / max(1, trained) for name in SUMS[:3]}
+    return metrics | means if trained else metrics
 
 
 def all_sum(tensor):
@@ -307,7 +307,7 @@ def all_sum(tensor):
 
 
 def match_passes(model, packs_here):
-    """Empty passes of a sharded model: as many as the process with the most packs makes more."""
+    """On a sharded model: empty passes, so that each process makes as many as the busiest."""
     if not model.is_sharded:
         return
     token = torch.zeros(1, 1, dtype=torch.int64, device=model.lm_head.weight.device)
@@ -324,7 +324,7 @@ def match_passes(model, packs_here):
 
 
 def demo():
-    """One group in numbers: rewards, advantages, who is pushed where, and log P(y) before, after."""
+    """One group in numbers: rewards, advantages, who is pushed where, log P(y) before and after."""
     from transformers import LlamaConfig
 
     from model import CausalLM

@@ -2,18 +2,17 @@ r"""Is this final answer right?  Grades mathematical answers; model output is un
 
 The steps, in this order below, for a response that ends in \boxed{x\in(-\infty,3)\cup\{5\}}:
 
-    extract     x\in(-\infty,3)\cup\{5\}        the last box after the last </think>
-    normalise   the same, in one spelling       by the table RULES in plumbing/answers.py
-    equal?      the same text, letter (B, (B) five) or words; else both sides are read as trees,
-                (x in (((-1 * oo), 3) cup set(5))), and compared by what they are.  The answer
-                x<3 \text{ or } x=5 has the same members: at 3, at 5, between and beyond (same_set)
-    verdict     1.0, "right"
+    find_answer  x\in(-\infty,3)\cup\{5\}, the last box after the last </think>
+    compare      both sides in one spelling (RULES in plumbing/answers.py): equal as texts, as
+                 letters (B is "(B) five") or as words?  If not, both are read as trees, here
+                 (x in (((-1 * oo), 3) cup set(5))), and compared by kind: x<3 \text{ or } x=5 has
+                 the same members at 3, at 5, between and beyond (`same_set` there), and scores 1.0
 
-Every text is untrusted.  None is executed: the grammar is our own, and of sympy only mpmath, its
-number library, is used (sympy's parsers execute text, its constructors compute 9**9**9).  Nothing
-can grow: text, tokens, nesting and the bits of a number are bounded before any work.  So no timer
-is needed, and threads and processes agree.  No text raises an error.
-README has the policy; strict=True is the string grader of the method's authors.
+A word after a number is a unit, which does not count: 5 parsecs is 5.  Only an abbreviation that
+reads as names, 5 cm, needs an entry: SHORT_WORDS in plumbing/answers.py, or UNIT for one letter.
+No text is executed, none raises an error: the grammar is our own, and of sympy only mpmath, its
+number library, is used (sympy's parsers run text, its constructors compute 9**9**9).  All sizes
+are bounded before any work, so no timer is needed and processes agree.  README has the policy.
 
     python reward.py "\frac{2}{4}" "0.5"     explains its verdict; no arguments: tricky answers
 """
@@ -46,7 +45,7 @@ REMARK = re.compile(r"[a-z]{3,}[a-z ]*")  # "reasonable" or "consistent with the
 
 
 def closing_braces(text, pattern):
-    """{end of a box's start or of an opening brace: where it closes}; an escaped brace is none."""
+    """{position behind each opening brace or \\boxed{: position of the brace that closes it}."""
     opened, closes = [], {}
     for match in pattern.finditer(text):
         if match[0] == "}" and opened:
@@ -57,9 +56,9 @@ def closing_braces(text, pattern):
 
 
 def last_box(text):
-    """The last box, or the last run of joined boxes as a comma list; or None; and the reason."""
-    contents, later = [], 0
-    closes = closing_braces(text, BRACES)  # \boxed{185\} closes too
+    """(the last box, or the last run of joined boxes as a comma list; "box"), or (None, why)."""
+    contents, later = [], 0  # later: where the box behind the one in hand starts
+    closes = closing_braces(text, BRACES)  # Where no other brace does, \} closes: \boxed{185\}.
     closes |= closing_braces(text, BRACES_AND_ESCAPES)
     for match in reversed(list(BOX.finditer(text))[-MAX_ITEMS:]):
         close = closes.get(match.end(), -1)
@@ -80,17 +79,17 @@ def stated_answer(text):
     while span := SPAN.match(rest):  # $2$ or $3$
         formulas += filter(None, span.groups())
         rest = rest[span.end() :]
-    sentence = re.split(r" (?:is|equals) ", STOP.split(rest)[0])[-1]  # what its "is" says
+    sentence = re.split(r" (?:is|equals) ", STOP.split(rest)[0])[-1]  # what stands after its "is"
     return ", ".join(formulas or [sentence]).strip(" *:`$")
 
 
 def find_answer(response, loose):
-    """The answer and the rule that found it, or None and the reason."""
+    """(answer, the rule that found it), or (None, why there is none)."""
     text = str(response)[-MAX_RESPONSE:].rpartition("</think>")[2]
     answer, rule = last_box(text)
     if not loose or rule != "no answer":
         return answer, rule
-    text = re.split(r"<\|(?:im_|end|eot)|</s>", text)[0]  # a made-up next turn is no answer
+    text = re.split(r"<\|(?:im_|end|eot)|</s>", text)[0]  # A made-up next turn is no answer.
     if "<answer>" in text:
         answer, closed, _ = text.rpartition("<answer>")[2].partition("</answer>")
         return (answer, "<answer>") if closed else (None, "truncated")
@@ -120,7 +119,7 @@ CHOICE = re.compile(  # B, (b), option B, B. five; but no second letter: C. or D
     r"\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):? )?[(\[]?([A-Ja-j])(?:[)\].:\s]*|[).:]+"
     r"(?:\s+|(?<=\))(?=\w))(?!(?:or|and|not|false|incorrect|is|no wait)\b|"
     r".*\b(?:[B-J]|A(?! [a-z]))\b|\(?[a-j](?:\)| is\b)|(?:.*[a-z]{2} )?[b-j]\b\W*$)(.+))")
-SPACE = re.compile(r"(?<![\d.]) | (?![\d.])")  # between digits it stays
+SPACE = re.compile(r"(?<![\d.]) | (?![\d.])")  # A space between digits stays.
 LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
 # Signs that make a formula of a text: a-b is not ab, north-east is northeast
 FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")
@@ -151,16 +150,17 @@ def choice(text):
 
 
 def plain_words(text):
-    """A text without signs of a formula, in any script, as its letters and digits; else ""."""
+    """The letters and digits of a text, in any script; "" if it has signs of a formula."""
     text = LAYOUT.sub("", text).strip()
     words = NOT_SPOKEN.sub("", text.lower())
-    return words if re.search(r"[a-z]{2}|[^\W\d_a-z]", words) and not FORMULA.search(text) else ""
+    has_word = re.search(r"[a-z]{2}|[^\W\d_a-z]", words)  # two letters, or one of another script
+    return words if has_word and not FORMULA.search(text) else ""
 
 
 def compare(predicted, ground_truth, strict=False):
-    """(right?, the rule that decided) for two bare answers; strict: see STRICT_RULES."""
+    """(right?, the rule that decided) for two bare answers; strict compares by STRICT_RULES."""
     predicted, ground_truth = str(predicted), str(ground_truth)
-    if max(len(predicted), len(ground_truth)) > MAX_ANSWER:  # a cut could hide "or 43"
+    if max(len(predicted), len(ground_truth)) > MAX_ANSWER:  # A cut could hide "or 43".
         return False, "unparsable: too long"
     if strict:
         for pattern, replacement, *_ in STRICT_RULES:
@@ -183,8 +183,8 @@ def compare(predicted, ground_truth, strict=False):
         return False, "another time"
     if not MODULUS.search(predicted) or not MODULUS.search(ground_truth):  # 7 \pmod{11} is 7
         predicted, ground_truth = MODULUS.sub("", predicted), MODULUS.sub("", ground_truth)
-    if not re.search("[a-zA-Z]", ground_truth):
-        predicted = UNIT.sub("", predicted)  # "5 m" where the gold has no names
+    if not re.search("[a-zA-Z]", ground_truth):  # If the gold has no names, 5 m is no product.
+        predicted = UNIT.sub("", predicted)
     try:
         trees = product(readings(predicted), readings(ground_truth))
         right = any(same_tree(tree, gold_tree) for tree, gold_tree in trees)
@@ -212,7 +212,7 @@ def parses(ground_truth):
 
 
 def verdict(response, ground_truth, loose=False, strict=False):
-    """score, and "right", "wrong", "unparsable", "no answer", "truncated" or "empty box"."""
+    """(1.0, "right"), or 0.0 and "wrong", "unparsable", "no answer", "truncated" or "empty box"."""
     answer, reason = find_answer(response, loose)
     if answer is None:
         return 0.0, reason
@@ -228,7 +228,7 @@ def score(response, ground_truth, loose=False, strict=False):
 
 
 def score_batch(responses, ground_truths, counts=None, loose=False, strict=False):
-    """score of each pair, a list of floats; `counts` gets how often each reason occurred."""
+    """The score of each pair, a list of floats; `counts` gets how often each reason occurred."""
     if len(responses) != len(ground_truths):
         raise ValueError(f"{len(responses)} responses but {len(ground_truths)} ground truths: "
                          "give one ground truth for each response")

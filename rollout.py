@@ -51,11 +51,11 @@ PREFILL_TOKENS = 8192  # tokens of one packed prefill: bounds activations, yet s
 # Steps between two checks of the stop flags: a check waits until the device has done them.
 CHECK_EVERY = {"cuda": 16, "cpu": 1}
 GRAPHS_ON = ("cuda",)  # devices where a step is recorded once per shape and replayed
-BATCH_SIZES = sorted({1} | {base << power for base in (2, 3) for power in range(20)})  # of graphs
+BATCH_SIZES = sorted({1} | {base << power for base in (2, 3) for power in range(20)})  # of a graph
 BOUND_STEP = {"cuda": 512, "cpu": 1}  # tokens: a step reads the cache up to a multiple of it
-SPLIT_TOKENS = 8  # a character may be split over several tokens, and a first one loses its space
-BAR_DELAY = 2  # seconds: what is done sooner shows no bar
-FREE_MEMORY_SHARE = 0.5  # of what the device has free, for the cache, when no limit is given
+SPLIT_TOKENS = 8  # A character may take several tokens, and the first token loses its space.
+BAR_DELAY = 2  # seconds: faster sampling shows no bar
+FREE_MEMORY_SHARE = 0.5  # the cache's share of free memory, where no limit is given
 
 
 @dataclass
@@ -68,8 +68,8 @@ class Rollout:
     response_mask: torch.Tensor  # (B, R) bool, True on sampled tokens, EOS included
     logprobs: torch.Tensor  # (B, R) float32, nats, under the sampled distribution; 0 where masked
     finished: torch.Tensor  # (B,) bool, ended by EOS or a stop string within its limit
-    stats: dict = field(default_factory=dict)  # cache_rows that the KV cache held, its cache_gb
-    eos_ids: tuple = ()  # that ended a response, beside the tokenizer's own EOS
+    stats: dict = field(default_factory=dict)  # cache_rows and cache_gb: the size of the KV cache
+    eos_ids: tuple = ()  # ids that ended a response, beside the tokenizer's EOS
 
     def first_rows(self, count):
         """The Rollout of its first `count` rows."""
@@ -88,11 +88,11 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Request:
-    """What `generate` was asked for; it explains the fields."""
+    """What `generate` was asked for; its docstring explains the fields."""
 
     prompt_ids: list
     group_size: int
-    limits: list  # of each of the B rows, in tokens
+    limits: list  # the limit of each of the B rows, in tokens
     temperature: float
     top_k: int
     top_p: float
@@ -130,7 +130,7 @@ class Slots:
     waiting: deque  # rows that have no slot yet
     live: int = 0
     batch: int = 0  # slots that a step computes: the live ones, idle ones up to a batch size
-    kept_prompt: int | None = None  # whose cache is kept in the spare row behind the slots
+    kept_prompt: int | None = None  # the prompt in the spare row behind the slots
 
 
 # --------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def choose_slots(model, num_rows, capacity, kv_cache_gb, device):
     """Rows the cache can hold: all, or what memory allows. Raises ValueError if not one fits."""
     budget = free_bytes(device) * FREE_MEMORY_SHARE if kv_cache_gb is None else kv_cache_gb * 1e9
     row_bytes = KVCache.bytes_per_token(model.config, model.compute_dtype) * capacity
-    slots = min(num_rows, int(budget // row_bytes) - 1)  # one more row keeps a prompt
+    slots = min(num_rows, int(budget // row_bytes) - 1)  # One row more is the spare.
     if slots < 1:
         raise ValueError(
             f"a KV cache of {budget / 1e9:.2f} GB holds no row of {capacity} tokens "
@@ -204,11 +204,11 @@ def choose_slots(model, num_rows, capacity, kv_cache_gb, device):
 
 
 def free_bytes(device):
-    if device.type == "cuda":  # what PyTorch keeps for reuse is free too
+    if device.type == "cuda":  # What PyTorch keeps for reuse is free too.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():  # not Linux: all there is
+    if not meminfo.exists():  # Elsewhere than on Linux all memory counts as free.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     lines = meminfo.read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

@@ -53,7 +53,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SHOWN = 32  # test problems that `python tiny.py` samples
-WORLD_VERSION = 1  # of what the settings mean: raise it when the code below builds something else
+WORLD_VERSION = 1  # Raise it when the code below builds something else from the same settings.
 OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 
 
@@ -67,18 +67,18 @@ class World:
     modulus: int = 7
     steps: tuple[int, int] = (2, 4)  # train.jsonl and test.jsonl
     long_steps: tuple[int, int] = (5, 6)  # test_long.jsonl; the corpus has both ranges
-    mix: str = "****+-"  # operators of test_mix.jsonl, drawn from evenly; elsewhere from "+-*"
+    mix: str = "****+-"  # test_mix.jsonl draws its operators from these, other files from "+-*"
     train_problems: int = 4096
     test_problems: int = 256  # in each test file
     hard_share: float = 0.4  # of facts that authors get wrong at first, all in the same way
-    hard_slip: float = 1.0  # always: a first look at a hard fact cannot be learned from the corpus
-    easy_slip: float = 0.05  # any other fact, off by one
+    hard_slip: float = 1.0  # chance at a first look at a hard fact; at 1 the corpus cannot teach it
+    easy_slip: float = 0.05  # chance at any other fact; these slips are off by one
     restate: bool = True  # a solution copies its chain first, and so stands without its question
-    look_again: float = 0.01  # a step, right or wrong, is done a second time, after a question
+    look_again: float = 0.01  # chance that a step, right or wrong, is done again, after a question
     look_again_unprompted: float = 0.3  # the same in documents without their question
-    care: float = 0.03  # a second look slips this many times as often as the first
-    another_way: float = 0.25  # of second looks start with "Alternatively" and go another way
-    unprompted: float = 0.3  # documents without their question
+    care: float = 0.03  # the chance of a slip is multiplied by this in a second look
+    another_way: float = 0.25  # share of second looks that go another way ("Alternatively, ...")
+    unprompted: float = 0.3  # share of documents without their question
     tokens: int = 1_200_000  # training tokens, padding not counted
     batch_tokens: int = 512
     learning_rate: float = 3e-3
@@ -86,8 +86,8 @@ class World:
     layers: int = 3
 
 
-# The first world of this project: looking again is as usual after a question as without one, and
-# every fact can be learned.
+# The first world of this project: looking again is as frequent after a question as without one,
+# and every fact can be learned.
 OLD = World(
     hard_share=0.2, hard_slip=0.6, easy_slip=0.2, restate=False, look_again=0.1,
     look_again_unprompted=0.1, care=0.05,
@@ -95,7 +95,7 @@ OLD = World(
 NAMED_WORLDS = {  # what --model and --data call them
     "tiny": World(),
     "tiny-d98": World(hard_slip=0.98),  # now and then somebody gets a hard fact right at once
-    "tiny-m": replace(OLD, look_again=0.02, look_again_unprompted=0.3),
+    "tiny-m": replace(OLD, look_again=0.02, look_again_unprompted=0.3),  # few after a question
     "tiny-h": World(  # first looks can be learned: DSRL loses here
         hard_slip=0.95, easy_slip=0.1, look_again=0.005, look_again_unprompted=0.5, unprompted=0.5
     ),
@@ -126,7 +126,7 @@ def make_facts(world, rng):
 def another_way(a, operator, b, modulus):
     """The same step done differently: factors swapped, or the complement subtracted or added."""
     if operator == "*":
-        return (b, "*", a) if a else (a, "*", b)  # facts have no zero on the right
+        return (b, "*", a) if a else (a, "*", b)  # Facts have no zero on the right.
     return a, "-" if operator == "+" else "+", modulus - b
 
 
@@ -221,9 +221,9 @@ def make_model(world, tokenizer, generator):
     )
     model = CausalLM(config)
     for parameter in model.parameters():
-        if parameter.ndim == 2:  # norms keep their ones
-            # 1 / sqrt(inputs): with GPT-2's 0.02 a model this narrow learned the format of a
-            # solution and no content
+        if parameter.ndim == 2:  # Norms keep their ones.
+            # The std is 1 / sqrt(inputs): with GPT-2's 0.02 a model this narrow learned the format
+            # of a solution and no content.
             torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
     return model
 
@@ -244,25 +244,23 @@ def make_batches(rows, batch_tokens, rng):
 
 def pretrain(model, batches, pad_id, learning_rate, quiet):
     """Next-token prediction over every token; AdamW, 5 % warm-up, then a straight line to 0."""
-    parameters, rate = model.parameters(), learning_rate
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
     warm_up = max(1, len(batches) // 20)
     bar = tqdm(batches, desc="pre-training the tiny base", disable=quiet or None, leave=False)
     for step, batch in enumerate(bar):
         longest = max(len(row) for row in batch)
         ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in batch])  # (B, T)
-        # causal, so padding on the right changes nothing before it
+        # Attention is causal, so padding on the right changes nothing before it.
         hidden = model(ids[:, :-1])  # (B, T-1, D)
         logits = model.lm_head(hidden).flatten(0, 1)  # (B*(T-1), V)
         loss = F.cross_entropy(logits, ids[:, 1:].flatten(), ignore_index=pad_id)
-        for group in optimizer.param_groups:
-            left = (len(batches) - step) / len(batches)
-            group["lr"] = learning_rate * min((step + 1) / warm_up, left)
+        left = (len(batches) - step) / len(batches)
+        optimizer.param_groups[0]["lr"] = learning_rate * min((step + 1) / warm_up, left)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 20 == 0:  # a number to watch, not worth a device sync each step
+        if step % 20 == 0:  # To watch, one number in 20 is enough.
             bar.set_postfix(loss=f"{loss.item():.3f} nats/token")
 
 
@@ -271,25 +269,25 @@ def pretrain(model, batches, pad_id, learning_rate, quiet):
 
 
 def make_problems(world, rng):
-    """{file name: problems}, every chain different from every other, in any of the files."""
+    """{file name: problems}, and all their chains, each of which comes once in all the files."""
     kinds = {  # how many, how long, which operators
         "train": (world.train_problems, world.steps, "+-*"),
         "test": (world.test_problems, world.steps, "+-*"),
         "test_long": (world.test_problems, world.long_steps, "+-*"),
         "test_mix": (world.test_problems, world.steps, world.mix),
     }
-    seen, files = set(), {}
+    chains, files = set(), {}
     for name, (count, steps, operators) in kinds.items():
         problems = []
         while len(problems) < count:
             chain = make_chain(world, steps, rng, operators)
-            if chain not in seen:
-                seen.add(chain)
+            if chain not in chains:
+                chains.add(chain)
                 answer = str(solve(chain, world.modulus))
                 asked = question(chain, world.modulus)
                 problems.append({"problem": asked, "answer": answer, "kind": "tiny"})
         files[name] = problems
-    return files, seen
+    return files, chains
 
 
 def make_corpus(world, rng, tokenizer, reserved):
@@ -325,9 +323,9 @@ def cache_folder(world, seed, cache_dir):
 
 
 def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
-    """The folder of the base model, its tokenizer and train, test and test_long.jsonl. Built once.
+    """The folder of the base model, its tokenizer and the four .jsonl files; it is built once.
 
-    One thread: matrices of width 96 gain nothing from a second, and one thread gives the same
+    One thread builds it: matrices of width 96 gain nothing from a second, and one gives the same
     weights on every run.
     """
     world = world or World()
@@ -358,7 +356,7 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
         batches = make_batches(rows, world.batch_tokens, rng)
         pretrain(model, batches, tokenizer.pad_token_id, world.learning_rate, quiet)
         save(model, tokenizer, partial)
-        if not target.exists():  # another process may have been faster
+        if not target.exists():  # Another process may have been faster.
             os.replace(partial, target)
     finally:
         torch.set_num_threads(threads)
@@ -373,17 +371,17 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
 def show(count):
     """Documents of the corpus, responses of the base, and how often they are right."""
     folder, world, rng = Path(build()), World(), random.Random(0)
-    make_problems(world, rng)  # the draws before those of the facts, as in `build` with seed 0
+    make_problems(world, rng)  # In `build`, seed 0, these draws come before those of the facts.
     facts = make_facts(world, rng)
     for prompted in [True, False] * count:
         chain = make_chain(world, world.steps, rng)
         solution = write_solution(chain, facts, world, rng, prompted)
-        document = make_document(prompted and question(chain, world.modulus), solution)
-        print(f"--- a document of the corpus ---\n{document}\n")
+        problem = question(chain, world.modulus) if prompted else None
+        print(f"--- a document of the corpus ---\n{make_document(problem, solution)}\n")
     model = LlamaForCausalLM.from_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     torch.manual_seed(0)
-    lines, rewards = (folder / "test.jsonl").read_text().splitlines(), []
+    lines, right = (folder / "test.jsonl").read_text().splitlines(), []
     for index, problem in enumerate(map(json.loads, lines[:SHOWN])):
         prompt = make_document(problem["problem"], "").removesuffix(EOS)
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")  # (1, L)
@@ -391,13 +389,13 @@ def show(count):
             **ids, do_sample=True, top_k=0, max_new_tokens=128, num_return_sequences=8
         )  # (8, L+R)
         texts = tokenizer.batch_decode(rows[:, ids.input_ids.shape[1] :], skip_special_tokens=True)
-        rewards.append([text.endswith(f"{{{problem['answer']}}}.") for text in texts])
+        right.append([text.endswith(f"{{{problem['answer']}}}.") for text in texts])
         if index < count:
             print(f"--- {problem['problem']}  (answer {problem['answer']}) ---")
-            for text, right in zip(texts[:4], rewards[-1][:4], strict=True):
-                print(f"[{right:d}] {text!r}")
+            for text, reward in zip(texts[:4], right[-1][:4], strict=True):
+                print(f"[{reward:d}] {text!r}")
             print()
-    rewards = torch.tensor(rewards).float()  # (P, 8)
+    rewards = torch.tensor(right).float()  # (P, 8)
     average, passed = rewards.mean(), rewards.amax(1).mean()
     print(f"{folder}\n{len(rewards)} test problems: Avg@8 {average:.3f}, pass@8 {passed:.3f}")
     assert 0.1 < average < passed, "the base must solve some problems, and more in several tries"

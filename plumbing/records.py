@@ -7,13 +7,14 @@
 """
 
 import importlib
-import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import types
 import uuid
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from model import CausalLM
 from plumbing.console import printable, say
+from plumbing.evaluation import count_thoughts
 from plumbing.files import append_line, read_lines, write_json
 from plumbing.flags import VARIANTS, Config
 from plumbing.processes import rank, world_size
@@ -42,7 +44,7 @@ COLUMNS = (  # of the console: metric, heading, width, format
     ("tokens_per_second", "tok/s", 7, ".0f"),
 )  # fmt: skip
 EVAL_K = 8  # responses per problem of an evaluation
-SHOWN = 300  # characters of a sample on the console
+SHOWN, WIDTH = 400, 99  # characters of a sample on the console, and of a line
 PANELS = {  # of curves.png: metrics of updates and of evaluations
     "share right": ("reward", "avg_at_k", "pass_at_k"),
     "response tokens": ("length",),
@@ -55,7 +57,7 @@ UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
 
 
 def start_records(run):
-    """Write config.json and print it: every flag as resolved, versions, device."""
+    """Write config.json: every flag as resolved, versions, device; print what the run will do."""
     config = run.config
     resolved = asdict(config) | {
         "python": platform.python_version(), "torch": torch.__version__,
@@ -65,8 +67,15 @@ def start_records(run):
     }  # fmt: skip
     if rank() == 0:
         write_json(run.folder / "config.json", resolved)
-    print(json.dumps(resolved))
-    first, second = VARIANTS[config.variant]
+    first, second = ("+".join(names) for names in VARIANTS[config.variant])
+    todo = f"{config.prerl_steps} updates of {first}, then {second}" if first != second else first
+    say(
+        f"{config.model} on {config.data}: {todo}, {config.steps} updates in all; "
+        f"{config.prompts_per_step} problems x {config.group_size} responses each\n"
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"{resolved['compute_dtype'].removeprefix('torch.')} on {run.device}, {world_size()} "
+        f"process(es); every setting is in {run.folder / 'config.json'}"
+    )
     if first != second and config.prerl_steps >= config.steps:
         print(
             f"phase 2 is never reached: --prerl-steps {config.prerl_steps} of "
@@ -170,7 +179,15 @@ def log_evaluation(run, step, summary, rows):
         append_line(run.folder / "samples.jsonl", {"step": step, **row})
     if rank() == 0:
         draw_curves(run.folder)
-    show_evaluation(f"evaluation at {step}", record, rows)
+    show_figures(f"evaluation at {step}", record)
+    first, second = VARIANTS[run.config.variant]
+    if step == 0:
+        say("    before any update. What to watch: does the model look again, and does that pay?")
+        show_text("asked", rows[0]["problem"])
+        show_response("at the start", rows, best=False)
+    elif first != second and step == run.config.prerl_steps < run.config.steps:
+        say("    the switch: the loss is another from here on, all else goes on as it was")
+        show_response("at the switch", rows, best=False)
 
 
 def warnings_of(metrics, run):
@@ -232,39 +249,54 @@ def draw_curves(folder):
     os.replace(folder / "curves.png.partial", folder / "curves.png")
 
 
-def show_evaluation(title, record, rows):
-    """Print the figures of an evaluation, a question, its best and its worst response."""
+def show_figures(title, record):
     say(
         f"{title}: Avg@{EVAL_K} {record['avg_at_k']:.3f} +- {record['avg_at_k_se']:.3f}, "
-        f"pass@{EVAL_K} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f} and "
-        f"transition {record['transition']:.3f} per response, {record['length']:.1f} tokens"
+        f"pass@{EVAL_K} {record['pass_at_k']:.3f}, reflection {record['reflection']:.3f}, "
+        f"transition {record['transition']:.3f}, tokens {record['length']:.1f}"
     )
-    shown = [("asked", row["problem"]) for row in rows[:1]]
-    first = sorted(rows[:EVAL_K], key=lambda row: row["correct"])
-    for row in (first[-1], first[0]):
-        verdict = {1.0: "right", 0.0: "wrong"}.get(row["correct"], f"{row['correct']:.2f}")
-        shown.append((verdict, row["response"]))
-    for label, text in shown:
-        text = " ".join(text.split())
-        say(f"    {label}: {text if len(text) <= SHOWN else text[:SHOWN] + ' ...'}")
+
+
+def show_response(moment, rows, best):
+    """Print the best or the worst response to the first problem of an evaluation."""
+    row = sorted(rows[:EVAL_K], key=lambda row: row["correct"])[-1 if best else 0]
+    verdict = {1.0: "right", 0.0: "wrong"}.get(row["correct"], f"{row['correct']:.2f}")
+    show_text(f"{moment}, {verdict}", row["response"])
+
+
+def show_text(label, text):
+    """Print a text in lines of a terminal; >> marks a piece that looks back or changes course."""
+    pieces = re.split(r"\n\s*\n", text if len(text) <= SHOWN else text[:SHOWN] + " ...")
+    marks = [">> " if count_thoughts(piece)["execution"] == 0 else "" for piece in pieces]
+    line = " ".join(
+        mark + " ".join(piece.split()) for mark, piece in zip(marks, pieces, strict=True)
+    )
+    indent = " " * 4
+    say(textwrap.fill(f"{label}: {line}", WIDTH, initial_indent=indent, subsequent_indent=indent))
 
 
 def summarize_run(config, folder):
-    """Before, at the switch and after, as recorded."""
-    print(f"\n{config.variant} on {config.data}, {config.steps} updates:")
+    """Before, at the switch and after, as recorded; a response from before and one from after."""
+    say(f"\n{config.variant} on {config.data}, {config.steps} updates:")
     evaluations = {}
     for record in read_lines(folder / "metrics.jsonl"):
         evaluations |= {record["step"]: record} if "avg_at_k" in record else {}
-    samples = read_lines(folder / "samples.jsonl")
     moments = {config.prerl_steps: "at the switch", 0: "before", config.steps: "after"}
     for step, name in sorted(moments.items()):
         if step in evaluations:
-            rows = [row for row in samples if row["step"] == step]
-            show_evaluation(f"{name:>13}", evaluations[step], rows)
-    print(f"{folder}/: curves.png, metrics.jsonl, samples.jsonl, checkpoint-{config.steps}/")
+            show_figures(f"{name:>13}", evaluations[step])
+    samples = read_lines(folder / "samples.jsonl")
+    before, after = ([row for row in samples if row["step"] == step] for step in (0, config.steps))
+    if before and after:
+        show_text("asked", after[0]["problem"])
+        show_response("before", before, best=False)
+        show_response("after", after, best=True)
+    say(f"{folder}/: curves.png, metrics.jsonl, samples.jsonl, checkpoint-{config.steps}/")
+
 
 # --------------------------------------------------------------------------------------------------
 # The ways a run can end
+
 
 def catch_signals(run):
     """Ctrl-C and SIGTERM set run.signal: the run ends after this update. Ctrl-C again leaves."""

@@ -53,7 +53,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(dtype):
     from triton.backends.compiler import GPUTarget
 
     columns = {"score": ["logprobs", "logsumexps", "entropies"]}
-    columns["gradient"] = ["logsumexps", "coefficients"]
+    columns["gradient"] = ["logsumexps", "slopes"]
     for kernel, (name, arguments) in zip(L.triton_kernels(), columns.items(), strict=True):
         types = {"logits": f"*{dtype}", "stride": "i32", "targets": "*i64"}
         types |= {argument: "*fp32" for argument in arguments}
