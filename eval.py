@@ -16,11 +16,11 @@ import torch
 import transformers
 
 from plumbing.benchmarks import OTHER, TASKS, load_problems
-from plumbing.checkpoints import best_device, load_model, write_json
+from plumbing.checkpoints import best_device, load_model
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, summarize
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import describe_template, encode_prompt
-from plumbing.records import append_line, lock_folder, read_lines, write_lines
+from plumbing.files import append_line, lock_folder, read_lines, write_json, write_lines
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 

@@ -30,7 +30,7 @@ from plumbing.alignment import cosine, gradient_alignment, logprob_gradient
 from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
 from plumbing.prompts import encode_prompt
-from plumbing.records import read_lines, write_lines
+from plumbing.files import read_lines, write_lines
 from prerl import conditional_logprobs, marginal_logprobs, start_token_of
 from rollout import generate
 from tiny import NAMED_WORLDS, build

@@ -9,6 +9,7 @@
     answers.py       the grammar and arithmetic of answers, for reward.py
     hub.py           names of models, the hub
     checkpoints.py   Hugging Face folders in and out
+    files.py         JSON, records, folders: whole or not there, one writer at a time
     resume.py        the run folder, checkpoints with AdamW's moments, --resume
     records.py       metrics, samples, curves, the console, the ways a run ends
     console.py       what reaches the terminal

@@ -9,8 +9,7 @@
 """
 
 import json
-import os
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from model import CausalLM, whole
 from plumbing import lora
+from plumbing.files import is_plain_name, read_json, write_json
 from plumbing.hub import MODELS, fetch_folder, resolve_model  # noqa: F401, public here
 from plumbing.processes import part_of, world_size
 
@@ -40,28 +40,6 @@ def best_device():
     if torch.cuda.is_available():
         return {"dtype": torch.bfloat16, "device": "cuda"}
     return {"dtype": torch.float32, "device": "cpu"}
-
-
-def read_json(file):
-    """The object that a JSON file of a folder holds. Raises ValueError naming the file."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{file.parent} has no {file.name}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged or cut short ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged: it holds no JSON object")
-    return found
-
-
-def write_json(file, value):
-    """Write beside and rename: a reader, or a kill, never meets half a file."""
-    partial = file.with_name(file.name + ".partial")
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # In JSON the escape of half a surrogate pair is right as it stands.
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, file)
 
 
 def load_config(folder):
@@ -190,11 +168,6 @@ def weight_files(folder):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} lacks {name}, which {index.name} names")
     return [folder / name for name in names]
-
-
-def is_plain_name(name):
-    """Whether it names a file in its own folder, on every system: "../x", "/x", "C:x" do not."""
-    return PureWindowsPath(name).name == name and name != ".."
 
 
 def fill_parameters(model, folder):
