@@ -144,10 +144,8 @@ PARTS = {  # the most important first
        for world in WORLDS if world not in NAMED_WORLDS},
 }  # fmt: skip
 QUICK = Part("A first look", THREE, bases=(0,), seeds=(0, 1), steps=100)
-T_95 = (  # Student's t for 1, 2, ... degrees of freedom
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-    2.145,
-)  # fmt: skip
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
+        2.160, 2.145)  # Student's t for 1, 2, ... degrees of freedom  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------
