@@ -263,7 +263,7 @@ def measure_alignment(world, base, prompts=16):
         mask = rollout.response_mask
         conditional = conditional_logprobs(model, rollout)
         marginal = marginal_logprobs(model, rollout.response_ids, mask, start)
-    for space, logprobs in (("P(y_t|x)", conditional), ("P(y_t)", marginal)):
+    for space, logprobs in (("P(y_t given x)", conditional), ("P(y_t)", marginal)):
         for low, high in pairwise(BINS):
             chosen = mask & (logprobs.exp() >= low) & (logprobs.exp() < high)  # (B, R)
             found[f"{space} {low} to {min(high, 1)}"] = {
@@ -478,26 +478,28 @@ def claims_table(results, alignments):
 
 
 def draw(part, results, path):
-    """Avg@8, pass@8 and reflection over updates: the mean over runs and its interval."""
+    """Avg@8, pass@8 and reflection over updates: the mean over runs and, of three, its interval.
+
+    Only bases and seeds that are done for every variant, so that the lines are of the same ones.
+    """
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(12, 4), layout="tight")
     panels = {"avg_at_k": "Avg@8", "pass_at_k": "pass@8", "reflection": "reflection per response"}
+    if not (rows := pairs_of(part, results, list(part.variants))):
+        return
     for axis, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for color, name in enumerate(part.variants):
-            runs = [row[0] for row in pairs_of(part, results, [name])]
-            if len(runs) < 3:
-                continue
-            steps = [point["step"] for point in runs[0]["curve"] if point["step"] <= part.steps]
+            runs = [row[color] for row in rows]
+            steps = [point["step"] for point in runs[0]["curve"]]
             ends = [interval([at(run, step, key) for run in runs]) for step in steps]
             means = [mean for mean, _ in ends]
             axis.plot(steps, means, ".-", color=f"C{color}", label=f"{name} ({len(runs)} runs)")
-            low = [max(0, mean - half) for mean, half in ends]
-            high = [mean + half for mean, half in ends]
-            axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
+            if len(runs) > 2:
+                low, high = zip(*((max(0, m - h), m + h) for m, h in ends), strict=True)
+                axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
         axis.set(xlabel="updates", title=label, ylim=(0, None))
-    if figure.axes[0].lines:
-        figure.axes[0].legend(loc="upper left", fontsize=8)
+    figure.axes[0].legend(loc="upper left", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -530,8 +532,7 @@ def report(parts, path):
 def main():
     parser = argparse.ArgumentParser(description="When does the pre-train space help?")
     parser.add_argument("--quick", action="store_true", help="a few short runs, in minutes")
-    parts = [*PARTS, "alignment"]
-    parser.add_argument("--part", choices=parts, help="this part alone (default: all)")
+    parser.add_argument("--part", choices=[*PARTS, "alignment"], help="this part alone")
     parser.add_argument("--report", action="store_true", help="tables of what is done, no runs")
     parser.add_argument("--results", type=Path, help="file of the runs; those of one machine")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
