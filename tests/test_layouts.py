@@ -271,7 +271,7 @@ FILES = [  # name, content; what the message must hold
     ("dict.jsonl", b'{"problem": "p", "answer": {"x": 1, "y": 2}}',
      "dict.jsonl line 1: a gold with x, y"),
     ("half.jsonl", b'{"question": 1, "pear": 2}',
-     "columns question, pear; expected problem, answer"),
+     "half.jsonl holds no problem with an answer: expected problem, answer"),
 ]  # fmt: skip
 
 
