@@ -167,7 +167,7 @@ def test_prompts_with_little_room_are_said(stub, tmp_path, capsys):
     (["--tasks", "own,"], "no file and no task ''"), (["--tasks", ""], "nothing to do"),
     (["--data", "own=nowhere.jsonl"], "no file and no task 'nowhere.jsonl'"),
     (["--data", "own={tmp}/out"], "responses|out"),
-    (["--data", "own={tmp}/cut.jsonl"], "cut.jsonl line 2: not readable"),
+    (["--data", "own={tmp}/cut.jsonl"], "cut.jsonl line 2: Unterminated string"),
     (["--data", "own={tmp}/empty.csv"], "empty.csv holds no problem"),
     (["--temperature", "0.5"], "made with temperature None, not 0.5: give another --out"),
     (["--out", "{tmp}/new", "--temperature", "-1"], "temperature -1.0 must be"),
