@@ -16,11 +16,11 @@ import torch
 import transformers
 
 from plumbing.benchmarks import TASKS, load_problems, task_of
-from plumbing.checkpoints import best_device, load_model, write_json
+from plumbing.checkpoints import best_device, load_model
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, summarize
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import describe_template, encode_prompt
-from plumbing.records import append_line, lock_folder, read_lines, write_lines
+from plumbing.files import append_line, lock_folder, read_json, read_lines, write_json, write_lines
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 
@@ -76,10 +76,8 @@ def report(name, summary):
 
 def read_results(path):
     """What a run left in its results.json; raises ValueError if that is not there or not whole."""
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no results.json: give the --out folders of runs")
+    results = read_json(path)
     try:
-        results = json.loads(path.read_text("utf-8"))
         for summary in results["tasks"].values():
             summary["avg_at_k_se"], summary["pass_at_k"], summary["sampling"]
         return {"settings": dict(results["settings"]), "tasks": results["tasks"]}

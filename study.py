@@ -30,7 +30,7 @@ from plumbing.alignment import cosine, gradient_alignment, logprob_gradient
 from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
 from plumbing.prompts import encode_prompt
-from plumbing.records import read_lines, write_lines
+from plumbing.files import read_lines, write_lines
 from prerl import conditional_logprobs, marginal_logprobs, start_token_of
 from rollout import generate
 from tiny import NAMED_WORLDS, build
@@ -128,23 +128,24 @@ OTHERS = {
     name: f"--variant {name}".lower()
     for name in ("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")
 }
-ONE_BASE = {"bases": (0,), "seeds": (0, 1, 2, 3, 4)}
 PARTS = {  # the most important first
     "D": Part("World D: DSRL, GRPO and the twin", THREE),
-    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", **ONE_BASE, steps=40),
+    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", seeds=(0, 1, 2, 3, 4),
+              steps=40),
     "few": Part("World D with 64 responses an update", FEW),
     "grid": Part("Learning rates and warm-ups, chosen here", GRID, bases=(9,), seeds=(90, 91)),
     "controls": Part("World D: is it the space?", CONTROLS, steps=80),
     "D98": Part("World D where 2 % of first looks at a hard fact are right", THREE, "tiny-d98",
                 seeds=(0, 1)),
-    "others": Part("World D: the other variants", OTHERS, steps=80),
-    "old": Part("The old world: the same six", CLAIMS, "tiny-old", **ONE_BASE, steps=80),
+    "others": Part("World D: the other variants", OTHERS, seeds=(0, 1), steps=80),
+    "old": Part("The old world: the same six", CLAIMS, "tiny-old", seeds=(0, 1, 2), steps=80),
     "H": Part("World H: first looks can be learned", THREE, "tiny-h", seeds=(0, 1), steps=80),
     **{world: Part(f"World D, but: {world}", THREE, world, seeds=(0,), steps=80)
        for world in WORLDS if world not in NAMED_WORLDS},
 }  # fmt: skip
 QUICK = Part("A first look", THREE, bases=(0,), seeds=(0, 1), steps=100)
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201)  # 1, 2, ...
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
+        2.160, 2.145)  # Student's t for 1, 2, ... degrees of freedom  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------

@@ -9,11 +9,14 @@
     answers.py       the grammar and arithmetic of answers, for reward.py
     hub.py           names of models, the hub
     checkpoints.py   Hugging Face folders in and out
+    files.py         JSON, records, folders: whole or not there, one writer at a time
     resume.py        the run folder, checkpoints with AdamW's moments, --resume
     records.py       metrics, samples, curves, the console, the ways a run ends
     console.py       what reaches the terminal
     processes.py     torchrun, --shard
-    plan.py          --dry-run, and what happens when memory runs out
+    lora.py          --lora-rank: adapters beside frozen weights
+    plan.py          memory: what a run needs and chooses, and what happens when it runs out
+    dryrun.py        --dry-run: settings, memory, time
     alignment.py     the cosine of the two spaces' gradients
     ask.py           one question from the shell, answered as the model writes
     tokens.py        one response token by token: what the question decides, who pushes where

@@ -17,7 +17,7 @@ def logprob_gradient(model, rollout, space, start_token_id, token_mask):
     contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
     contexts, ids = [contexts[row] for row in rows], rollout.response_ids[rows]
     logprobs = response_logprobs(model, contexts, ids, rollout.response_mask[rows], None)
-    parameters = dict(model.named_parameters())
+    parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
     gradients = torch.autograd.grad(logprobs[token_mask[rows]].mean(), parameters.values())
     return dict(zip(parameters, gradients, strict=True))
 
@@ -42,9 +42,9 @@ def gradient_alignment(model, rollout, start_token_id, by_position=True):
     tokens of one range of positions in both gradients; `by_position=False` leaves that out, and
     with it most of the cost: two forwards and backwards of each row remain.
     """
-    every = [name for name, _ in model.named_parameters()]
+    trained = [name for name, one in model.named_parameters() if one.requires_grad]
     groups = {}
-    for name in every:
+    for name in trained:
         part, index = name.removeprefix("model.").split(".")[:2]
         groups.setdefault(f"layer {index}" if part == "layers" else part, []).append(name)
     ranges = position_ranges(rollout.response_mask) if by_position else {}
@@ -58,12 +58,12 @@ def gradient_alignment(model, rollout, start_token_id, by_position=True):
         own = torch.zeros_like(rollout.response_mask)
         own[row] = rollout.response_mask[row]
         pair = gradients(own)
-        whole.append(cosine(*pair, every))
+        whole.append(cosine(*pair, trained))
         for group, names in groups.items():
             layers[group].append(cosine(*pair, names))
         for name, columns in ranges.items():
             if (own & columns).any():
-                positions[name].append(cosine(*gradients(own & columns), every))
+                positions[name].append(cosine(*gradients(own & columns), trained))
     return {
         "whole_model": mean(whole),
         "layers": {group: mean(values) for group, values in layers.items()},

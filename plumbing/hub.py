@@ -57,7 +57,7 @@ def resolve_model(name):
     if name in MODELS:
         return MODELS[name]
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"no folder {name!r}")
+        raise ValueError(f"a model, or the base of adapters, is missing: no folder {name!r}")
     if "/" in name:
         return name
     known = ", ".join([*NAMED_WORLDS, *MODELS])

@@ -7,8 +7,6 @@
 """
 
 import importlib
-import json
-import math
 import os
 import platform
 import re
@@ -17,24 +15,23 @@ import signal
 import subprocess
 import sys
 import textwrap
-import types
 import uuid
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import transformers
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from model import CausalLM
-from plumbing.checkpoints import write_json
 from plumbing.console import printable, say
 from plumbing.evaluation import count_thoughts
+from plumbing.files import append_line, read_lines, write_json
 from plumbing.flags import VARIANTS, Config
+from plumbing.plan import Fit
 from plumbing.processes import rank, world_size
 
 COLUMNS = (  # of the console: metric, heading, width, format
@@ -57,72 +54,6 @@ PANELS = {  # of curves.png: metrics of updates and of evaluations
 OWN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "curves.png")
 TOO_MANY_CUT = 0.2  # share of responses
 UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
-
-
-@contextmanager
-def lock_folder(folder, names):
-    """Make the folder and hold it against a second writer of the same files.
-
-    names   the files to be written there; none may be a link, which would lead elsewhere
-    Raises ValueError.
-    """
-    folder, lock = Path(folder), FileLock(Path(folder, ".lock"), timeout=0)
-    for name in (".lock", *names, *(f"{name}.partial" for name in names)):
-        if (folder / name).is_symlink():
-            raise ValueError(f"{folder / name} is a link, and may lead out of {folder}: remove it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(
-            f"another run is writing to {folder}: wait for it, or give another --out"
-        ) from error
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to {folder} ({error.strerror}): give another --out"
-        ) from error
-    with lock:
-        yield folder
-
-
-def line_of(record):
-    """One line of JSON. What is not finite has no place in JSON: null."""
-    floats = {name: value for name, value in record.items() if isinstance(value, float)}
-    record = record | {name: None for name, value in floats.items() if not math.isfinite(value)}
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def append_line(path, record):
-    """Add a record to a .jsonl file, by the first process."""
-    if rank() == 0:
-        with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(line_of(record))
-
-
-def write_lines(path, records):
-    """Write a whole .jsonl file beside its place, and rename it."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.writelines(map(line_of, records))
-    os.replace(partial, path)
-
-
-def read_lines(path):
-    """The records of a .jsonl file, none if it is not there; without a last line that was cut.
-
-    Raises ValueError naming the file and the line. Whoever appends cuts the file back first, by
-    `write_lines`; to read changes nothing, as a run may be writing.
-    """
-    data, records = path.read_bytes() if path.exists() else b"", []
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):  # a text may hold other separators
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not a record ({error})") from error
-        if not isinstance(records[-1], dict):
-            raise ValueError(f"{path}, line {number}: not a record, but {records[-1]!r}")
-    return records
 
 
 def start_records(run):
@@ -172,10 +103,10 @@ class Run:
     optimizer: torch.optim.AdamW
     problems: list  # to train on, with "prompt_ids"
     held_out: list  # to evaluate on
-    micro_batch_tokens: int  # halved when memory runs out
+    fit: Fit  # how it fits the device
     grade: Callable | None = None  # (problems, responses, counts) -> rewards
     folder: Path | None = None
-    tracker: types.ModuleType | None = None  # wandb or trackio
+    tracker: object = None  # wandb, trackio or TensorBoard
     done: int = 0  # updates made
     failures: int = 0  # updates in a row that were not finite
     unrewarded: int = 0  # updates in a row without a right response
@@ -187,15 +118,40 @@ class Run:
     whole: set = field(default_factory=set)  # folders of checkpoints that are known to be whole
 
 
-def open_tracker(name, config):
-    """The module wandb or trackio with a run begun in it, or None. Both have init, log, finish."""
+class TensorBoard:
+    """torch's writer into out/tensorboard, with the functions of wandb and trackio."""
+
+    def init(self, config, **_):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.writer = SummaryWriter(Path(config["out"], "tensorboard"))
+
+    def log(self, numbers, step):
+        for name, number in numbers.items():
+            self.writer.add_scalar(name, number, step)
+
+    def finish(self):
+        self.writer.close()
+
+
+def open_tracker(run, identity):
+    """wandb, trackio or TensorBoard with a run begun, or None. They have init, log, finish.
+
+    identity  the run's name, by which a resumed one goes on in the same place
+    """
+    name, out = run.config.report_to, Path(run.config.out).name
     if name is None or rank():
         return None
+    # trackio knows a run by its name alone.
+    how = {"name": f"{out}-{identity[:8]}", "resume": "allow", "config": asdict(run.config)}
+    how["project"] = os.environ.get(f"{name.upper()}_PROJECT", "dsrl")
+    if name == "wandb":
+        how["id"] = os.environ.get("WANDB_RUN_ID", identity)
     try:
-        tracker = importlib.import_module(name)
+        tracker = TensorBoard() if name == "tensorboard" else importlib.import_module(name)
+        tracker.init(**how)
     except ImportError as error:
         raise ValueError(f"--report-to {name}: it is not installed; pip install {name}") from error
-    tracker.init(project="dsrl", name=Path(config.out).name, config=asdict(config))
     return tracker
 
 

@@ -22,7 +22,6 @@ import re
 import shlex
 import shutil
 import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,15 +29,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from plumbing.checkpoints import is_plain_name, load_model, read_json, save_model, write_json
+from plumbing.checkpoints import fill_adapters, load_model, save_adapters, save_model
 from plumbing.checkpoints import write_tensors
+from plumbing.console import say
+from plumbing.files import hash_of, is_plain_name, lock_folder, read_json, read_lines, write_json
+from plumbing.files import write_lines, written_whole
 from plumbing.flags import FIXED, FREE, Config, flag_of
 from plumbing.processes import gather, gather_tensors, part_of, rank
-from plumbing.records import OWN_FILES, lock_folder, read_lines, say, write_lines
+from plumbing.records import OWN_FILES
 
 FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
 NAME = re.compile(r"checkpoint-([1-9][0-9]*)")
-PARTS = {"config.json", "model.safetensors", "optimizer.safetensors"}  # no checkpoint lacks them
+# No checkpoint lacks them: one of a whole model, one of LoRA's adapters.
+PARTS = {"config.json", "model.safetensors", "optimizer.safetensors"}
+LORA_PARTS = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"}
 
 # --------------------------------------------------------------------------------------------------
 # The folder of a run
@@ -51,7 +55,8 @@ def open_folder(path, resume):
     if rank():  # the first process has it
         yield folder
         return
-    with lock_folder(folder, OWN_FILES):
+    halves = [half for half in folder.glob("checkpoint-*.partial") if NAME.fullmatch(half.stem)]
+    with lock_folder(folder, [*OWN_FILES, *(half.stem for half in halves)]):
         found = [path.name for _, path in checkpoints(folder)]
         if resume and not found:
             raise ValueError(f"--resume: {folder} has no checkpoint: start without --resume")
@@ -62,11 +67,8 @@ def open_folder(path, resume):
                 f"{folder} holds a run, or files of the same names ({', '.join(found[:3])}): give "
                 "another --out, or go on with --resume"
             )
-        for partial in folder.glob("checkpoint-*.partial"):
-            if partial.is_symlink():
-                raise ValueError(f"{partial} is a link, and leads out of {folder}: remove it")
-            if NAME.fullmatch(partial.stem):  # a kill left it
-                shutil.rmtree(partial, ignore_errors=True)
+        for half in halves:  # a kill left it
+            shutil.rmtree(half)
         yield folder
 
 
@@ -95,17 +97,18 @@ class Checkpoint:
     inputs: dict  # {what: hash}, see `hashes_of_inputs`
     sha256: dict  # {file: hash}
 
-    def check_files(self):
-        """Raise ValueError naming a file that is not as it was written."""
-        for name, digest in self.sha256.items():
-            file = self.path / name
-            if not is_plain_name(name) or not file.is_file() or hash_of(file) != digest:
-                raise ValueError(f"{self.path} is damaged ({name})")
+    @property
+    def model(self):
+        """Where the weights are; those of LoRA's checkpoints are added to it."""
+        return self.config.model if self.config.lora_rank else str(self.path)
 
-
-def hash_of(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def damaged(self):
+        """The names of the files that are not as they were written."""
+        return [
+            name for name, digest in self.sha256.items()
+            if not (is_plain_name(name) and (self.path / name).is_file())
+            or hash_of(self.path / name) != digest
+        ]  # fmt: skip
 
 
 def read_checkpoint(path):
@@ -118,8 +121,9 @@ def read_checkpoint(path):
             raise ValueError(f"{file} is damaged: it has no {name}")
     if path.name != f"checkpoint-{trainer['step']}":
         raise ValueError(f"{path} is a copy of checkpoint-{trainer['step']}")
-    if not PARTS <= trainer["sha256"].keys():
-        raise ValueError(f"{file} is damaged: it has no hashes of {', '.join(sorted(PARTS))}")
+    parts = LORA_PARTS if trainer["config"].get("lora_rank") else PARTS
+    if not parts <= trainer["sha256"].keys():
+        raise ValueError(f"{file} is damaged: it has no hashes of {', '.join(sorted(parts))}")
     known = {item.name for item in fields(Config)} & trainer["config"].keys()
     try:
         config = Config(**{name: trainer["config"][name] for name in known})
@@ -156,14 +160,11 @@ def newest_whole(folder):
     """The newest Checkpoint whose files are whole; names the others. Raises ValueError."""
     own, others = read_checkpoints(folder)
     for checkpoint in own:
-        try:
-            checkpoint.check_files()
-        except ValueError as error:
-            others.append(str(error))
-            continue
-        for reason in others:
-            say(f"{reason}: not used")
-        return checkpoint
+        if not (damaged := checkpoint.damaged()):
+            for reason in others:
+                say(f"{reason}: not used")
+            return checkpoint
+        others.append(f"{checkpoint.path} is damaged ({', '.join(damaged)})")
     raise ValueError(f"--resume: no checkpoint in {folder} is whole ({'; '.join(others)})")
 
 
@@ -185,10 +186,11 @@ def save_when_due(run):
     last = run.stop or failed or run.done == run.config.steps
     if not last and run.done % run.config.save_every:
         return
+    advice = f"go on with: {resume_command(run.config)}"
     if not all(gather([has_finite_weights(run.model)])):
         raise ValueError(
-            f"the weights are not finite after {run.done} updates and are not saved: go on from "
-            f"the checkpoint before with a lower --lr: {resume_command(run.config)}"
+            f"the weights are not finite after {run.done} updates and are not saved: lower --lr; "
+            f"{advice}"
         )
     path = run.folder / f"checkpoint-{run.done}"
     save_checkpoint(path, run)
@@ -197,10 +199,10 @@ def save_when_due(run):
     if failed:
         raise ValueError(
             f"{run.failures} updates in a row were not finite; saved {path}: lower --lr, see the "
-            f"rows in metrics.jsonl; go on with: {resume_command(run.config)}"
+            f"rows in metrics.jsonl; {advice}"
         )
     if run.stop:
-        say(f"{run.stop}: saved {path}; go on with: {resume_command(run.config)}")
+        say(f"{run.stop}: saved {path}; {advice}")
 
 
 def has_finite_weights(model):
@@ -218,30 +220,12 @@ def resume_command(config, out=None):
     return command
 
 
-@contextmanager
-def written_whole(target):
-    """A folder to fill beside `target`, which it becomes when all of it is on the disk."""
-    partial = target.with_name(target.name + ".partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in partial.iterdir():
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
-        if os.path.lexists(target):  # it is damaged, else this run would have begun there
-            aside = target.with_name(f"{target.name}.damaged-{time.time_ns()}")
-            os.replace(target, aside)
-            say(f"{target} was there, and is now {aside.name}: remove it if you do not need it")
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def save_checkpoint(target, run):
     """Write the state after `run.done` updates as the folder `target`: all of it, or on OSError
     nothing. The first process writes; the others give their parts.
     """
-    parameters = dict(run.model.named_parameters())
+    named = run.model.named_parameters()
+    parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
     moments = {
         f"{kind}|{name}": value
         for name, parameter in parameters.items()
@@ -252,7 +236,10 @@ def save_checkpoint(target, run):
         return
     run.inputs = run.inputs or hashes_of_inputs(run)
     with written_whole(target) as folder:
-        save_model(run.model, run.tokenizer, folder, weights)
+        if run.config.lora_rank:
+            save_adapters(run.config, weights, folder)
+        else:
+            save_model(run.model, run.tokenizer, folder, weights)
         write_tensors(moments, folder / "optimizer.safetensors")
         trainer = {
             "step": run.done, "run": run.name, "config": asdict(run.config), "inputs": run.inputs,
@@ -282,20 +269,17 @@ def remove_old(run):
     kept = 0
     for checkpoint in [one for one in own if one.step <= run.done and one.run == run.name]:
         path = checkpoint.path
-        try:
-            if kept == run.config.keep and not path.is_symlink():
-                partial = path.with_name(path.name + ".partial")
-                os.replace(path, partial)  # a kill leaves no half of a checkpoint
-                shutil.rmtree(partial)
-            elif kept < run.config.keep:
-                if path not in run.whole:
-                    checkpoint.check_files()
+        if kept < run.config.keep:
+            if path in run.whole or not checkpoint.damaged():
                 run.whole.add(path)
                 kept += 1
-        except OSError as error:  # a folder that may not be removed ends no run
-            say(f"{path} stays: {error}")
-        except ValueError:
-            continue
+        elif not path.is_symlink():
+            half = path.with_name(path.name + ".partial")
+            try:
+                os.replace(path, half)  # a kill leaves no half of a checkpoint
+                shutil.rmtree(half)
+            except OSError as error:  # one that may not be removed ends no run
+                say(f"{path} stays: {error}")
 
 
 def rescue(error, run):
@@ -334,13 +318,15 @@ def go_on(run, found):
     for step, path in checkpoints(run.folder):
         if found.step < step <= run.config.steps and is_of_others(path, found.run):
             raise ValueError(f"{path} is not of this run, which would write there: move it away")
+    if run.config.lora_rank:
+        fill_adapters(run.model, found.path)
     parameters = dict(run.model.named_parameters())
     file = found.path / "optimizer.safetensors"
     for key, value in load_file(file).items():
         kind, _, name = key.partition("|")
         if name not in parameters or value.shape not in ((), parameters[name].shape):
             raise ValueError(f"{file} does not fit the model: {key}")
-        value = value if run.config.offload else part_of(value, parameters[name])
+        value = value if run.fit.offload else part_of(value, parameters[name])
         run.optimizer.state[parameters[name]][kind] = value
     if rank() == 0:
         cut_back(run.folder, found.step)
@@ -362,8 +348,8 @@ def is_of_others(path, run):
 def cut_back(folder, step):
     """Drop the records from `step` on, evaluation included: a resumed run writes them again."""
     for name in ("metrics.jsonl", "samples.jsonl"):
-        kept = [one for one in read_lines(folder / name) if one.get("step", 0) < step]
-        write_lines(folder / name, kept)
+        found = [one for one in read_lines(folder / name) if type(one.get("step")) is int]
+        write_lines(folder / name, [one for one in found if one["step"] < step])
 
 
 def check_changes(found, run):

@@ -9,7 +9,7 @@ from test_layouts import write
 
 import eval as benchmarks
 from eval import evaluate, load_problems
-from plumbing import evaluation, records
+from plumbing import evaluation, files
 
 TURN = ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}")  # fmt: skip
@@ -127,7 +127,7 @@ def test_a_folder_has_one_run_at_a_time(stub, tmp_path, capsys):
     """Bug: two runs in one folder, 240 rows for 128 and "other problems" for ever."""
     run, calls = stub
     (tmp_path / "out").mkdir()
-    with records.lock_folder(tmp_path / "out", ("results.json",)):
+    with files.lock_folder(tmp_path / "out", ("results.json",)):
         assert run() == 2 and not calls
     assert "another run is writing to" in capsys.readouterr().err
     assert run() == 0
