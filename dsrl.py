@@ -263,9 +263,7 @@ def diagnose(run, rollout, step):
         "sampler_gap": float((conditional - part.logprobs)[mask].abs().mean()),
     }
     if config.alignment_every and step % config.alignment_every == 0:
-        alignment = gradient_alignment(
-            run.model, part, config.start_token, run.fit.micro_batch_tokens, by_position=False
-        )
+        alignment = gradient_alignment(run.model, part, config.start_token, by_position=False)
         metrics["alignment"] = alignment["whole_model"]
     return metrics
 

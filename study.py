@@ -290,7 +290,7 @@ def cosine_of_tokens(model, rollout, start, chosen):
     for row in chosen.any(1).nonzero()[:, 0].tolist():
         own = torch.zeros_like(chosen)
         own[row] = chosen[row]
-        pair = [logprob_gradient(model, rollout, space, start, own, None)
+        pair = [logprob_gradient(model, rollout, space, start, own)
                 for space in ("marginal", "conditional")]  # fmt: skip
         cosines.append(cosine(*pair, names))
     return statistics.fmean(cosines) if cosines else None
