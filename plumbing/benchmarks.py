@@ -110,12 +110,12 @@ def choose_part(source, parts, config, splits):
     left = [part for part in parts if set(source.split("/")[2:]) <= set(part)]
     if len({name for name, _ in left}) > 1:
         left = [part for part in left if part[0] == config]
-    there = [split for _, split in left]
-    wanted = [split for split in splits if split in there] or there
-    if not wanted or len(there) > 1 and wanted is there:
+    for split in splits:
+        left = [part for part in left if part[1] == split] or left
+    if len(left) != 1:
         known = ", ".join("/".join(part) for part in parts)
-        raise ValueError(f"{source}: name one CONFIG/SPLIT of it, with a slash; it has {known}")
-    return left[there.index(wanted[0])]
+        raise ValueError(f"{source}: name one of its parts, {source}/CONFIG/SPLIT: it has {known}")
+    return left[0]
 
 
 def download_archive(address):
@@ -240,9 +240,9 @@ def load_problems(
     counts = Counter(rows=0)
     found = read_problems(files, benchmark, keep_rows, need_answer, counts)
     problems = list(islice(found, limit))
-    reasons = [f"{counts[reason]:,} {reason}" for reason in counts if reason != "rows"]
-    dropped = f"; dropped {', '.join(reasons)}" if reasons else ""
-    print(f"{name_or_path}{taken}: {counts['rows']:,} rows, {len(problems):,} problems{dropped}")
+    told = f"{name_or_path}{taken}: {counts.pop('rows'):,} rows, {len(problems):,} problems"
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+    print(f"{told}; dropped {dropped}" if dropped else told)
     if not problems:
         raise ValueError(
             f"{name_or_path} holds no problem with an answer: expected {benchmark.columns}"
@@ -269,7 +269,7 @@ def has_test_split(source):
     return splits == ["train", "test"]
 
 
-def encode_prompts(tokenizer, problems, limit, flag):
+def encode_prompts(tokenizer, problems, limit):
     """The problems with "prompt_ids", without those whose prompt passes `limit` tokens; told."""
     shared = {}  # id -> itself: the prompts of a large set hold each number once, not a copy each
     for problem in problems:
@@ -277,7 +277,8 @@ def encode_prompts(tokenizer, problems, limit, flag):
         problem["prompt_ids"] = [shared.setdefault(id, id) for id in ids]
     short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
     if long := len(problems) - len(short):
-        print(f"{long} of {len(problems)} prompts are longer than {limit} tokens ({flag}): left out")
+        print(f"{long} of {len(problems)} prompts are longer than {limit} tokens, which "
+              "--max-prompt-tokens and --max-response-tokens allow: left out")  # fmt: skip
     return short
 
 
@@ -305,16 +306,11 @@ def load_data(config, tokenizer, max_positions):
     if description := describe_template(tokenizer):
         print(description)
     room = max_positions - config.max_response_tokens
-    limit = config.max_prompt_tokens
-    problems = encode_prompts(tokenizer, problems, limit, "--max-prompt-tokens")
-    longest = max((len(problem["prompt_ids"]) for problem in problems), default=0)
-    if longest > room:
-        raise ValueError(
-            f"prompt and response may reach {longest + config.max_response_tokens} tokens, the "
-            f"model has {max_positions} positions: lower --max-response-tokens"
-        )
-    held_out = encode_prompts(tokenizer, held_out, room, "beside --max-response-tokens")
+    problems = encode_prompts(tokenizer, problems, min(room, config.max_prompt_tokens))
+    held_out = encode_prompts(tokenizer, held_out, room)
     if not problems or len(held_out) < world_size():
-        left = f"{len(problems)} problems to train on and {len(held_out)} to evaluate on"
-        raise ValueError(f"{config.data} leaves {left}: give more data, or --eval-data")
+        raise ValueError(
+            f"{config.data} leaves {len(problems)} problems to train on and {len(held_out)} to "
+            "evaluate on: give more data, --eval-data, or lower --max-response-tokens"
+        )
     return problems, held_out

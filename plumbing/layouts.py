@@ -189,14 +189,6 @@ def choice_of(gold, options):
     return LETTERS[place]
 
 
-def shuffled(question, right, wrong):
-    """(options, letter of the right one), in an order that a question always gets."""
-    options = [right, *wrong]
-    random.Random(question).shuffle(options)
-    options = [option for option in options if option is not None]
-    return [clean(option).strip() for option in options], LETTERS[options.index(right)]
-
-
 def gold_of(low, task):
     """(gold, error) of a question without options, from the columns of its row."""
     gold, error = next((low[name] for name in GOLDS if low.get(name) not in (None, "")), ""), None
@@ -232,8 +224,11 @@ def to_problem(row, task):
         low["ground_truth"] = verl.get("ground_truth")
     if set(GPQA) <= set(low):
         problem["kind"], (right, *wrong) = "choice", (low[name] for name in GPQA)
+        options = [option for option in (right, *wrong) if option is not None]
+        random.Random(question).shuffle(options)  # in an order that a question always gets
         if right:
-            problem["options"], problem["answer"] = shuffled(low["question"], right, wrong)
+            problem["options"] = [clean(option).strip() for option in options]
+            problem["answer"] = LETTERS[options.index(right)]
     elif options := options_of(low):
         problem |= {"kind": "choice", "options": list(options.values())}
         golds = [low[name] for name in CHOICE_GOLDS if low.get(name) not in (None, "")]
