@@ -197,6 +197,18 @@ def test_what_is_refused(run, world, tmp_path, capsys):
     assert dsrl.parse_args(["--lora-rank", "8", "--lr", "1e-6"]).lr == 1e-6
 
 
+def test_training_raises_the_reward(world, tmp_path):
+    """Bug: adapters that hardly move at ten times the rate of full training, or diverge at it."""
+    (tmp_path / "mine.py").write_text(
+        "def one(problem, response):\n    return float(response.rstrip().endswith('{1}.'))\n"
+    )
+    more = ("--variant", "grpo", "--steps", "12", "--prompts-per-step", "8", "--group-size", "8")
+    more += ("--reward", f"{tmp_path}/mine.py:one", "--save-every", "12", *LORA)
+    assert dsrl.main(arguments(world, tmp_path / "a", *more)) == 0
+    rewards = [record["reward"] for record in updates(tmp_path / "a")]
+    assert sum(rewards[-3:]) / 3 > rewards[0] + 0.2, rewards
+
+
 # --------------------------------------------------------------------------------------------------
 # peft and transformers, which share no line with this project
 

@@ -20,6 +20,7 @@ from test_model import tokenizer_of
 
 import dsrl
 from plumbing import checkpoints, processes, records, resume
+from plumbing.plan import Fit
 from prerl import conditional_logprobs, policy_gradient
 
 CPU = torch.device("cpu")
@@ -164,7 +165,8 @@ def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
             found = pushed(model, part)
             if processes.rank() == 0:
                 save_file(found, Path(folder, "gradients.safetensors"))
-            run = types.SimpleNamespace(model=model, config=config)
+            fit = Fit(config.micro_batch_tokens, again, False, None)
+            run = types.SimpleNamespace(model=model, config=config, fit=fit)
             scored = dsrl.scores(run, rows_of(part), "conditional")  # in 3 packs and in 4
             alone = conditional_logprobs(random_model(tie_word_embeddings=tied), rows_of(part))
             torch.testing.assert_close(scored, alone.detach(), rtol=0, atol=1e-4)
