@@ -229,7 +229,7 @@ def load_problems(
 ):
     """The problems of a benchmark, hub data set or local file, each once; prints what was taken.
 
-    name_or_path  a key of TASKS, "bbh/navigate", a file, a folder, or OWNER/NAME[/CONFIG][/SPLIT]
+    name_or_path  as --data above; NAME is a key of TASKS, "bbh/navigate" or a tiny world
     split, limit  str, default "test"; int, the first so many
     task          str, the benchmark that a file is a copy of; without it a file is of none
     keep_rows     bool, keep every column: False takes far less memory of a large set

@@ -30,8 +30,9 @@ GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solut
 NO_GOLDS = ("", "proof", "notfound", "not found")  # NuminaMath's, where there is no answer
 SHORT_SOLUTION = 10  # words: without a box, such a solution is itself the answer
 WRAPPER = re.compile(  # of BytedTsinghua's sets: asks for "Answer: 34", which no grader here wants
-    r"\A\s*Solve the following math problem step by step\. The last line of your response should be "
-    r"of the form Answer:.*\n+([\s\S]*?)\s*Remember to put your answer on its own line after.*\s*\Z")
+    r"\A\s*Solve the following math problem step by step\. The last line of your response should "
+    r"be of the form Answer:.*\n+([\s\S]*?)\s*Remember to put your answer on its own "
+    r"line after.*\s*\Z")
 NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3", "5"], not [3, 5)
 
 # --------------------------------------------------------------------------------------------------
