@@ -19,7 +19,6 @@ from plumbing.prompts import LETTERS
 from reward import extract_answer
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-ROW = '{"problem": ..., "answer": ...}'
 QUESTIONS = ("problem", "question", "prompt", "messages", "conversations", "input", "query")
 GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer", "target", "gold")
 CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index", *GOLDS)
@@ -54,7 +53,7 @@ def read_rows(path, columns=None):
             if isinstance(row, bytes):
                 row = json.loads(row.decode("utf-8-sig"))
             if not isinstance(row, dict):
-                raise ValueError(f"{str(row)[:40]} is no row like {ROW}")
+                raise ValueError(f"{str(row)[:40]} is no object such as {{'problem': 'p'}}")
             yield place, row
             place = f" after{place}"
     except (ValueError, OSError, RecursionError, NotImplementedError, csv.Error) as error:
@@ -108,8 +107,9 @@ def read_json(path, columns):
 
 
 def clean(value):
-    """A value as a text that every tokenizer and file takes: a lone surrogate becomes "?"."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    """A value as a text that every tokenizer takes: None and NaN "", a lone surrogate "?"."""
+    text = "" if value is None or value != value else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def unpacked(value):
@@ -131,7 +131,7 @@ def question_of(value):
         value = users[-1].get("content", users[-1].get("value")) if users else None
     if isinstance(value, list):  # the parts of a turn
         value = "".join(part.get("text") or "" for part in value if isinstance(part, dict))
-    return WRAPPER.sub(r"\1", "" if value is None else clean(value))
+    return WRAPPER.sub(r"\1", clean(value))
 
 
 def golds_of(value):
@@ -144,8 +144,7 @@ def golds_of(value):
         return golds_of(value[(keys or list(value))[0]])
     if isinstance(value, list):
         return list(dict.fromkeys(gold for item in value for gold in golds_of(item)))
-    text = "" if value is None or value != value else clean(value)  # NaN is none
-    text = text.rpartition("####")[2].strip()  # GSM8K: text #### gold
+    text = clean(value).rpartition("####")[2].strip()  # GSM8K: text #### gold
     if "\\boxed" in text:
         text = extract_answer(text) or ""
     text = re.sub(r"^(-?\d+)\.0+$", r"\1", text)  # AMC: 27.0

@@ -265,7 +265,7 @@ FILES = [  # name, content; what the message must hold
     ("empty.jsonl", b"", "empty.jsonl holds no problem"),
     ("empty.parquet", b"", "cannot be read: .*empty.parquet: "),
     ("a.txt", b"1", "cannot be read: .*a.txt: its name does not end in .jsonl"),
-    ("a.json", b"[1, 2]", "a.json row 1: 1 is no row like"),
+    ("a.json", b"[1, 2]", "a.json row 1: 1 is no object such as"),
     ("a.jsonl", b'{"apple": 1, "pear": 2}',
      "a.jsonl line 1: columns apple, pear .* expected problem, answer"),
     ("dict.jsonl", b'{"problem": "p", "answer": {"x": 1, "y": 2}}',
