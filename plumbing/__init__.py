@@ -19,5 +19,5 @@
     dryrun.py        --dry-run: settings, memory, time
     alignment.py     the cosine of the two spaces' gradients
     ask.py           one question from the shell, answered as the model writes
-    tokens.py        one response token by token: what the question decides, who pushes where
+    look.py          a look into one model: cosines, a response token by token
 """

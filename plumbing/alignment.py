@@ -6,9 +6,10 @@ from statistics import mean
 
 import torch
 
-from prerl import contexts_of, response_logprobs
+from prerl import conditional_logprobs, contexts_of, marginal_logprobs, response_logprobs
 
 POSITION_BINS = (0, 1, 4, 16, 64, 256)  # first response token of each bin in `gradient_alignment`
+PROBABILITY_BINS = (0.0, 0.1, 0.5, 0.9, 1.01)  # of a token
 
 
 def logprob_gradient(model, rollout, space, start_token_id, token_mask):
@@ -79,3 +80,33 @@ def position_ranges(response_mask):
         name = str(first) if end == first + 1 else f"{first}-{end - 1}"
         ranges[name] = (columns >= first) & (columns < end)
     return ranges
+
+
+@torch.no_grad()
+def probabilities(model, rollout, start_token_id):
+    """{"P(y_t given x)": (B, R), "P(y_t)": (B, R)} of the sampled tokens."""
+    conditional = conditional_logprobs(model, rollout)
+    ids, mask = rollout.response_ids, rollout.response_mask
+    marginal = marginal_logprobs(model, ids, mask, start_token_id)
+    return {"P(y_t given x)": conditional.exp(), "P(y_t)": marginal.exp()}
+
+
+def alignment_by_probability(model, rollout, start_token_id):
+    """{"P(y_t) 0.1 to 0.5": {"tokens": int, "cosine": float | None}, ...}: the cosine with only the
+    tokens of one range of probability, in one space, in both gradients; averaged over responses.
+    """
+    trained = [name for name, one in model.named_parameters() if one.requires_grad]
+    found = {}
+    for space, values in probabilities(model, rollout, start_token_id).items():
+        for low, high in pairwise(PROBABILITY_BINS):
+            chosen, cosines = rollout.response_mask & (values >= low) & (values < high), []
+            for row in chosen.any(1).nonzero()[:, 0].tolist():
+                own = torch.zeros_like(chosen)
+                own[row] = chosen[row]
+                pair = [logprob_gradient(model, rollout, one, start_token_id, own)
+                        for one in ("marginal", "conditional")]  # fmt: skip
+                cosines.append(cosine(*pair, trained))
+            found[f"{space} {low} to {min(high, 1)}"] = {
+                "tokens": int(chosen.sum()), "cosine": mean(cosines) if cosines else None
+            }  # fmt: skip
+    return found
