@@ -66,7 +66,6 @@ OTHER = Task("math", "", "problem, answer", k=8)  # any other source
 REVISION = "refs/convert/parquet"
 CONVERTED = re.compile(r"([^/]+)/(?:partial-)?([^/]+?)(?:-part\d+)?/\d+\.parquet")
 HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+){1,3}")  # OWNER/NAME[/CONFIG][/SPLIT]
-HELD_OUT_SHARE = 5  # One of so many problems is held out where there is no evaluation set.
 
 
 def task_of(name):
@@ -152,8 +151,8 @@ def download(source, task, split):
 
 def is_hub_name(source):
     """Whether a source reads OWNER/NAME[/CONFIG][/SPLIT], and no such path is here."""
-    is_file = Path(source).exists() or Path(source).suffix.lower() in SUFFIXES
-    return bool(HUB_NAME.fullmatch(source)) and not is_file
+    is_path = Path(source).exists() or Path(source).suffix.lower() in SUFFIXES
+    return bool(HUB_NAME.fullmatch(source)) and not is_path
 
 
 def find_files(source, split, copy_of):
@@ -164,13 +163,13 @@ def find_files(source, split, copy_of):
         if not files:
             raise ValueError(f"the folder {source} has no .json file: give a file")
         return files, task_of(copy_of or ""), ""  # The file's own name decides nothing.
-    is_part = source.startswith("bbh/")
-    if source not in TASKS and not is_part and not is_hub_name(source):
+    part = source.removeprefix("bbh/") if source.startswith("bbh/") else None
+    if source not in TASKS and part is None and not is_hub_name(source):
         known = f"known tasks: {', '.join(TASKS)}; or OWNER/NAME of the hub"
         raise ValueError(f"no file and no task {source!r}; {known}")
     task = task_of(source)
     found, taken = download(source, task, split)
-    files = [file for file in found if not is_part or file.stem == source.removeprefix("bbh/")]
+    files = [file for file in found if part in (None, file.stem)]
     if not files:
         known = ", ".join(file.stem for file in found)
         raise ValueError(f"{source}: no such file in {task.hub}; known: {known}")
@@ -229,7 +228,7 @@ def load_problems(
 ):
     """The problems of a benchmark, hub data set or local file, each once; prints what was taken.
 
-    name_or_path  a key of TASKS, "bbh/navigate", a file, a folder, or OWNER/NAME[/CONFIG][/SPLIT]
+    name_or_path  as --data above; NAME is a key of TASKS, "bbh/navigate" or a tiny world
     split, limit  str, default "test"; int, the first so many
     task          str, the benchmark that a file is a copy of; without it a file is of none
     keep_rows     bool, keep every column: False takes far less memory of a large set
@@ -299,7 +298,7 @@ def load_data(config, tokenizer, max_positions):
             print(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
                   f"{config.data} too")  # fmt: skip
     else:
-        count = min(config.eval_problems, len(problems) // HELD_OUT_SHARE)
+        count = min(config.eval_problems, len(problems) // 5)  # at most 20 %
         held_out, problems = problems[len(problems) - count :], problems[: len(problems) - count]
         print(f"the last {count} problems of {config.data} are held out for evaluation "
               "(--eval-data gives others)")  # fmt: skip

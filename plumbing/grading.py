@@ -31,8 +31,8 @@ MARKUP = re.compile(r"\\(?:boxed|text(?:bf)?|math(?:bf|rm))\{([^{}]*)\}|\*\*|\$|
 # "5 A" are none, and by the same rule "C cat": what follows is a word, see `letters`.
 LETTER = r"(?:\(([A-Z])\)|(?<![\w'’])(?<!\d )([A-Z])(?![\w^_]|['’]\w|\s*[=+*/]))"
 LONE_LETTER = re.compile(LETTER)
-CONTENT_WORD = re.compile(
-    r"\s+(?!(?:because|since|as|is|which|with|for|due|in|on|from|by|based|given|and|or|so|but)\b)\w")
+CONTENT_WORD = re.compile(r"\s+(?!(?:because|since|as|is|which|with|for|due|in|on|from|by|based|"
+                          r"given|and|or|so|but)\b)\w")  # fmt: skip
 CHOICE_CUE = re.compile(  # "Answer: C", "the answer is option C"; "C is correct"
     r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice)(?i:\W{0,4}is|\W{0,3}:)\W{0,8}?"
     rf"(?i:option )?{LETTER}|{LETTER}(?= is (?:the )?(?:correct|right|best|true|answer)\b)")

@@ -19,7 +19,6 @@ from plumbing.prompts import LETTERS
 from reward import extract_answer
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-ROW = '{"problem": ..., "answer": ...}'
 QUESTIONS = ("problem", "question", "prompt", "messages", "conversations", "input", "query")
 GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer", "target", "gold")
 CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index", *GOLDS)
@@ -30,8 +29,9 @@ GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solut
 NO_GOLDS = ("", "proof", "notfound", "not found")  # NuminaMath's, where there is no answer
 SHORT_SOLUTION = 10  # words: without a box, such a solution is itself the answer
 WRAPPER = re.compile(  # of BytedTsinghua's sets: asks for "Answer: 34", which no grader here wants
-    r"\A\s*Solve the following math problem step by step\. The last line of your response should be "
-    r"of the form Answer:.*\n+([\s\S]*?)\s*Remember to put your answer on its own line after.*\s*\Z")
+    r"\A\s*Solve the following math problem step by step\. The last line of your response should "
+    r"be of the form Answer:.*\n+([\s\S]*?)\s*Remember to put your answer on its own "
+    r"line after.*\s*\Z")
 NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3", "5"], not [3, 5)
 
 # --------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def read_rows(path, columns=None):
             if isinstance(row, bytes):
                 row = json.loads(row.decode("utf-8-sig"))
             if not isinstance(row, dict):
-                raise ValueError(f"{str(row)[:40]} is no row like {ROW}")
+                raise ValueError(f"{str(row)[:40]} is no object such as {{'problem': 'p'}}")
             yield place, row
             place = f" after{place}"
     except (ValueError, OSError, RecursionError, NotImplementedError, csv.Error) as error:
@@ -107,8 +107,9 @@ def read_json(path, columns):
 
 
 def clean(value):
-    """A value as a text that every tokenizer and file takes: a lone surrogate becomes "?"."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    """A value as a text that every tokenizer takes: None and NaN "", a lone surrogate "?"."""
+    text = "" if value is None or value != value else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def unpacked(value):
@@ -130,7 +131,7 @@ def question_of(value):
         value = users[-1].get("content", users[-1].get("value")) if users else None
     if isinstance(value, list):  # the parts of a turn
         value = "".join(part.get("text") or "" for part in value if isinstance(part, dict))
-    return WRAPPER.sub(r"\1", "" if value is None else clean(value))
+    return WRAPPER.sub(r"\1", clean(value))
 
 
 def golds_of(value):
@@ -143,8 +144,7 @@ def golds_of(value):
         return golds_of(value[(keys or list(value))[0]])
     if isinstance(value, list):
         return list(dict.fromkeys(gold for item in value for gold in golds_of(item)))
-    text = "" if value is None or value != value else clean(value)  # NaN is none
-    text = text.rpartition("####")[2].strip()  # GSM8K: text #### gold
+    text = clean(value).rpartition("####")[2].strip()  # GSM8K: text #### gold
     if "\\boxed" in text:
         text = extract_answer(text) or ""
     text = re.sub(r"^(-?\d+)\.0+$", r"\1", text)  # AMC: 27.0

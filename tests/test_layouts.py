@@ -252,7 +252,7 @@ def test_a_json_file_of_lines_and_of_one_list_are_read(tmp_path):
 FILES = [  # name, content; what the message must hold
     ("cut.jsonl", b'{"problem": "p", "answer": "4"}\n\n{"problem": "q", "ans',
      "cannot be read: .*cut.jsonl line 3: "),
-    ("no.jsonl", b'{"problem": "p", "answer": "4"}\n[1, 2]\n', "cannot be read: .*no.jsonl line 2: "),
+    ("no.jsonl", b'{"problem": "p", "answer": "4"}\n[1, 2]\n', "be read: .*no.jsonl line 2: "),
     ("latin.jsonl", b'{"problem": "p", "answer": "4"}\n{"problem": "\xe9", "answer": "4"}\n',
      "cannot be read: .*latin.jsonl line 2: 'utf-8' codec"),
     ("wide.jsonl", '{"problem": "p", "answer": "4"}'.encode("utf-16"),
@@ -265,7 +265,7 @@ FILES = [  # name, content; what the message must hold
     ("empty.jsonl", b"", "empty.jsonl holds no problem"),
     ("empty.parquet", b"", "cannot be read: .*empty.parquet: "),
     ("a.txt", b"1", "cannot be read: .*a.txt: its name does not end in .jsonl"),
-    ("a.json", b"[1, 2]", "a.json row 1: 1 is no row like"),
+    ("a.json", b"[1, 2]", "a.json row 1: 1 is no object such as"),
     ("a.jsonl", b'{"apple": 1, "pear": 2}',
      "a.jsonl line 1: columns apple, pear .* expected problem, answer"),
     ("dict.jsonl", b'{"problem": "p", "answer": {"x": 1, "y": 2}}',
