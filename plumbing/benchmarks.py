@@ -304,7 +304,12 @@ def load_data(config, tokenizer, max_positions):
               "(--eval-data gives others)")  # fmt: skip
     if description := describe_template(tokenizer):
         print(description)
-    room = max_positions - config.max_response_tokens
+    room = max_positions - config.max_response_tokens  # tokens of a prompt
+    if room < 1:
+        raise ValueError(
+            f"the model has {max_positions} positions: lower --max-response-tokens "
+            f"{config.max_response_tokens}"
+        )
     problems = encode_prompts(tokenizer, problems, min(room, config.max_prompt_tokens))
     held_out = encode_prompts(tokenizer, held_out, room)
     if not problems or len(held_out) < world_size():
