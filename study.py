@@ -459,7 +459,9 @@ def draw(part, results, path):
             means = [mean for mean, _ in ends]
             axis.plot(steps, means, ".-", color=f"C{color}", label=f"{name} ({len(runs)} runs)")
             if len(runs) > 2:
-                low, high = zip(*((max(0, m - h), m + h) for m, h in ends), strict=True)
+                most = inf if key == "reflection" else 1  # The others are shares.
+                bounds = ((max(0, m - h), min(most, m + h)) for m, h in ends)
+                low, high = zip(*bounds, strict=True)
                 axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
         axis.set(xlabel="updates", title=label, ylim=(0, None))
     figure.axes[0].legend(loc="upper left", fontsize=8)
