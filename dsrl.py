@@ -37,13 +37,13 @@ from tqdm import tqdm, trange
 from plumbing import plan, processes, records, resume
 from plumbing.alignment import gradient_alignment
 from plumbing.benchmarks import load_data
-from plumbing.checkpoints import fetch_folder
+from plumbing.dryrun import dry_run
 from plumbing.evaluation import count_thoughts, evaluate, summarize
 from plumbing.flags import VARIANTS, parse_args
 from plumbing.grading import load_grader
 from plumbing.prompts import response_ends
 from plumbing.records import EVAL_K, Run
-from prerl import OBJECTIVES, PACK_TOKENS, check_rewards, check_start_token, conditional_logprobs
+from prerl import OBJECTIVES, check_rewards, check_start_token, conditional_logprobs
 from prerl import group_advantages, loss_mask, marginal_logprobs, policy_gradient, start_token_of
 from rollout import generate
 
@@ -85,8 +85,8 @@ def train(run):
     config = run.config
     tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
     tqdm.write(records.console_heading())
-    no_bar = processes.rank() > 0 or None  # None: tqdm draws no bar where there is no terminal.
-    for step in trange(run.done, config.steps, desc="updates", disable=no_bar):
+    no_bar = processes.rank() > 0  # With None below, tqdm draws a bar only where a terminal is.
+    for step in trange(run.done, config.steps, desc="updates", disable=no_bar or None):
         if step % config.eval_every == 0 or step == config.prerl_steps:
             measure(run, step)
         clock = [perf_counter()]
@@ -115,7 +115,7 @@ def sample(run, batch, step):
     eos_ids, stop_strings = response_ends(run.model, run.tokenizer, batch)
     return generate(
         run.model, [problem["prompt_ids"] for problem in batch], group_size=config.group_size,
-        max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
+        max_new_tokens=config.max_response_tokens, kv_cache_gb=run.fit.kv_cache_gb,
         eos_ids=eos_ids, stop_strings=stop_strings,
         tokenizer=run.tokenizer, seed=config.seed * 1_000_003 + step,
         first_prompt=processes.first_of_share(config.prompts_per_step),
@@ -128,7 +128,7 @@ def measure(run, step):
     config, problems = run.config, run.held_out
     rows = evaluate(
         run.model, run.tokenizer, processes.share(problems), k=EVAL_K, seed=config.seed,
-        max_new_tokens=config.max_response_tokens, kv_cache_gb=config.kv_cache_gb,
+        max_new_tokens=config.max_response_tokens, kv_cache_gb=run.fit.kv_cache_gb,
         first_prompt=processes.first_of_share(len(problems)), grade_with=run.grade,
         progress=None if processes.rank() else f"evaluation at {step}",
     )  # fmt: skip
@@ -166,7 +166,7 @@ def update(run, rollout, rewards, step):
         if not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
             metrics["skipped"] = "no row carries a signal"
             break
-        plan.adam_step(optimizer, model, config.offload)
+        plan.adam_step(optimizer, model, run.fit.offload)
     optimizer.zero_grad(set_to_none=True)  # Sampling needs the gradients' memory.
     return metrics
 
@@ -182,7 +182,7 @@ def accumulate_gradients(run, rollout, rewards, objectives, old):
             run.model, rollout, advantages_for(objective, rewards, config.advantage),
             space=objective.space, samples=objective.samples, start_token_id=config.start_token,
             coef=config.prerl_coef if overridden else objective.coef,
-            micro_batch_tokens=run.micro_batch_tokens, old_logprobs=old[objective.space],
+            micro_batch_tokens=run.fit.micro_batch_tokens, old_logprobs=old[objective.space],
             token_mask=loss_mask(rollout, config.mask_eos, config.skip_first),
         )  # fmt: skip
         prefix = "" if objective is objectives[0] else f"{objective.space}_"
@@ -210,7 +210,7 @@ def old_logprobs(run, rollout, space):
 @torch.no_grad()
 def scores(run, rollout, space):
     """(B, R) log-probs of the current weights in one space, without gradient."""
-    model, budget = run.model, run.config.micro_batch_tokens
+    model, budget = run.model, run.fit.micro_batch_tokens
     if space == "conditional":
         scored = conditional_logprobs(model, rollout, micro_batch_tokens=budget)
     else:
@@ -263,9 +263,7 @@ def diagnose(run, rollout, step):
         "sampler_gap": float((conditional - part.logprobs)[mask].abs().mean()),
     }
     if config.alignment_every and step % config.alignment_every == 0:
-        alignment = gradient_alignment(
-            run.model, part, config.start_token, config.micro_batch_tokens, by_position=False
-        )
+        alignment = gradient_alignment(run.model, part, config.start_token, by_position=False)
         metrics["alignment"] = alignment["whole_model"]
     return metrics
 
@@ -276,7 +274,7 @@ def diagnose(run, rollout, step):
 
 def load(config, device):
     """The Run of a config, with its start token looked up; no folder and no grader yet."""
-    model, tokenizer = plan.load_weights(config, device)
+    model, tokenizer, fit = plan.load_weights(config, device)
     problems, held_out = load_data(config, tokenizer, model.max_positions)
     given, size = config.start_token, model.config.vocab_size
     token = start_token_of(tokenizer, size) if given is None else check_start_token(given, size)
@@ -285,36 +283,24 @@ def load(config, device):
         config=replace(config, start_token=token), device=device,
         model=model, tokenizer=tokenizer,
         optimizer=torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True, **ADAM),
-        problems=problems, held_out=held_out,
-        micro_batch_tokens=config.micro_batch_tokens or PACK_TOKENS[device.type],
+        problems=problems, held_out=held_out, fit=fit,
     )  # fmt: skip
-
-
-def dry_run(config):
-    """Print what a run would be, and with weights at hand how long an update takes."""
-    elsewhere = config.device == "cuda" and not torch.cuda.is_available()
-    device = processes.join_processes(replace(config, device="cpu") if elsewhere else config)
-    plan.print_plan(config, torch.device("cuda") if elsewhere else device)
-    has_weights = any(fetch_folder(config.model, ["config.json"]).glob("model*.safetensors"))
-    if has_weights and not elsewhere:
-        plan.probe(load(config, device), sample, update, prompts_of)
 
 
 def start(config):
     """A run from its flags to its summary."""
     if config.dry_run:
-        return dry_run(config)
+        return dry_run(config, load, sample, update, prompts_of)
     if config.export:
         return resume.export(config.out, config.export)
     device = processes.join_processes(config)
     with resume.open_folder(config.out, config.resume) as folder:
         saved = resume.newest_whole(folder) if config.resume else None
         grade = load_grader(config.reward)
-        weights = str(saved.path) if saved else config.model
-        run = load(replace(config, model=weights), device)
+        run = load(replace(config, model=saved.model) if saved else config, device)
         run.config = replace(run.config, model=config.model)
         run.folder, run.grade = folder, grade
-        run.tracker = records.open_tracker(config.report_to, run.config)
+        run.tracker = records.open_tracker(run, saved.run if saved else run.name)
         if saved:
             resume.go_on(run, saved)
         records.start_records(run)

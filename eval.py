@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from plumbing.benchmarks import OTHER, TASKS, load_problems
+from plumbing.benchmarks import TASKS, load_problems, task_of
 from plumbing.checkpoints import best_device, load_model
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, summarize
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import describe_template, encode_prompt
-from plumbing.files import append_line, lock_folder, read_lines, write_json, write_lines
+from plumbing.files import append_line, lock_folder, read_json, read_lines, write_json, write_lines
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 
@@ -31,18 +31,17 @@ ROWS_PER_CALL = 512  # responses sampled together, then saved
 def run_task(model, tokenizer, name, problems, args, path):
     """Sample what `path` lacks of a task, chunk by chunk; returns the task's summary."""
     how = {key: getattr(args, key) for key in ("top_p", "top_k", "seed", "template", "strict")}
-    how["k"] = k = args.k or TASKS.get(name.partition("/")[0], OTHER).k
+    how["k"] = k = args.k or task_of(name).k
     # k greedy responses would be one
     how["temperature"] = float(k > 1) if args.temperature is None else args.temperature
-    limit = min(args.max_new_tokens or MAX_NEW_TOKENS, model.max_positions - 1)
-    how["max_new_tokens"] = limit
-    lengths = [len(encode_prompt(tokenizer, one, args.template)) for one in problems]
-    tight = sum(length + limit > model.max_positions for length in lengths)
-    full = sum(length >= model.max_positions for length in lengths)
-    if tight:
-        room = f"fewer than {limit} tokens of the model's {model.max_positions}"
-        few = f"{tight} of {len(problems)} prompts leave a response {room}"
-        print(f"{name}: {few}; {full} leave none and count as unanswered")
+    most = model.max_positions
+    how["max_new_tokens"] = limit = min(args.max_new_tokens or MAX_NEW_TOKENS, most - 1)
+    rooms = [most - len(encode_prompt(tokenizer, one, args.template)) for one in problems]
+    if tight := sum(room < limit for room in rooms):
+        print(
+            f"{name}: {tight} of {len(rooms)} prompts leave a response fewer than {limit} tokens "
+            f"of the model's {most}; {sum(room < 1 for room in rooms)} leave none"
+        )
     recorded = read_lines(path)
     if recorded:
         write_lines(path, recorded)  # without a last line that a kill cut short
@@ -52,34 +51,33 @@ def run_task(model, tokenizer, name, problems, args, path):
     start, tokens, size = time.perf_counter(), 0, max(1, ROWS_PER_CALL // k)
     for first in range(len(rows) // k, len(problems), size):
         # Draws belong to (seed, number of the problem, sample): a resumed run repeats them.
-        place = dict(first_prompt=first, progress=f"{name} from {first + 1} of {len(problems)}")
-        new = evaluate(model, tokenizer, problems[first : first + size], **place, **how)
+        new = evaluate(
+            model, tokenizer, problems[first : first + size], first_prompt=first,
+            progress=f"{name} from {first + 1} of {len(problems)}", **how,
+        )  # fmt: skip
         new = new[len(rows) - first * k :]  # of the first problem some may be there
         tokens += sum(row["tokens"] for row in new)
         for row in new:
             rows.append({"task": name, **row})
             append_line(path, rows[-1])
-    seconds = time.perf_counter() - start
-    summary = summarize(problems, rows, k) | {"sampling": how}
-    sampled = {"seconds": seconds, "tokens_per_second": tokens / seconds}
-    return summary | sampled if tokens else summary
+    summary, seconds = summarize(problems, rows, k) | {"sampling": how}, time.perf_counter() - start
+    if tokens:
+        summary |= {"seconds": seconds, "tokens_per_second": tokens / seconds}
+    return summary
 
 
 def report(name, summary):
     """Print all figures of a task, rounded, a line each."""
     print(name)
     rounded = json.loads(json.dumps(summary), parse_float=lambda text: round(float(text), 4))
-    thoughts = rounded.pop("thoughts")
-    for key, value in (rounded | thoughts).items():
+    for key, value in (rounded | rounded.pop("thoughts")).items():
         print(f"  {key:18} {json.dumps(value)}")
 
 
 def read_results(path):
     """What a run left in its results.json; raises ValueError if that is not there or not whole."""
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no results.json: give the --out folders of runs")
+    results = read_json(path)
     try:
-        results = json.loads(path.read_text("utf-8"))
         for summary in results["tasks"].values():
             summary["avg_at_k_se"], summary["pass_at_k"], summary["sampling"]
         return {"settings": dict(results["settings"]), "tasks": results["tasks"]}
@@ -87,34 +85,29 @@ def read_results(path):
         raise ValueError(f"{path} is damaged ({error}): give another --out") from error
 
 
-def say_differences(task, runs):
-    """Print the settings that were not the same in the runs of a task: figures are not alike."""
-    settings = [summary["sampling"] | {"problems": summary["problems"]} for _, summary in runs]
-    for key in dict.fromkeys(key for one in settings for key in one):
-        values = [one.get(key) for one in settings]
-        if len(set(map(str, values))) > 1:
-            print(f"{task}: not alike: {key} is {', '.join(map(str, values))}")
-
-
 def compare(folders, picture):
     """Print the Avg@k of finished runs side by side and draw their pass@k curves."""
     from matplotlib.figure import Figure  # slow to import
 
-    curves = {}  # task -> [(folder, summary)]
+    runs_of = {}  # task -> {folder: summary}
     for folder in folders:
         for task, summary in read_results(Path(folder) / "results.json")["tasks"].items():
-            curves.setdefault(task, []).append((folder, summary))
-    if not curves:
+            runs_of.setdefault(task, {})[folder] = summary
+    if not runs_of:
         raise ValueError(f"{', '.join(folders)}: no task of these runs is finished")
-    figure = Figure(figsize=(4 * len(curves), 3.5), layout="tight")
-    axes = figure.subplots(1, len(curves), squeeze=False)[0]
-    for axis, (task, runs) in zip(axes, curves.items(), strict=True):
-        for folder, summary in runs:
+    figure = Figure(figsize=(4 * len(runs_of), 3.5), layout="tight")
+    axes = figure.subplots(1, len(runs_of), squeeze=False)[0]
+    for axis, (task, runs) in zip(axes, runs_of.items(), strict=True):
+        for folder, summary in runs.items():
             error = f"+- {summary['avg_at_k_se']:.4f} over {summary['problems']} problems"
             print(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
-            sizes, values = zip(*summary["pass_at_k"].items(), strict=True)
-            axis.plot(list(map(int, sizes)), values, marker="o", label=str(folder))
-        say_differences(task, runs)
+            sizes, values = list(map(int, summary["pass_at_k"])), summary["pass_at_k"].values()
+            axis.plot(sizes, list(values), marker="o", label=folder)
+        settings = [one["sampling"] | {"problems": one["problems"]} for one in runs.values()]
+        for key in dict.fromkeys(key for one in settings for key in one):
+            values = [str(one.get(key)) for one in settings]
+            if len(set(values)) > 1:
+                print(f"{task}: not alike: {key} is {', '.join(values)}")
         axis.set(title=task, xlabel="k", ylabel="pass@k", ylim=(0, 1))
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:.0f}")
@@ -158,9 +151,10 @@ def parse_args(argv):
 
 def run(args):
     """Evaluate the tasks one by one; results.json is whole after each."""
-    for key in ("k", "limit", "max_new_tokens"):
-        if (value := getattr(args, key)) is not None and value < 1:
-            raise ValueError(f"--{key.replace('_', '-')} {value}: must be at least 1")
+    counts = {"--k": args.k, "--limit": args.limit, "--max-new-tokens": args.max_new_tokens}
+    for flag, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} {value}: must be at least 1")
     if not args.tasks:
         raise ValueError("nothing to do: give --tasks or --compare, or --help")
     tasks, data = args.tasks.split(","), dict(item.partition("=")[::2] for item in args.data)
@@ -177,14 +171,12 @@ def evaluate_tasks(args, problems, folder):
     """Sample and record them in a folder that is ours; a run that was killed goes on."""
     free = ("tasks", "data", "limit", "out", "compare")  # may differ in a run that goes on
     settings = {key: value for key, value in vars(args).items() if key not in free}
-    path, results = folder / "results.json", {"settings": settings, "tasks": {}}
-    if path.exists():
-        results = read_results(path)
-        for key, value in settings.items():
-            if (old := results["settings"].get(key)) != value:
-                raise ValueError(
-                    f"{folder} was made with {key} {old}, not {value}: give another --out"
-                )
+    path = folder / "results.json"
+    results = read_results(path) if path.exists() else {"settings": settings, "tasks": {}}
+    # A new run holds the very settings, of which a temperature of NaN does not equal itself.
+    for key, value in settings.items():
+        if (old := results["settings"].get(key)) is not value and old != value:
+            raise ValueError(f"{folder} was made with {key} {old}, not {value}: give another --out")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     results["versions"] = {"python": sys.version.split()[0], **versions}
     print("settings:", json.dumps(settings | results["versions"]))

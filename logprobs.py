@@ -166,7 +166,7 @@ def score_tokens(hidden, weight, targets, temperature, slopes_of=None, d_weight=
     """The loop over chunks of tokens: log-probs (N,), entropy (N,) and d loss / d hidden (N, D).
 
     slopes_of  (logprobs (n,), slice) -> (n,), d loss / d logprob; None: no gradient is made
-    d_weight   (V, D), the gradient of the head is added to it
+    d_weight   (V, D), the gradient of the head is added to it; None: the head is frozen
     """
     check_inputs(hidden, weight, targets, temperature)
     scaled, head = hidden.detach() / temperature, weight.detach().to(hidden.dtype)
@@ -183,7 +183,8 @@ def score_tokens(hidden, weight, targets, temperature, slopes_of=None, d_weight=
             slopes = slopes_of(logprobs[chunk], chunk)
             d_logits = logits_gradient_(logits, targets[chunk], logsumexp, slopes)
             d_hidden[chunk] = d_logits @ head / temperature
-            accumulate_(d_weight, d_logits, scaled[chunk])
+            if d_weight is not None:
+                accumulate_(d_weight, d_logits, scaled[chunk])
     return logprobs, entropy, d_hidden
 
 
@@ -199,7 +200,7 @@ class TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         hidden, weight, targets = ctx.saved_tensors
-        d_weight = torch.zeros_like(weight)
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         _, _, d_hidden = score_tokens(
             hidden, weight, targets, ctx.temperature, lambda _, chunk: upstream[chunk], d_weight
         )
@@ -231,7 +232,7 @@ def backward_losses(hidden, weight, targets, losses_of):
 
     losses_of  (logprobs (n,), slice) -> (n,): the loss of each token of a chunk, any torch function
                of its log-prob; autograd differentiates it, the rest is done by formula
-    Effects    adds to weight.grad; calls hidden.backward
+    Effects    adds to weight.grad unless the head is frozen; calls hidden.backward
     Returns    Scored
     """
     losses, slopes = torch.empty(2, len(targets), device=hidden.device).unbind()
@@ -244,7 +245,7 @@ def backward_losses(hidden, weight, targets, losses_of):
         losses[chunk] = chunk_losses.detach()
         return slopes[chunk]
 
-    if weight.grad is None:
+    if weight.grad is None and weight.requires_grad:
         weight.grad = torch.zeros_like(weight)
     logprobs, entropy, d_hidden = score_tokens(hidden, weight, targets, 1.0, slopes_of, weight.grad)
     hidden.backward(d_hidden)

@@ -39,6 +39,9 @@ class Linear(nn.Linear):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
+    def merged(self):
+        return self.weight  # with plumbing/lora.py: and its adapters
+
 
 class RMSNorm(nn.Module):
     def __init__(self, size, eps):
@@ -229,26 +232,25 @@ def sampling_copy(model):
     this together, as each gathers what the others hold.
     """
     with torch.device("meta"):
-        copy = CausalLM(model.config).requires_grad_(False)
+        copy = CausalLM(model.config)
+        if hasattr(model, "adapt"):  # plumbing/lora.py
+            model.adapt(copy)
+    copy.requires_grad_(False)
     copy.compute_dtype = dtype = model.compute_dtype
     weights = {name: whole(weight.detach().to(dtype)) for name, weight in model.named_parameters()}
     if model.config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     copy.load_state_dict(weights, assign=True)
     for name, layer in list(copy.named_modules()):
-        if isinstance(layer, Linear) and gains_from_blocks(layer.weight):
-            copy.set_submodule(name, BlockedLinear(layer.weight, layer.bias))
+        large = isinstance(layer, Linear) and layer.weight.numel() >= BLOCKED_WEIGHTS
+        if large and layer.weight.is_cpu and torch.backends.mkldnn.is_available():
+            copy.set_submodule(name, BlockedLinear(layer.merged(), layer.bias))
     return copy
 
 
 def whole(tensor):
     """A tensor put together from its parts: all processes call it. Any other is whole already."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def gains_from_blocks(weight):
-    large = weight.numel() >= BLOCKED_WEIGHTS
-    return weight.is_cpu and large and torch.backends.mkldnn.is_available()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -113,11 +113,11 @@ def is_negative(advantages):
 
 def kept_rows(advantages, samples):
     """(B,) bool: the rows of an objective; they make up the denominator N."""
-    if samples == "negative":
-        return is_negative(advantages)
-    if samples not in ("all", "positive"):
-        raise ValueError(f"samples {samples!r}: legal are all, negative, positive")
-    return advantages > 0 if samples == "positive" else torch.ones_like(advantages).bool()
+    masks = {"all": torch.ones_like(advantages).bool(), "negative": is_negative(advantages)}
+    masks["positive"] = advantages > 0
+    if samples not in masks:
+        raise ValueError(f"samples {samples!r}: legal are {', '.join(masks)}")
+    return masks[samples]
 
 
 def loss_mask(rollout, mask_eos=False, skip_first=0):

@@ -4,6 +4,7 @@
     python study.py --quick          # a few short runs from one base, in minutes
     python study.py --part D         # one part alone
     python study.py --report         # tables and figure of what is done, nothing is run
+    python study.py --look tiny      # one model: cosines of both spaces, a response token by token
 
 Each run is one line of tests/results/study.jsonl: what it was, and its evaluations. STUDY.md is
 written from these tables. The part "grid" chooses on a base and seeds that no other part has.
@@ -23,16 +24,12 @@ from itertools import pairwise
 from math import inf
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from plumbing.alignment import cosine, gradient_alignment, logprob_gradient
-from plumbing.benchmarks import load_problems
-from plumbing.checkpoints import load_model
-from plumbing.prompts import encode_prompt
+from plumbing.alignment import alignment_by_probability, gradient_alignment
 from plumbing.files import read_lines, write_lines
-from prerl import conditional_logprobs, marginal_logprobs, start_token_of
-from rollout import generate
+from plumbing.look import look, sampled
+from plumbing.records import report_errors
 from tiny import NAMED_WORLDS, build
 
 ROOT = Path(__file__).parent
@@ -128,23 +125,24 @@ OTHERS = {
     name: f"--variant {name}".lower()
     for name in ("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")
 }
-ONE_BASE = {"bases": (0,), "seeds": (0, 1, 2, 3, 4)}
 PARTS = {  # the most important first
     "D": Part("World D: DSRL, GRPO and the twin", THREE),
-    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", **ONE_BASE, steps=40),
+    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", seeds=(0, 1, 2, 3, 4),
+              steps=40),
     "few": Part("World D with 64 responses an update", FEW),
     "grid": Part("Learning rates and warm-ups, chosen here", GRID, bases=(9,), seeds=(90, 91)),
     "controls": Part("World D: is it the space?", CONTROLS, steps=80),
     "D98": Part("World D where 2 % of first looks at a hard fact are right", THREE, "tiny-d98",
                 seeds=(0, 1)),
-    "others": Part("World D: the other variants", OTHERS, steps=80),
-    "old": Part("The old world: the same six", CLAIMS, "tiny-old", **ONE_BASE, steps=80),
+    "others": Part("World D: the other variants", OTHERS, seeds=(0, 1), steps=80),
+    "old": Part("The old world: the same six", CLAIMS, "tiny-old", seeds=(0, 1, 2), steps=80),
     "H": Part("World H: first looks can be learned", THREE, "tiny-h", seeds=(0, 1), steps=80),
     **{world: Part(f"World D, but: {world}", THREE, world, seeds=(0,), steps=80)
        for world in WORLDS if world not in NAMED_WORLDS},
 }  # fmt: skip
 QUICK = Part("A first look", THREE, bases=(0,), seeds=(0, 1), steps=100)
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201)  # 1, 2, ...
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
+        2.160, 2.145)  # Student's t for 1, 2, ... degrees of freedom  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------
@@ -242,33 +240,11 @@ def run_parts(parts, path, jobs):
 # --------------------------------------------------------------------------------------------------
 # Alignment: do both spaces pull the same way, and on which tokens?
 
-BINS = (0.0, 0.1, 0.5, 0.9, 1.01)  # of a token's probability
-
-
-def measure_alignment(world, base, prompts=16):
-    """cos(grad log P(y), grad log P(y | x)) of a base on test problems, 4 responses each, averaged.
-
-    By position in the response, and by the probability of a token in each space: then only such
-    tokens count in both gradients.
-    """
-    folder = build(seed=base, quiet=True, world=WORLDS[world])
-    model, tokenizer = load_model(folder)
-    problems = load_problems(f"{folder}/test.jsonl", limit=prompts)
-    prompt_ids = [encode_prompt(tokenizer, problem) for problem in problems]
-    rollout = generate(model, prompt_ids, group_size=4, max_new_tokens=128, eos_ids=model.eos_ids)
-    start = start_token_of(tokenizer, model.config.vocab_size)
+def measure_alignment(world, base):
+    """cos(grad log P(y), grad log P(y | x)) of a base: whole, by position, by probability."""
+    model, rollout, start = sampled(build(seed=base, quiet=True, world=WORLDS[world]))
     found = gradient_alignment(model, rollout, start)
-    with torch.no_grad():
-        mask = rollout.response_mask
-        conditional = conditional_logprobs(model, rollout)
-        marginal = marginal_logprobs(model, rollout.response_ids, mask, start)
-    for space, logprobs in (("P(y_t|x)", conditional), ("P(y_t)", marginal)):
-        for low, high in pairwise(BINS):
-            chosen = mask & (logprobs.exp() >= low) & (logprobs.exp() < high)  # (B, R)
-            found[f"{space} {low} to {min(high, 1)}"] = {
-                "tokens": int(chosen.sum()),
-                "cosine": cosine_of_tokens(model, rollout, start, chosen),
-            }
+    found |= alignment_by_probability(model, rollout, start)
     return {"alignment": found, "world": world, "base": base}
 
 
@@ -281,18 +257,6 @@ def align(path):
                 record = measure_alignment(world, base)
                 with path.open("a") as file:
                     file.write(json.dumps(record) + "\n")
-
-
-def cosine_of_tokens(model, rollout, start, chosen):
-    """The cosine with only the chosen tokens (B, R) in both gradients, averaged over responses."""
-    names, cosines = [name for name, _ in model.named_parameters()], []
-    for row in chosen.any(1).nonzero()[:, 0].tolist():
-        own = torch.zeros_like(chosen)
-        own[row] = chosen[row]
-        pair = [logprob_gradient(model, rollout, space, start, own, None)
-                for space in ("marginal", "conditional")]  # fmt: skip
-        cosines.append(cosine(*pair, names))
-    return statistics.fmean(cosines) if cosines else None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -477,26 +441,28 @@ def claims_table(results, alignments):
 
 
 def draw(part, results, path):
-    """Avg@8, pass@8 and reflection over updates: the mean over runs and its interval."""
+    """Avg@8, pass@8 and reflection over updates: the mean over runs and, of three, its interval.
+
+    Only bases and seeds that are done for every variant, so that the lines are of the same ones.
+    """
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(12, 4), layout="tight")
     panels = {"avg_at_k": "Avg@8", "pass_at_k": "pass@8", "reflection": "reflection per response"}
+    if not (rows := pairs_of(part, results, list(part.variants))):
+        return
     for axis, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for color, name in enumerate(part.variants):
-            runs = [row[0] for row in pairs_of(part, results, [name])]
-            if len(runs) < 3:
-                continue
-            steps = [point["step"] for point in runs[0]["curve"] if point["step"] <= part.steps]
+            runs = [row[color] for row in rows]
+            steps = [point["step"] for point in runs[0]["curve"]]
             ends = [interval([at(run, step, key) for run in runs]) for step in steps]
             means = [mean for mean, _ in ends]
             axis.plot(steps, means, ".-", color=f"C{color}", label=f"{name} ({len(runs)} runs)")
-            low = [max(0, mean - half) for mean, half in ends]
-            high = [mean + half for mean, half in ends]
-            axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
+            if len(runs) > 2:
+                low, high = zip(*((max(0, m - h), m + h) for m, h in ends), strict=True)
+                axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
         axis.set(xlabel="updates", title=label, ylim=(0, None))
-    if figure.axes[0].lines:
-        figure.axes[0].legend(loc="upper left", fontsize=8)
+    figure.axes[0].legend(loc="upper left", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -529,12 +495,16 @@ def report(parts, path):
 def main():
     parser = argparse.ArgumentParser(description="When does the pre-train space help?")
     parser.add_argument("--quick", action="store_true", help="a few short runs, in minutes")
-    parts = [*PARTS, "alignment"]
-    parser.add_argument("--part", choices=parts, help="this part alone (default: all)")
+    parser.add_argument("--part", choices=[*PARTS, "alignment"], help="this part alone")
     parser.add_argument("--report", action="store_true", help="tables of what is done, no runs")
     parser.add_argument("--results", type=Path, help="file of the runs; those of one machine")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
+    parser.add_argument("--look", metavar="MODEL", help="into one model, see the header")
+    parser.add_argument("--data", default="tiny", help="with --look: problems")
+    parser.add_argument("--problem", help="with --look: its text, else the first that it half solves")
     args = parser.parse_args()
+    if args.look:
+        return report_errors(lambda: look(args.look, args.data, args.problem))
     path = args.results or (Path("out-study/quick.jsonl") if args.quick else RESULTS)
     parts = [QUICK] if args.quick else [PARTS[name] for name in PARTS if args.part in (None, name)]
     if not args.report:
@@ -545,4 +515,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,8 +14,10 @@
     records.py       metrics, samples, curves, the console, the ways a run ends
     console.py       what reaches the terminal
     processes.py     torchrun, --shard
-    plan.py          --dry-run, and what happens when memory runs out
+    lora.py          --lora-rank: adapters beside frozen weights
+    plan.py          memory: what a run needs and chooses, and what happens when it runs out
+    dryrun.py        --dry-run: settings, memory, time
     alignment.py     the cosine of the two spaces' gradients
     ask.py           one question from the shell, answered as the model writes
-    tokens.py        one response token by token: what the question decides, who pushes where
+    look.py          a look into one model: cosines, a response token by token
 """

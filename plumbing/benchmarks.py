@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
-from plumbing.checkpoints import resolve_model
+from plumbing.hub import CLIENT_ERRORS, hub_errors, resolve_model
 from plumbing.layouts import COLUMNS, SUFFIXES, read_rows, to_problem
 from plumbing.processes import world_size
 from plumbing.prompts import describe_template, encode_prompt, question_text
@@ -65,8 +65,12 @@ OTHER = Task("math", "", "problem, answer", k=8)  # any other source
 # The hub keeps a parquet copy of each data set: CONFIG/[partial-]SPLIT[-partN]/NNNN.parquet
 REVISION = "refs/convert/parquet"
 CONVERTED = re.compile(r"([^/]+)/(?:partial-)?([^/]+?)(?:-part\d+)?/\d+\.parquet")
-# The second is that of the HTTP client, whose errors without a network are its own.
-CLIENT_ERRORS = (OSError, *HfHubHTTPError.__bases__)
+HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+){1,3}")  # OWNER/NAME[/CONFIG][/SPLIT]
+
+
+def task_of(name):
+    """The Task of a benchmark's name, "bbh/TASK" included; of any other name OTHER."""
+    return TASKS.get(name.partition("/")[0], OTHER)
 
 # --------------------------------------------------------------------------------------------------
 # Finding files
@@ -102,22 +106,15 @@ def choose_part(source, parts, config, splits):
 
     Raises ValueError that lists what there is.
     """
-    for word in source.split("/")[2:]:
+    left = [part for part in parts if set(source.split("/")[2:]) <= set(part)]
+    if len({name for name, _ in left}) > 1:
+        left = [part for part in left if part[0] == config]
+    for split in splits:
+        left = [part for part in left if part[1] == split] or left
+    if len(left) != 1:
         known = ", ".join("/".join(part) for part in parts)
-        parts = [part for part in parts if word in part]
-        if not parts:
-            raise ValueError(f"{source}: no config and no split {word!r}; there are {known}")
-    configs = sorted({config for config, _ in parts})
-    config = configs[0] if len(configs) == 1 else config
-    if config not in configs:
-        names = ", ".join(configs)
-        raise ValueError(f"{source} has the configs {names}: name one, {source}/{configs[0]}")
-    there = [split for name, split in parts if name == config]
-    split = next((split for split in splits if split in there), there[0])
-    if split not in splits and len(there) > 1:
-        names = f"{', '.join(there)}, none of them {splits[0]}"
-        raise ValueError(f"{source} has the splits {names}: name one, {source}/{there[0]}")
-    return config, split
+        raise ValueError(f"{source}: name one of its parts, {source}/CONFIG/SPLIT: it has {known}")
+    return left[0]
 
 
 def download_archive(address):
@@ -133,63 +130,50 @@ def download_archive(address):
 
 def download(source, task, split):
     """(files, what was taken) of a named task or of OWNER/NAME[/CONFIG][/SPLIT] on the hub."""
-    is_named, hub, remedy = task is not OTHER, task.hub or "/".join(source.split("/")[:2]), ""
-    try:
+    is_named, hub = task is not OTHER, task.hub or "/".join(source.split("/")[:2])
+    advice = f"give a copy, --data {source}=FILE" if is_named else "give a copy, --data FILE"
+    page = f"https://huggingface.co/datasets/{hub}"
+    with hub_errors(hub, page, advice, is_gated="gated" in task.licence):
         if task.file:
             is_archive = hub.startswith("https:")
             folder = download_archive(hub) if is_archive else fetch(hub, None, [task.file])
             return sorted(folder.glob(task.file)), ""
         parts = list_parts(hub)
         if not parts:
-            raise ValueError(f"{hub} has no parquet copy on the hub: give a file, --data FILE")
-        wanted = (split, "test") if is_named else (split,)
-        part = choose_part(hub if is_named else source, parts, task.config, wanted)
-        examples = parts.get((part[0], "validation"), []) if task.kind == "choice" else []
-        folder = fetch(hub, REVISION, parts[part] + examples)
-        taken = f" ({hub}, config {part[0]}, split {part[1]})"
-        return [folder / name for name in parts[part]], taken
-    except GatedRepoError:
-        reason = "it is gated"
-        remedy = f"accept its terms at https://huggingface.co/datasets/{hub} and set HF_TOKEN, or "
-    except RepositoryNotFoundError:
-        reason = "the hub has no such data set, or it is private"
-        remedy = "check the name, set HF_TOKEN, or "
-    except (*CLIENT_ERRORS, zipfile.BadZipFile) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        if "gated" in task.licence:
-            remedy = "accept its terms there and set HF_TOKEN, or "
-    copy = f"{source}=FILE" if is_named else "FILE"
-    remedy += f"give a copy: --data {copy}"
-    raise ValueError(f"cannot load {source} from {hub} ({reason}); {remedy}")
+            raise ValueError(f"{hub} has no parquet copy on the hub: {advice}")
+        splits = (split, "test") if is_named else (split,)
+        config, split = choose_part(hub if is_named else source, parts, task.config, splits)
+        examples = parts.get((config, "validation"), []) if task.kind == "choice" else []
+        names = parts[config, split]
+        folder = fetch(hub, REVISION, names + examples)
+        return [folder / name for name in names], f" ({hub}, config {config}, split {split})"
 
 
 def is_hub_name(source):
     """Whether a source reads OWNER/NAME[/CONFIG][/SPLIT], and no such path is here."""
-    is_path = Path(source).exists() or source[:1] in ("", ".", "/", "~")
-    is_file = Path(source).suffix.lower() in SUFFIXES
-    return not is_path and not is_file and source.count("/") in (1, 2, 3)
+    is_path = Path(source).exists() or Path(source).suffix.lower() in SUFFIXES
+    return bool(HUB_NAME.fullmatch(source)) and not is_path
 
 
-def find_files(source, split, task):
+def find_files(source, split, copy_of):
     """(files, Task, what was taken) of a benchmark, "bbh/TASK", a file, a folder or a hub name."""
     path = Path(resolve_model(source), f"{split}.jsonl") if source in NAMED_WORLDS else Path(source)
-    source, (name, _, part) = str(source), str(source).partition("/")
     if source and path.exists():
-        benchmark = TASKS.get((task or "").partition("/")[0], OTHER)  # its name decides nothing
         files = [path] if path.is_file() else sorted(path.glob("*.json"))  # BBH's folder
         if not files:
             raise ValueError(f"the folder {source} has no .json file: give a file")
-        return files, benchmark, ""
-    if source not in TASKS and name != "bbh" and not is_hub_name(source):
+        return files, task_of(copy_of or ""), ""  # The file's own name decides nothing.
+    part = source.removeprefix("bbh/") if source.startswith("bbh/") else None
+    if source not in TASKS and part is None and not is_hub_name(source):
         known = f"known tasks: {', '.join(TASKS)}; or OWNER/NAME of the hub"
         raise ValueError(f"no file and no task {source!r}; {known}")
-    benchmark = TASKS.get(name, OTHER)
-    found, taken = download(source, benchmark, split)
-    files = [file for file in found if not part or name != "bbh" or file.stem == part]
+    task = task_of(source)
+    found, taken = download(source, task, split)
+    files = [file for file in found if part in (None, file.stem)]
     if not files:
         known = ", ".join(file.stem for file in found)
-        raise ValueError(f"{source}: no such file in {benchmark.hub}; known: {known}")
-    return files, benchmark, taken
+        raise ValueError(f"{source}: no such file in {task.hub}; known: {known}")
+    return files, task, taken
 
 # --------------------------------------------------------------------------------------------------
 # Loading
@@ -213,13 +197,6 @@ def worked_examples(file, task):
     return shots
 
 
-def group_of(problem, row, file, task):
-    """The part of a benchmark that has worked examples and a figure of its own, or None."""
-    if task is TASKS["mmlu_pro"]:
-        return row.get("category")
-    return file.stem if problem["kind"] == "bbh" else None
-
-
 def read_problems(files, task, keep_rows, need_answer, counts):
     """Yield the problems of files, each once; `counts` gets the rows read and those dropped."""
     seen = {}  # hash of a question and its options -> hash of its answer
@@ -230,18 +207,19 @@ def read_problems(files, task, keep_rows, need_answer, counts):
                 problem = to_problem(row, task)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}{place}: {error}") from error
-            problem["group"] = group_of(problem, row, file, task)
-            key = hash((problem["problem"].strip(), str(problem["options"])))
-            if not problem["problem"].strip():
+            question, is_bbh = problem["problem"].strip(), problem["kind"] == "bbh"
+            category = row.get("category") if task is TASKS["mmlu_pro"] else None
+            problem["group"] = file.stem if is_bbh else category
+            key, answer = hash((question, str(problem["options"]))), hash(problem["answer"])
+            if not question:
                 counts["without a question"] += 1
             elif need_answer and not problem["answer"]:
                 counts["without an answer"] += 1
-                counts["columns"] = ", ".join(map(str, row))
-            elif key in seen and problem["kind"] != "bbh":  # BBH is scored with its 4 repeats
-                again = seen[key] == hash(problem["answer"])
-                counts["repeated" if again else "repeated with another answer"] += 1
+            elif key in seen and not is_bbh:  # BBH is scored with its 4 repeats.
+                other = "" if seen[key] == answer else " with another answer"
+                counts[f"repeated{other}"] += 1
             else:
-                seen[key] = hash(problem["answer"])
+                seen[key] = answer
                 yield {**row, **problem, "row": row} if keep_rows else problem
 
 
@@ -250,24 +228,24 @@ def load_problems(
 ):
     """The problems of a benchmark, hub data set or local file, each once; prints what was taken.
 
-    name_or_path  a key of TASKS, "bbh/navigate", a file, a folder, or OWNER/NAME[/CONFIG][/SPLIT]
+    name_or_path  as --data above; NAME is a key of TASKS, "bbh/navigate" or a tiny world
     split, limit  str, default "test"; int, the first so many
     task          str, the benchmark that a file is a copy of; without it a file is of none
     keep_rows     bool, keep every column: False takes far less memory of a large set
     need_answer   bool, drop rows without an answer: a verifier of one's own may need none
     Returns       dicts, see the header. Raises ValueError that names the file and the row.
     """
-    files, benchmark, taken = find_files(name_or_path, split or "test", task)
+    files, benchmark, taken = find_files(str(name_or_path), split or "test", task)
     counts = Counter(rows=0)
     found = read_problems(files, benchmark, keep_rows, need_answer, counts)
     problems = list(islice(found, limit))
-    columns = counts.pop("columns", None)
-    reasons = [f"{counts[reason]:,} {reason}" for reason in counts if reason != "rows"]
-    dropped = f"; dropped {', '.join(reasons)}" if reasons else ""
-    print(f"{name_or_path}{taken}: {counts['rows']:,} rows, {len(problems):,} problems{dropped}")
+    told = f"{name_or_path}{taken}: {counts.pop('rows'):,} rows, {len(problems):,} problems"
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+    print(f"{told}; dropped {dropped}" if dropped else told)
     if not problems:
-        columns = f" (columns {columns}; expected {benchmark.columns})" if columns else ""
-        raise ValueError(f"{name_or_path} holds no problem with an answer{columns}")
+        raise ValueError(
+            f"{name_or_path} holds no problem with an answer: expected {benchmark.columns}"
+        )
     shots = {}
     if any(problem["group"] for problem in problems):
         for file in files:
@@ -285,22 +263,26 @@ def has_test_split(source):
     if not is_hub_name(source):
         return False
     parts = list_parts("/".join(source.split("/")[:2]))
-    _, trained = choose_part(source, parts, OTHER.config, ["train"])
-    _, tested = choose_part(source, parts, OTHER.config, ["test", "train"])
-    return (trained, tested) == ("train", "test")
+    splits = [choose_part(source, parts, OTHER.config, first)[1]
+              for first in (["train"], ["test", "train"])]  # fmt: skip
+    return splits == ["train", "test"]
 
 
-def say_overlap(problems, held_out, data, test):
-    """Warn of evaluation problems that are trained on; a person's choice, so none is taken out."""
-    trained = {problem["problem"].strip() for problem in problems}
-    shared = sum(problem["problem"].strip() in trained for problem in held_out)
-    if shared:
-        of_all = f"{shared:,} of {len(held_out):,} evaluation problems of {test}"
-        print(f"warning: {of_all} are in {data} too: the evaluation is not of unseen problems")
+def encode_prompts(tokenizer, problems, limit):
+    """The problems with "prompt_ids", without those whose prompt passes `limit` tokens; told."""
+    shared = {}  # id -> itself: the prompts of a large set hold each number once, not a copy each
+    for problem in problems:
+        ids = encode_prompt(tokenizer, problem)
+        problem["prompt_ids"] = [shared.setdefault(id, id) for id in ids]
+    short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
+    if long := len(problems) - len(short):
+        print(f"{long} of {len(problems)} prompts are longer than {limit} tokens, which "
+              "--max-prompt-tokens and --max-response-tokens allow: left out")  # fmt: skip
+    return short
 
 
 def load_data(config, tokenizer, max_positions):
-    """(training problems with "prompt_ids", evaluation problems); says what is left, held out."""
+    """(training problems, evaluation problems) with "prompt_ids"; says what is left, held out."""
     is_own = config.reward is not None  # a verifier gets whole rows, and may need no answer
     options = {"keep_rows": is_own, "need_answer": not is_own}
     problems = load_problems(config.data, split="train", **options)
@@ -310,36 +292,29 @@ def load_data(config, tokenizer, max_positions):
         test = config.data
     if test:
         held_out = load_problems(test, **options)[: config.eval_problems]
-        say_overlap(problems, held_out, config.data, test)
+        trained = {problem["problem"].strip() for problem in problems}
+        if both := sum(problem["problem"].strip() in trained for problem in held_out):
+            # To evaluate on them is a person's choice, so none is taken out.
+            print(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
+                  f"{config.data} too")  # fmt: skip
     else:
-        count = min(config.eval_problems, len(problems) // 5)
+        count = min(config.eval_problems, len(problems) // 5)  # at most 20 %
         held_out, problems = problems[len(problems) - count :], problems[: len(problems) - count]
-        last = f"the last {count} problems of {config.data}"
-        print(f"{last} are held out for evaluation (--eval-data gives others)")
+        print(f"the last {count} problems of {config.data} are held out for evaluation "
+              "(--eval-data gives others)")  # fmt: skip
     if description := describe_template(tokenizer):
         print(description)
-    shared = {}  # id -> itself: the prompts of a large set hold each number once, not a copy each
-    for problem in problems:
-        ids = encode_prompt(tokenizer, problem)
-        problem["prompt_ids"] = [shared.setdefault(id, id) for id in ids]
-    limit, total = config.max_prompt_tokens, len(problems)
-    short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
-    if dropped := total - len(short):
-        print(f"{dropped} of {total} prompts are longer than --max-prompt-tokens {limit}: left out")
-    room = max_positions - config.max_response_tokens
-    longest = max((len(problem["prompt_ids"]) for problem in short), default=0)
-    if longest > room:
-        reach = f"may reach {longest + config.max_response_tokens} tokens"
-        positions = f"the model has {max_positions} positions"
+    room = max_positions - config.max_response_tokens  # tokens of a prompt
+    if room < 1:
         raise ValueError(
-            f"prompt and response {reach}, {positions}: lower --max-response-tokens"
+            f"the model has {max_positions} positions: lower --max-response-tokens "
+            f"{config.max_response_tokens}"
         )
-    total = len(held_out)
-    held_out = [one for one in held_out if len(encode_prompt(tokenizer, one)) <= room]
-    if dropped := total - len(held_out):
-        print(f"{dropped} of {total} evaluation prompts leave fewer than --max-response-tokens "
-              f"{config.max_response_tokens} of the model's {max_positions} positions: left out")
-    if not short or len(held_out) < world_size():
-        left = f"{len(short)} problems to train on and {len(held_out)} to evaluate on"
-        raise ValueError(f"{config.data} leaves {left}: give more data, or --eval-data")
-    return short, held_out
+    problems = encode_prompts(tokenizer, problems, min(room, config.max_prompt_tokens))
+    held_out = encode_prompts(tokenizer, held_out, room)
+    if not problems or len(held_out) < world_size():
+        raise ValueError(
+            f"{config.data} leaves {len(problems)} problems to train on and {len(held_out)} to "
+            "evaluate on: give more data, --eval-data, or lower --max-response-tokens"
+        )
+    return problems, held_out

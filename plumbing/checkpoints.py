@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from model import CausalLM, whole
+from plumbing import lora
 from plumbing.files import is_plain_name, read_json, write_json
 from plumbing.hub import MODELS, fetch_folder, resolve_model  # noqa: F401, public here
 from plumbing.processes import part_of, world_size
@@ -24,6 +25,7 @@ from plumbing.processes import part_of, world_size
 # config.model_type and its name in transformers; all are the one class below with other switches
 FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no input changes
+PEFT_PREFIX = "base_model.model."  # the peft library wraps the model twice
 # What a config of wrong numbers or types raises where it is used
 WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -73,7 +75,9 @@ def shapes_of(name, dtype):
     """The model of a folder or hub id from its config.json alone: on "meta", without storage."""
     from huggingface_hub.errors import StrictDataclassError
 
-    folder = fetch_folder(name, ["config.json", "generation_config.json"])
+    folder = fetch_folder(name, ["*config.json"])
+    if (folder / "adapter_config.json").is_file():
+        return shapes_of(read_json(folder / "adapter_config.json")["base_model_name_or_path"], dtype)
     source, generation = read_json(folder / "config.json"), folder / "generation_config.json"
     try:
         with torch.device("meta"):
@@ -95,6 +99,13 @@ def load_model(name, dtype=torch.float32, device="cpu", shard=False):
     shard: of that copy only what this process is to hold, by FSDP2.
     """
     folder = fetch_folder(name)
+    if (folder / "adapter_config.json").is_file():  # of LoRA: the base that it names, merged
+        settings = read_json(folder / "adapter_config.json")
+        model, tokenizer = load_model(settings["base_model_name_or_path"], dtype, device, shard)
+        lora.add_adapters(model, settings["r"], settings["lora_alpha"])
+        fill_adapters(model, folder)
+        lora.merge(model)
+        return model, tokenizer
     model = shapes_of(folder, dtype).to(dtype)
     if getattr(model.config, "dual_chunk_attention_config", None):
         held = f"rows are held to the {model.max_positions:,} tokens that do without it"
@@ -230,6 +241,25 @@ def save_model(model, tokenizer, path, weights=None):
     write_json(path / "generation_config.json", generation)
     save_tokenizer(tokenizer, path)
     write_tensors(tensors, path / "model.safetensors")
+
+
+def save_adapters(config, weights, path):
+    """Write LoRA's adapters, {name: tensor}, without their base, as the peft library would."""
+    base = resolve_model(config.model)
+    settings = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
+        "r": config.lora_rank, "lora_alpha": config.lora_alpha, "lora_dropout": 0.0, "bias": "none",
+        "target_modules": sorted({name.split(".")[-3] for name in weights}),
+    }  # fmt: skip
+    write_json(path / "adapter_config.json", settings)
+    named = {PEFT_PREFIX + name: weight for name, weight in weights.items()}
+    write_tensors(named, path / "adapter_model.safetensors")
+
+
+def fill_adapters(model, folder):
+    file, parameters = folder / "adapter_model.safetensors", dict(model.named_parameters())
+    for key, tensor in load_file(file).items():
+        fill(parameters.get(key.removeprefix(PEFT_PREFIX)), key, tensor, file)
 
 
 def as_transformers_4(config):

@@ -52,30 +52,26 @@ def look_figures(rows):
     and that mend it (wrong before, right after); of responses with a second look, and right ones
     among those.
     """
-    read, first, changed, mended, right_after_look = [], [], [], [], []
+    names = "reads_right first_look_right look_changes look_mends right_after_look".split()
+    figures = {name: [] for name in names}
     for row in rows:
         modulus, asked = MODULUS.search(row["problem"]), OPERATION.findall(row["problem"])
         if not modulus:  # a user's own problem that calls itself tiny
             continue
-        value = looked = None
-        for opening, number, a, operator, b, result in STEP.findall(row["response"]):
+        value, steps = None, STEP.findall(row["response"])
+        for opening, number, a, operator, b, result in steps:
             right = OPERATORS[operator](int(a), int(b)) % int(modulus[1])
+            before, value = value, int(result)
             if opening:
-                looked = True
-                changed.append(int(result) != value)
-                mended.append(value != right == int(result))
+                figures["look_changes"].append(value != before)
+                figures["look_mends"].append(before != right == value)
             else:
-                read.append((number, operator, b) in asked)
-                first.append(int(result) == right)
-            value = int(result)
-        if looked:
-            right_after_look.append(row["correct"])
-    figures = {
-        "reads_right": read, "first_look_right": first, "look_changes": changed,
-        "look_mends": mended, "right_after_look": right_after_look,
-    }  # fmt: skip
+                figures["reads_right"].append((number, operator, b) in asked)
+                figures["first_look_right"].append(value == right)
+        if any(opening for opening, *_ in steps):
+            figures["right_after_look"].append(row["correct"])
     shares = {name: fmean(values) if values else None for name, values in figures.items()}
-    return shares | {"looks_again": len(right_after_look) / len(rows)}
+    return shares | {"looks_again": len(figures["right_after_look"]) / len(rows)}
 
 
 def avg_at_k(correct):
@@ -96,35 +92,34 @@ def pass_at_k(n, c, k):
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def is_full(grade):
-    """Whether a grade is right for pass@k, majority and thoughts: partial credit is not."""
-    return grade >= 1
-
-
 def majority(problem, rows):
     """1.0 if the answer given most often is right; no answer is no vote; the first wins a tie."""
     groups, alike = [], {**problem, "alternatives": None}  # groups: of rows with one answer
     for row in [row for row in rows if row["answer"] is not None]:
-        same = (g for g in groups if is_right({**alike, "answer": g[0]["answer"]}, row["answer"]))
-        if (group := next(same, None)) is None:
-            groups.append(group := [])
-        group.append(row)
-    return float(bool(groups) and is_full(max(groups, key=len)[0]["correct"]))
+        for group in groups:
+            if is_right({**alike, "answer": group[0]["answer"]}, row["answer"]):
+                group.append(row)
+                break
+        else:
+            groups.append([row])
+    return float(bool(groups) and max(groups, key=len)[0]["correct"] >= 1)
 
 
 def thought_rates(rows, name):
     """How often these responses reflect or change course; 0 for no responses."""
     total, tokens = sum(row[name] for row in rows), sum(row["tokens"] for row in rows)
-    per_response, per_token = total / max(1, len(rows)), total / max(1, tokens)
-    return {"per_response": per_response, "per_1000_tokens": 1000 * per_token}
+    per_token = total / max(1, tokens)
+    return {"per_response": total / max(1, len(rows)), "per_1000_tokens": 1000 * per_token}
 
 
 def summarize(problems, rows, k):
     """All figures, shares in [0, 1] and tokens, from N*k rows, the k of a problem adjacent."""
     of_problem = [rows[start : start + k] for start in range(0, len(rows), k)]
     correct = [[row["correct"] for row in part] for part in of_problem]  # (N, k)
-    counts = [sum(map(is_full, grades)) for grades in correct]
+    counts = [sum(grade >= 1 for grade in grades) for grades in correct]  # no partial credit
     sizes = sorted({2**i for i in range(k.bit_length())} | {k})  # 1, 2, 4, ... k
+    right = [row for row in rows if row["correct"] >= 1]
+    wrong = [row for row in rows if row["correct"] < 1]
     summary = {
         "problems": len(problems), "k": k,
         "avg_at_k": avg_at_k(correct),  # over all problems: the micro mean
@@ -134,11 +129,12 @@ def summarize(problems, rows, k):
         "cut": fmean(not row["finished"] for row in rows),
         "no_answer": fmean(row["answer"] is None for row in rows),
         "length": fmean(row["tokens"] for row in rows),
-        "thoughts": {name: thought_rates(rows, name) for name in ("reflection", "transition")},
+        "thoughts": {
+            name: {**thought_rates(rows, name), "right": thought_rates(right, name),
+                   "wrong": thought_rates(wrong, name)}
+            for name in ("reflection", "transition")
+        },
     }  # fmt: skip
-    for name, rates in summary["thoughts"].items():
-        rates["right"] = thought_rates([row for row in rows if is_full(row["correct"])], name)
-        rates["wrong"] = thought_rates([row for row in rows if not is_full(row["correct"])], name)
     if all(problem.get("kind") == "tiny" for problem in problems):
         summary |= look_figures(rows)
     groups = {}
@@ -172,9 +168,8 @@ def evaluate(model, tokenizer, problems, *, k, max_new_tokens, template="chat", 
     of_row = [problem for problem in problems for _ in range(k)]
     texts = rollout.response_texts(tokenizer)
     finished, tokens = rollout.finished.tolist(), rollout.response_mask.sum(1).tolist()
-    for i in range(len(texts)):
-        if rooms[i // k] < 1:
-            texts[i], finished[i], tokens[i] = "", False, 0
+    for i in [i for i in range(len(texts)) if rooms[i // k] < 1]:
+        texts[i], finished[i], tokens[i] = "", False, 0
     loose = not strict and grade_with is None
     grades = grade_with(of_row, texts) if grade_with else grade_all(of_row, texts, loose, strict)
     return [

@@ -18,12 +18,10 @@ from tiny import NAMED_WORLDS
 PRESETS = {  # defaults by name; every value can be overridden by its flag
     "tiny": {"model": "tiny", "lr": 2e-4, "steps": 160, "prerl_steps": 20, "prompts_per_step": 32,
              "max_response_tokens": 128, "eval_every": 20},
-    "qwen2.5-1.5b-24gb": {"model": "Qwen2.5-1.5B", "prompts_per_step": 32, "kv_cache_gb": 6,
-                          "max_response_tokens": 1024, "micro_batch_tokens": 4096,
-                          "checkpoint_activations": True, "offload": True},
-    "qwen2.5-1.5b-80gb": {"model": "Qwen2.5-1.5B", "micro_batch_tokens": 8192},
-    "paper-qwen3-4b": {"model": "Qwen3-4B", "prompts_per_step": 128, "max_response_tokens": 8192,
-                       "checkpoint_activations": True},
+    "qwen2.5-1.5b-24gb": {"model": "Qwen2.5-1.5B", "prompts_per_step": 32,
+                          "max_response_tokens": 1024},
+    "qwen2.5-1.5b-80gb": {"model": "Qwen2.5-1.5B"},
+    "paper-qwen3-4b": {"model": "Qwen3-4B", "prompts_per_step": 128, "max_response_tokens": 8192},
 }  # fmt: skip
 VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
     "dsrl": (("nsr-prerl",), ("grpo",)),
@@ -32,7 +30,8 @@ VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
     "joint": (("grpo", "nsr-prerl"),) * 2,
     **{name: ((name,),) * 2 for name in OBJECTIVES},
 }
-FIXED = ("model", "data", "prompts_per_step", "seed")  # flags that --resume cannot change
+# flags that --resume cannot change
+FIXED = ("model", "data", "prompts_per_step", "seed", "lora_rank", "lora_alpha")
 FREE = (  # flags that change nothing of the result
     "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_problems", "preset",
     "kv_cache_gb", "device", "dry_run", "export", "report_to", "alignment_every", "offload", "shard",
@@ -71,16 +70,20 @@ class Config:
     group_size: int = flag(8, "G, responses per prompt", 2)
     max_prompt_tokens: int = flag(1024, "problems with a longer prompt are left out", 1)
     max_response_tokens: int = flag(2048, "tokens; a longer response is cut", 1)
-    kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: half of the free)", 0)
+    kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: what is left)", 0)
 
     steps: int = flag(348, "updates in all, both phases", 1)
     lr: float = flag(1e-6, "learning rate of AdamW, constant", 0, 1)  # 1 moves each weight by 1
     micro_batch_tokens: int | None = flag(
-        None, f"tokens of a forward and backward (default: {PACK_TOKENS['cpu']} on CPU, "
-        f"{PACK_TOKENS['cuda']} on CUDA)", 1
+        None, f"tokens of a forward and backward (default: {PACK_TOKENS['cpu']} on CPU, as fits "
+        "on CUDA)", 1
     )
-    checkpoint_activations: bool = flag(False, "compute layers again in backward: less memory")
-    offload: bool = flag(False, "AdamW's moments in host memory: 8 bytes a parameter less on a GPU")
+    checkpoint_activations: bool | None = flag(
+        None, "compute layers again in backward: less memory (default: as the GPU needs)"
+    )
+    offload: bool | None = flag(None, "AdamW's moments in host memory (default: as the GPU needs)")
+    lora_rank: int = flag(0, "train adapters of this rank; the default --lr is then ten times", 0)
+    lora_alpha: int = flag(32, "the adapters' scale is alpha / rank", 1)
     shard: bool = flag(False, "weights, gradients and moments cut over the processes of torchrun")
 
     eval_every: int = flag(25, "updates between evaluations", 1)
@@ -88,7 +91,10 @@ class Config:
     alignment_every: int | None = flag(None, "updates between two cosines of the spaces", 1)
     save_every: int = flag(20, "updates between checkpoints", 1)
     keep: int = flag(2, "checkpoints kept", 1)
-    report_to: str | None = flag(None, "log there too", choices=("wandb", "trackio"))
+    report_to: str | None = flag(
+        None, "log there too; project and run by WANDB_PROJECT, WANDB_RUN_ID, TRACKIO_PROJECT",
+        choices=("wandb", "trackio", "tensorboard"),
+    )  # fmt: skip
     seed: int = flag(0, "of data order, sampling and evaluation", 0, 10**12)  # times 10^6: 64 bits
     out: str = flag("out", "folder of the run")
     resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
@@ -98,8 +104,9 @@ class Config:
     def __post_init__(self):
         for item in fields(self):
             name, value, choices = flag_of(item.name), getattr(self, item.name), choices_of(item)
-            kind = item.type | int if isinstance(0.5, item.type) else item.type  # 1 is a number too
-            if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+            kinds = getattr(item.type, "__args__", (item.type,))
+            whole = type(value) is int and float in kinds  # 1 is a number too
+            if type(value) not in kinds and not whole:
                 raise ValueError(f"{name} is {value!r}: it must be of type {item.type}")
             least, most = item.metadata["bounds"]
             if isinstance(value, float) and not math.isfinite(value):
@@ -109,8 +116,10 @@ class Config:
                 raise ValueError(f"{name} is {value}: it must be {limit}")
             if value is not None and choices and value not in choices:
                 raise ValueError(f"{name} is {value}: it must be one of {', '.join(choices)}")
-        if self.shard and (self.offload or self.alignment_every):
-            raise ValueError("--shard goes with neither --offload nor --alignment-every")
+        if self.shard and (self.offload or self.alignment_every or self.lora_rank):
+            raise ValueError(
+                "--shard goes with neither --offload nor --alignment-every nor --lora-rank"
+            )
 
 
 GROUPS = {  # the field that opens each group of --help
@@ -182,6 +191,7 @@ def parse_args(argv, saved_settings=None):
     else:
         preset = "tiny" if given.get("model", "tiny") in NAMED_WORLDS else None
         settings |= PRESETS.get(given.get("preset", preset), {})
+        settings["lr"] = round(settings["lr"] * (10 if given.get("lora_rank") else 1), 9)
     settings |= given
     own = settings["model"] if settings["model"] in NAMED_WORLDS else "math"
     settings["data"] = settings["data"] or own

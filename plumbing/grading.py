@@ -14,6 +14,7 @@ import importlib.util
 import math
 import re
 import sys
+from contextlib import suppress
 from functools import partial
 from itertools import dropwhile
 from pathlib import Path
@@ -30,8 +31,8 @@ MARKUP = re.compile(r"\\(?:boxed|text(?:bf)?|math(?:bf|rm))\{([^{}]*)\}|\*\*|\$|
 # "5 A" are none, and by the same rule "C cat": what follows is a word, see `letters`.
 LETTER = r"(?:\(([A-Z])\)|(?<![\w'’])(?<!\d )([A-Z])(?![\w^_]|['’]\w|\s*[=+*/]))"
 LONE_LETTER = re.compile(LETTER)
-CONTENT_WORD = re.compile(
-    r"\s+(?!(?:because|since|as|is|which|with|for|due|in|on|from|by|based|given|and|or|so|but)\b)\w")
+CONTENT_WORD = re.compile(r"\s+(?!(?:because|since|as|is|which|with|for|due|in|on|from|by|based|"
+                          r"given|and|or|so|but)\b)\w")  # fmt: skip
 CHOICE_CUE = re.compile(  # "Answer: C", "the answer is option C"; "C is correct"
     r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice)(?i:\W{0,4}is|\W{0,3}:)\W{0,8}?"
     rf"(?i:option )?{LETTER}|{LETTER}(?= is (?:the )?(?:correct|right|best|true|answer)\b)")
@@ -173,8 +174,10 @@ def is_right(problem, predicted, loose=True, strict=False):
         golds = [{**problem, "answer": x, "alternatives": None} for x in problem["alternatives"]]
         return any(is_right(one, predicted, loose, strict) for one in golds)
     kind, answer = problem["kind"], problem["answer"]
-    if kind in ("choice", "bbh"):
-        return predicted == answer if kind == "choice" else same_text(predicted, answer)
+    if kind == "choice":
+        return predicted == answer
+    if kind == "bbh":
+        return same_text(predicted, answer)
     if strict or equal(predicted, answer):
         return equal(predicted, answer, strict=strict)
     value, gold = as_number(predicted), as_number(answer, unit=False)
@@ -187,8 +190,8 @@ def is_right(problem, predicted, loose=True, strict=False):
 
 def gold_for(problem, response):
     """The gold to compare a response with: of several the one that it matches, if any."""
-    answer, golds = extract_answer(response), problem.get("alternatives") or ()
-    return next((gold for gold in golds if equal(answer or "", gold)), problem["answer"])
+    answer, golds = extract_answer(response) or "", problem.get("alternatives") or ()
+    return next((gold for gold in golds if equal(answer, gold)), problem["answer"])
 
 
 def grade_all(problems, responses, loose=True, strict=False, counts=None):
@@ -251,10 +254,10 @@ def told(error):
 
 def reward_of(value):
     """A verifier's value, a number or a bool (numpy's and torch's too), as a float in [0, 1]."""
-    try:
-        reward = math.nan if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError):
-        reward = math.nan
+    reward = math.nan
+    if not isinstance(value, str | bytes):
+        with suppress(TypeError, ValueError):
+            reward = float(value)
     if not 0 <= reward <= 1:  # NaN fails too
         raise ValueError(f"it gives {value!r:.80}: it must lie in [0, 1]")
     return reward
@@ -268,26 +271,26 @@ def load_grader(spec):
     """
     if spec is None:
         return partial(grade_all, loose=False)
-    function, shown = load_function(spec), set()
+    function, told_once = load_function(spec), []
 
     def grade(problems, responses, counts=None):
-        rewards, failed, counts = [], 0, {} if counts is None else counts
+        rewards, failures, counts = [], [], {} if counts is None else counts
         for problem, response in zip(problems, responses, strict=True):
             try:  # it gets the row as it stands in the file
                 rewards.append(reward_of(function(dict(problem.get("row") or problem), response)))
             except STRANGERS_ERRORS as error:
                 rewards.append(0.0)
-                failed += 1
                 asked = str(problem.get("problem"))[:SHOWN]
-                failure = (f"--reward {spec!r} failed ({told(error)}) on the problem {asked!r} "
-                           f"and the response {response[-SHOWN:]!r}")  # fmt: skip
-        if failed > FAILED_SHARE * len(rewards):
-            raise ValueError(f"{failure}; it failed on {failed} of {len(rewards)} responses")
-        if failed:
-            counts["verifier failed"] = counts.get("verifier failed", 0) + failed
-        if failed and not shown:
-            shown.add("failure")
-            tqdm.write(f"warning: {failure}: it scores 0, here and wherever it fails (told once)")
+                failures.append(f"--reward {spec!r} failed ({told(error)}) on the problem "
+                                f"{asked!r} and the response {response[-SHOWN:]!r}")  # fmt: skip
+        if len(failures) > FAILED_SHARE * len(rewards):
+            count = f"{len(failures)} of {len(rewards)} responses"
+            raise ValueError(f"{failures[-1]}; it failed on {count}")
+        if failures:
+            counts["verifier failed"] = counts.get("verifier failed", 0) + len(failures)
+        if failures and not told_once:
+            told_once.append(failures[-1])
+            tqdm.write(f"warning: {failures[-1]}: it scores 0, here and later (told once)")
         return rewards
 
     return grade

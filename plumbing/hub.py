@@ -3,7 +3,12 @@
     python dsrl.py --model NAME    NAME is a short name, a folder, or OWNER/NAME of the hub
 """
 
+import zipfile
+from contextlib import contextmanager
 from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
 from tiny import NAMED_WORLDS, build
 
@@ -35,6 +40,8 @@ MODELS = {
     for suffix in suffixes
     for size in sizes.split()
 }
+# Without a network the HTTP client raises errors of its own beside OSError.
+CLIENT_ERRORS = (OSError, *HfHubHTTPError.__bases__)
 HUB_FILES = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
 
 
@@ -50,7 +57,7 @@ def resolve_model(name):
     if name in MODELS:
         return MODELS[name]
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"no folder {name!r}")
+        raise ValueError(f"a model, or the base of adapters, is missing: no folder {name!r}")
     if "/" in name:
         return name
     known = ", ".join([*NAMED_WORLDS, *MODELS])
@@ -62,23 +69,20 @@ def fetch_folder(name, patterns=HUB_FILES):
     name = resolve_model(name)
     if Path(name).is_dir():
         return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    advice = "give --model a folder with config.json, *.safetensors and the tokenizer's files"
+    with hub_errors(name, f"https://huggingface.co/{name}", advice):
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns)))
 
+
+@contextmanager
+def hub_errors(name, page, advice, is_gated=False):
+    """Turn what the hub's client raises into one ValueError: why, and what to do."""
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except GatedRepoError as error:
-        raise ValueError(
-            f"{name} is gated: accept its terms at https://huggingface.co/{name} and set HF_TOKEN "
-            "to a token of the account that did"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(
-            f"the hub has no model {name}, or it is private: check the name, or set HF_TOKEN"
-        ) from error
-    except OSError as error:  # all other errors of the hub's client are
-        raise ValueError(
-            f"no folder {name} here, and could not fetch it from the hub ({type(error).__name__}): "
-            "without a network, give --model a folder with config.json, *.safetensors and the "
-            "tokenizer's files"
-        ) from error
+        yield
+    except (*CLIENT_ERRORS, zipfile.BadZipFile) as error:
+        reason, remedy = (str(error) or repr(error)).splitlines()[0], ""
+        if is_gated or isinstance(error, GatedRepoError):
+            remedy = f"it is gated: accept its terms at {page} and set HF_TOKEN; or "
+        elif isinstance(error, RepositoryNotFoundError):
+            remedy = "the hub has none of this name, or it is private: set HF_TOKEN; or "
+        raise ValueError(f"cannot load {name} ({reason}): {remedy}{advice}") from error

@@ -13,6 +13,7 @@ import csv
 import json
 import random
 import re
+from contextlib import suppress
 
 from plumbing.prompts import LETTERS
 from reward import extract_answer
@@ -28,8 +29,9 @@ GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solut
 NO_GOLDS = ("", "proof", "notfound", "not found")  # NuminaMath's, where there is no answer
 SHORT_SOLUTION = 10  # words: without a box, such a solution is itself the answer
 WRAPPER = re.compile(  # of BytedTsinghua's sets: asks for "Answer: 34", which no grader here wants
-    r"\s*Solve the following math problem step by step\. The last line of your response should be "
-    r"of the form Answer:.*\n+([\s\S]*?)\s*Remember to put your answer on its own line after.*\s*")
+    r"\A\s*Solve the following math problem step by step\. The last line of your response should "
+    r"be of the form Answer:.*\n+([\s\S]*?)\s*Remember to put your answer on its own "
+    r"line after.*\s*\Z")
 NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3", "5"], not [3, 5)
 
 # --------------------------------------------------------------------------------------------------
@@ -43,24 +45,19 @@ def read_rows(path, columns=None):
     Raises ValueError that names the file and the line.
     """
     readers = {".parquet": read_parquet, ".csv": read_csv, ".jsonl": read_jsonl, ".json": read_json}
-    reader, place = readers.get(path.suffix.lower()), ""
+    place = ""
     try:
-        if reader is None:
-            raise ValueError(f"its name ends in {path.suffix!r}")
-        for place, row in reader(path, columns):
+        if path.suffix.lower() not in readers:
+            raise ValueError(f"its name does not end in {', '.join(SUFFIXES)}")
+        for place, row in readers[path.suffix.lower()](path, columns):
             if isinstance(row, bytes):
                 row = json.loads(row.decode("utf-8-sig"))
             if not isinstance(row, dict):
-                raise ValueError(f"it holds {str(row)[:40]!r}")
+                raise ValueError(f"{str(row)[:40]} is no object such as {{'problem': 'p'}}")
             yield place, row
             place = f" after{place}"
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}{place}: no UTF-8 text ({error.reason}): save it so") from error
     except (ValueError, OSError, RecursionError, NotImplementedError, csv.Error) as error:
-        raise ValueError(
-            f"{path}{place}: not readable ({str(error).splitlines()[0]}); legal: rows like "
-            f'{{"problem": ..., "answer": ...}} in {", ".join(SUFFIXES)}'
-        ) from error
+        raise ValueError(f"cannot be read: {path}{place}: {str(error).splitlines()[0]}") from error
 
 
 def plain_name(column):
@@ -76,23 +73,19 @@ def read_parquet(path, columns):
         needed = [name for name in names if columns is None or plain_name(name) in columns]
         batches = file.iter_batches(batch_size=1024, columns=needed or names)
         rows = (row for batch in batches for row in batch.to_pylist())
-        for number, row in enumerate(rows, 1):
-            yield f" row {number}", row
+        yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def read_csv(path, columns):
     csv.field_size_limit(2**31 - 1)  # characters; a long solution passes the default
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        for row in reader:
-            yield f" line {reader.line_num}", row
+        yield from ((f" line {reader.line_num}", row) for row in reader)
 
 
 def read_jsonl(path, columns):
     with path.open("rb") as file:  # as text, a line separator of Unicode would end a line
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield f" line {number}", line
+        yield from ((f" line {i}", line) for i, line in enumerate(file, 1) if line.strip())
 
 
 def read_json(path, columns):
@@ -106,27 +99,25 @@ def read_json(path, columns):
         return
     if isinstance(rows, dict) and not set(QUESTIONS) & set(rows):
         rows = next((value for value in rows.values() if isinstance(value, list)), rows)
-    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-        yield f" row {number}", row
+    rows = rows if isinstance(rows, list) else [rows]
+    yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
 
 # --------------------------------------------------------------------------------------------------
 # Questions and golds
 
 
 def clean(value):
-    """A value as a text that every tokenizer and file takes: a lone surrogate becomes "?"."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    """A value as a text that every tokenizer takes: None and NaN "", a lone surrogate "?"."""
+    text = "" if value is None or value != value else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def unpacked(value):
     """What a text holds that is a JSON (or Python) object or list of texts; else the value."""
-    if not isinstance(value, str) or not NESTED.match(value):
-        return value
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            pass
+    if isinstance(value, str) and NESTED.match(value):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return read(value.strip())
     return value
 
 
@@ -135,54 +126,43 @@ def question_of(value):
     value = unpacked(value)
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list):
-        turns = [turn for turn in value if isinstance(turn, dict)]
-        users = [turn for turn in turns if turn.get("role", turn.get("from", "user")) in
-                 ("user", "human")]  # fmt: skip
+        users = [turn for turn in value if isinstance(turn, dict)
+                 and turn.get("role", turn.get("from", "user")) in ("user", "human")]  # fmt: skip
         value = users[-1].get("content", users[-1].get("value")) if users else None
     if isinstance(value, list):  # the parts of a turn
         value = "".join(part.get("text") or "" for part in value if isinstance(part, dict))
-    text = "" if value is None else clean(value)
-    wrapped = WRAPPER.fullmatch(text)
-    return wrapped[1] if wrapped else text
+    return WRAPPER.sub(r"\1", clean(value))
 
 
 def golds_of(value):
     """The right answers, texts: [] for none, several where any of them is right."""
     value = unpacked(value)
     if isinstance(value, dict):
-        keys = [key for key in GOLD_KEYS if key in value] or list(value)
-        if keys[0] not in GOLD_KEYS and len(keys) > 1:
-            raise ValueError(f"a gold with {', '.join(keys)}; expected one of {GOLD_KEYS}")
-        return golds_of(value[keys[0]])
+        keys = [key for key in GOLD_KEYS if key in value]
+        if not keys and len(value) > 1:
+            raise ValueError(f"a gold with {', '.join(value)}; expected one of {GOLD_KEYS}")
+        return golds_of(value[(keys or list(value))[0]])
     if isinstance(value, list):
         return list(dict.fromkeys(gold for item in value for gold in golds_of(item)))
-    text = "" if value is None or value != value else clean(value)  # NaN is none
-    text = text.rpartition("####")[2].strip()  # GSM8K: text #### gold
+    text = clean(value).rpartition("####")[2].strip()  # GSM8K: text #### gold
     if "\\boxed" in text:
         text = extract_answer(text) or ""
     text = re.sub(r"^(-?\d+)\.0+$", r"\1", text)  # AMC: 27.0
     return [] if text.casefold() in NO_GOLDS else [text]
 
 
-def gold_of_solution(text):
-    """The last box of a solution, what its "answer is" says, or all of it if it is no more."""
-    found = extract_answer(str(text), loose=True)
-    return found or (text if len(str(text).split()) < SHORT_SOLUTION else None)
-
-
 def options_of(row):
     """{label: text} of the options of a row: a list, an object, ARC's texts and labels, columns."""
-    given = next((unpacked(row[key]) for key in ("options", "choices") if row.get(key)), None)
-    if given is None and {"A", "B", "C"} <= set(row):
+    given = next((unpacked(row[key]) for key in ("options", "choices") if row.get(key)), {})
+    if not given and {"A", "B", "C"} <= set(row):
         given = {letter: row.get(letter) for letter in "ABCDE"}
     if isinstance(given, dict) and isinstance(given.get("text"), list):
         given = dict(zip(given.get("label") or LETTERS, given["text"], strict=False))
     elif isinstance(given, list) and len(given) <= len(LETTERS):
         given = [one.get("text") if isinstance(one, dict) else one for one in given]
         given = dict(zip(LETTERS, given, strict=False))
-    if not isinstance(given, dict | None):
+    if not isinstance(given, dict):
         raise ValueError(f"options {str(given)[:60]}: expected a list or an object, up to Z")
-    given = given or {}
     options = {str(key): clean(text) for key, text in given.items() if text not in (None, "N/A")}
     starts = {key: re.match(rf"\(?{re.escape(key)} ?[).:]\s*", options[key]) for key in options}
     if all(starts.values()):  # AQuA's "A)21"
@@ -209,12 +189,21 @@ def choice_of(gold, options):
     return LETTERS[place]
 
 
-def shuffled(question, right, wrong):
-    """(options, letter of the right one), in an order that a question always gets."""
-    options = [right, *wrong]
-    random.Random(question).shuffle(options)
-    options = [option for option in options if option is not None]
-    return [clean(option).strip() for option in options], LETTERS[options.index(right)]
+def gold_of(low, task):
+    """(gold, error) of a question without options, from the columns of its row."""
+    gold, error = next((low[name] for name in GOLDS if low.get(name) not in (None, "")), ""), None
+    if not set(GOLDS) & set(low):
+        gold = low.get("label")
+        if solution := str(low.get("solution") or ""):
+            is_short = len(solution.split()) < SHORT_SOLUTION
+            gold = extract_answer(solution, loose=True) or (solution if is_short else "")
+    elif isinstance(low.get("final_answer"), list):  # OlympiadBench: all of them
+        gold = ", ".join(map(str, low["final_answer"])).replace("$", "").strip().removesuffix(".")
+        with suppress(ValueError, TypeError, KeyError):  # an error of "none" is no tolerance
+            error = float(low["error"] or 0)
+    if task.kind == "minerva":  # partly Python: np.arcsin(10/13), -3./2
+        gold = re.sub(r"(\d)\./", r"\1/", str(gold or "").replace("np.", "\\"))
+    return gold, error
 
 
 def to_problem(row, task):
@@ -223,40 +212,39 @@ def to_problem(row, task):
     task  the benchmarks.Task that the row is from: its kind, and its columns for messages
     Raises ValueError for a layout that is not known.
     """
-    kind, columns = task.kind, f"columns {', '.join(map(str, row))}"
+    columns = f"columns {', '.join(map(str, row))}"
     low = {plain_name(name): value for name, value in row.items()} | row
     there = [name for name in QUESTIONS if name in low]
     if not there:
         raise ValueError(f"{columns} are no known layout; expected {task.columns}")
     question = question_of(next((low[name] for name in there if low[name]), None))
-    problem = {"problem": question, "answer": "", "alternatives": None, "kind": kind,
+    problem = {"problem": question, "answer": "", "alternatives": None, "kind": task.kind,
                "options": None, "error": None}  # fmt: skip
     if isinstance(verl := unpacked(low.get("reward_model")), dict):
         low["ground_truth"] = verl.get("ground_truth")
-    options = options_of(low)
-    columns_of_gold = CHOICE_GOLDS if options else GOLDS
-    gold = next((low[name] for name in columns_of_gold if low.get(name) not in (None, "")), "")
     if set(GPQA) <= set(low):
-        right, *wrong = (low[name] for name in GPQA)
+        problem["kind"], (right, *wrong) = "choice", (low[name] for name in GPQA)
+        options = [option for option in (right, *wrong) if option is not None]
+        random.Random(question).shuffle(options)  # in an order that a question always gets
         if right:
-            problem["options"], problem["answer"] = shuffled(low["question"], right, wrong)
-        return problem | {"kind": "choice"}
-    if options:
-        answer = "" if gold == "" else choice_of(gold, options)
-        return problem | {"kind": "choice", "options": list(options.values()), "answer": answer}
-    if kind == "choice":
+            problem["options"] = [clean(option).strip() for option in options]
+            problem["answer"] = LETTERS[options.index(right)]
+    elif options := options_of(low):
+        problem |= {"kind": "choice", "options": list(options.values())}
+        golds = [low[name] for name in CHOICE_GOLDS if low.get(name) not in (None, "")]
+        problem["answer"] = choice_of(golds[0], options) if golds else ""
+    elif task.kind == "choice":
         raise ValueError(f"{columns} hold no options; expected {task.columns}")
-    if not set(GOLDS) & set(low):
-        gold = gold_of_solution(low["solution"]) if low.get("solution") else low.get("label")
-    elif isinstance(low.get("final_answer"), list):  # OlympiadBench: all of them
-        gold = ", ".join(map(str, low["final_answer"])).replace("$", "").strip().removesuffix(".")
-        error = str(low.get("error") or 0)
-        if "error" in low and re.fullmatch(r"\d*\.?\d+(?:e-?\d+)?", error):
-            problem |= {"kind": "olympiad", "error": float(error)}
-    if kind == "minerva":  # partly Python: np.arcsin(10/13), -3./2
-        gold = re.sub(r"(\d)\./", r"\1/", str(gold or "").replace("np.", "\\"))
-    if golds := golds_of(gold):
-        problem |= {"answer": golds[0], "alternatives": golds if len(golds) > 1 else None}
-    # Those of the embedded world say so, and BBH has two columns that no other set has alone.
-    special = "bbh" if set(row) == {"input", "target"} else low.get("kind") == "tiny" and "tiny"
-    return problem | ({"kind": special} if special else {})
+    else:
+        gold, problem["error"] = gold_of(low, task)
+        golds = golds_of(gold)
+        problem["answer"] = golds[0] if golds else ""
+        problem["alternatives"] = golds if len(golds) > 1 else None
+        # Those of the embedded world say so, and BBH has two columns that no other set has alone.
+        if set(row) == {"input", "target"}:
+            problem["kind"] = "bbh"
+        elif low.get("kind") == "tiny":
+            problem["kind"] = "tiny"
+        elif problem["error"] is not None:
+            problem["kind"] = "olympiad"
+    return problem

@@ -1,31 +1,53 @@
-"""Memory and time: what a run will need (--dry-run), and what it does when memory runs out."""
+"""Memory: what a run needs, what it chooses to fit its device, what it does when memory runs out.
 
-import json
+1. `choose` takes the fastest of a few choices whose plan fits into what the device has free. What a
+   flag says is kept; what cannot fit is refused, with the nearest flags that would.
+2. Choices belong to the device, not to the run: they are not saved, and --resume chooses again.
+"""
+
 import math
-from dataclasses import asdict, replace
-from time import perf_counter
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 
 import torch
 from tqdm import tqdm
 
 from logprobs import LOGITS_PER_CHUNK
 from model import KVCache
+from plumbing import lora
 from plumbing.checkpoints import compute_dtype, load_model, shapes_of
+from plumbing.flags import flag_of
 from plumbing.processes import choose_threads, gather, world_size
 from prerl import PACK_TOKENS
+from rollout import CHECK_EVERY, free_bytes
 
-PROBE_SECONDS, PROBE_TOKENS = 10, 8  # of --dry-run
-
-
-def load_weights(config, device):
-    """(model, tokenizer): fp32 master weights, always; with --shard this process's part of them."""
-    model, tokenizer = load_model(config.model, device=device, shard=config.shard)
-    model.compute_dtype = compute_dtype(device)
-    model.checkpoint_activations = config.checkpoint_activations or too_large(config, device)
-    choose_threads(model)
-    return model, tokenizer
+CUDA = torch.device("cuda")
+SPARE = 0.1  # of the memory: CUDA's own, and fragments
+CACHE_SHARE = 0.75  # of what sampling leaves free; the rest is for prefill and for drawing
+LEAST_ROWS = 4  # of the KV cache: a run that samples fewer at a time takes weeks
 
 
+@dataclass
+class Fit:
+    """What a run does to fit its device."""
+
+    micro_batch_tokens: int  # halved when memory runs out
+    checkpoint_activations: bool
+    offload: bool
+    kv_cache_gb: float | None  # None: half of what is free
+
+
+def shapes(config, device):
+    """The model of a run without storage, on "meta"."""
+    model = shapes_of(config.model, compute_dtype(device))
+    if config.lora_rank:
+        with torch.device("meta"):
+            lora.add_adapters(model.to(model.compute_dtype), config.lora_rank, config.lora_alpha)
+    return model
+
+
+@cache
 def bytes_kept(model, tokens):
     """What autograd keeps of `tokens` tokens for backward; counted on a model on "meta"."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
@@ -40,98 +62,160 @@ def bytes_kept(model, tokens):
     return sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
 
 
-def memory_plan(config, model, device):
+def memory_plan(config, model, device, fit):
     """{item: bytes} on the device, of a model on "meta"; each at its largest."""
-    parameters, size = sum(p.numel() for p in model.parameters()), model.compute_dtype.itemsize
-    length = config.max_prompt_tokens + config.max_response_tokens
-    tokens = max(config.micro_batch_tokens or PACK_TOKENS[device.type], length)
+    dtype, layers = model.compute_dtype, model.config.num_hidden_layers
+    parameters, parts = list(model.parameters()), world_size() if config.shard else 1
+    trained = [one.numel() for one in parameters if one.requires_grad]
+    copied = [one.numel() for one in parameters if one.dtype != dtype or device.type == "cpu"]
+    tokens = max(fit.micro_batch_tokens, config.max_prompt_tokens + config.max_response_tokens)
     # From one token and two: at those, attention that keeps T x T weights keeps next to nothing.
     a_token = bytes_kept(model, 2) - bytes_kept(model, 1)
     casts = bytes_kept(model, 1) - a_token  # of the weights to bf16
-    layers = model.config.num_hidden_layers
-    if config.checkpoint_activations:  # the input of every layer, and all of one layer
-        a_token = layers * model.config.hidden_size * size + a_token // layers
+    if fit.checkpoint_activations:  # the input of every layer, and all of one layer
+        a_token = layers * model.config.hidden_size * dtype.itemsize + a_token // layers
         casts = casts // layers
-    rows = config.prompts_per_step * config.group_size // world_size()
-    cache = rows * length * KVCache.bytes_per_token(model.config, model.compute_dtype)
-    logits = min(LOGITS_PER_CHUNK[device.type], tokens * model.config.vocab_size)
-    parts = world_size() if config.shard else 1
+    head = model.lm_head.weight
+    logits = min(LOGITS_PER_CHUNK[device.type], tokens * len(head))
+    cast_head = head.numel() if head.dtype != dtype else 0
     # whole for their turn: weights, gradients, and these once more as they are summed
     in_layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
-    gathered = 12 * (parameters - in_layers + 2 * in_layers // layers)
+    gathered = 12 * (sum(trained) - in_layers + 2 * in_layers // layers)
+    rows, row = rows_of(config, model)
     return {
-        "weights (float32)": 4 * parameters // parts,
-        "gradients (float32)": 4 * parameters // parts,
-        "AdamW moments (float32)": 0 if config.offload else 8 * parameters // parts,
+        "weights held": sum(one.nbytes for one in parameters) // parts,
+        "gradients (float32)": 4 * sum(trained) // parts,
+        "AdamW moments (float32)": 0 if fit.offload else 8 * sum(trained) // parts,
+        "AdamW moments of one tensor": 8 * max(trained) if fit.offload else 0,
         "head and 2 layers, gathered": gathered if config.shard else 0,
-        f"activations, {tokens:,} tokens": tokens * a_token + casts,
-        "logits chunk": logits * size,
-        "weights laid out for sampling": size * parameters,
-        f"KV cache, {rows:,} rows": min(cache, 1e9 * (config.kv_cache_gb or math.inf)),
+        "activations": tokens * a_token + casts,
+        "logits chunk, and the head": dtype.itemsize * (logits + cast_head),
+        "weights laid out for sampling": dtype.itemsize * sum(copied),
+        "KV cache": min(rows * row, 1e9 * (fit.kv_cache_gb or math.inf)),
     }
 
 
-def too_large(config, device):
-    """Whether an update needs more memory than the GPU has, unless layers are computed again."""
-    if device.type != "cuda":
-        return False
-    model = shapes_of(config.model, compute_dtype(device))
-    *update, _, _ = memory_plan(config, model, device).values()
-    room = torch.cuda.get_device_properties(device).total_memory
-    if sum(update) > room:
-        needed = f"an update needs about {sum(update) / 1e9:.0f} GB of {room / 1e9:.0f}"
-        print(f"{needed}: --checkpoint-activations is on")
-    return sum(update) > room
+def rows_of(config, model):
+    """Rows that the KV cache would hold, one of them for a prompt, and the bytes of each."""
+    length = config.max_prompt_tokens + config.max_response_tokens + CHECK_EVERY["cuda"]
+    rows = config.prompts_per_step * config.group_size // world_size() + 1
+    return rows, length * KVCache.bytes_per_token(model.config, model.compute_dtype)
 
 
-def print_plan(config, device):
-    """What a run would be: settings, dtypes, parameters, memory by item, tokens per update."""
-    model = shapes_of(config.model, compute_dtype(device))
-    items = memory_plan(config, model, device)
-    *update, laid_out, cache = items.values()
-    weights, _, moments, *_ = update
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    rows = config.prompts_per_step * config.group_size
-    compute = str(model.compute_dtype).removeprefix("torch.")
-    print(json.dumps(asdict(config), indent=2))
-    print(f"{config.model}: {parameters:,} parameters on {device}, {world_size()} process(es)")
-    print("dtypes: weights, gradients, moments, log-probs, advantages float32; "
-          f"activations, logits, KV cache {compute}")
-    print("memory, GB (10^9 bytes); what does not fit of the KV cache waits its turn:")
-    totals = {
-        "in an update": sum(update),
-        "in sampling": weights + moments + laid_out + cache,  # gradients are gone
-    }
-    for name, size in (items | totals).items():
-        if size:
-            print(f"  {name:29} {size / 1e9:9.3f}")
-    print(f"tokens per update: {rows:,} responses, {rows * config.max_response_tokens:,} at most")
+def totals(plan):
+    """Bytes at once in an update, and in sampling, when the gradients are gone."""
+    weights, gradients, moments, visiting, gathered, activations, logits, copied, kv = plan.values()
+    update = weights + gradients + moments + gathered + max(activations + logits, visiting)
+    return {"in an update": update, "in sampling": weights + moments + copied + kv}
+
+
+def find(config, model, room, host=math.inf):
+    """The fastest Fit within `room` bytes of a GPU, and `host` bytes beside it; None if none is."""
+    room, (rows, row) = (1 - SPARE) * room, rows_of(config, model)
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    choices = {"checkpoint_activations": (False, True), "offload": (False, True),
+               "micro_batch_tokens": [PACK_TOKENS["cuda"] // cut for cut in (1, 2, 4)]}  # fmt: skip
+    for name, given in [(name, getattr(config, name)) for name in choices]:
+        choices[name] = choices[name] if given is None else (given,)
+    for again, offload, tokens in product(*choices.values()):
+        fit = Fit(tokens, again, offload, config.kv_cache_gb)
+        plan = memory_plan(config, model, CUDA, fit)
+        update, sampling = totals(plan).values()
+        left = room - sampling + plan["KV cache"]
+        fit.kv_cache_gb = config.kv_cache_gb or min(rows * row, max(0, CACHE_SHARE * left)) / 1e9
+        enough = min(rows, LEAST_ROWS + 1) * row <= 1e9 * fit.kv_cache_gb <= left
+        elsewhere = not offload or not config.shard and 8 * trained <= host
+        if update <= room and enough and elsewhere:
+            return fit
+    return None
+
+
+def choose(config, model, room, host=math.inf):
+    """As `find`. Raises ValueError that names the nearest flags with which it would fit."""
+    if fit := find(config, model, room, host):
+        return fit
+    refused = f"{config.model} does not fit in {room / 1e9:.0f} GB"
+    free = dict.fromkeys(("micro_batch_tokens", "checkpoint_activations", "offload", "kv_cache_gb"))
+    short, lora_16 = {"max_response_tokens": 512}, {} if config.shard else {"lora_rank": 16}
+    for flags in ({}, lora_16, short, lora_16 | short):
+        other = replace(config, **free, **flags)
+        if find(other, shapes(other, CUDA), room, host):
+            words = [f"{flag_of(name)} {value}" for name, value in flags.items()]
+            words = f"with {' '.join(words)}" if words else "without its flags for memory"
+            raise ValueError(f"{refused}; {words} it does")
+    raise ValueError(f"{refused}, whatever the flags: take a smaller model or a larger GPU")
+
+
+def fit_device(config, model, device):
+    """The Fit of a run and its model on "meta" on the device that is here. Raises ValueError."""
+    if device.type == "cpu":
+        tokens = config.micro_batch_tokens or PACK_TOKENS["cpu"]
+        again, offload = bool(config.checkpoint_activations), bool(config.offload)
+        return Fit(tokens, again, offload, config.kv_cache_gb)
+    host = free_bytes(torch.device("cpu")) / world_size()
+    return choose(config, model, min(gather([free_bytes(device)])), host)
+
+
+def show(config, model, device, fits):
+    """Print choices, with the flags that overrule them, and memory: a column for {heading: Fit}."""
+    lines = {"planned, in GB (10^9 bytes)": list(fits)}
+    for fit in fits.values():
+        plan, (_, row) = memory_plan(config, model, device, fit), rows_of(config, model)
+        cells = {
+            "tokens of a micro-batch (--micro-batch-tokens)": f"{fit.micro_batch_tokens:,}",
+            "layers computed again (--checkpoint-activations)": str(fit.checkpoint_activations),
+            "AdamW's moments in host memory (--offload)": str(fit.offload),
+            "rows sampled at a time (--kv-cache-gb)": f"{int(plan['KV cache'] / row) - 1:,}",
+        }  # fmt: skip
+        for name, size in (plan | totals(plan)).items():
+            cells[name] = f"{size / 1e9:.3f}" if size else ""
+        for label, text in cells.items():
+            lines.setdefault(label, []).append(text)
+    for label, texts in lines.items():
+        if any(texts):
+            print(f"  {label:48}" + "".join(f"{text:>9}" for text in texts))
+
+
+def load_weights(config, device):
+    """(model, tokenizer, Fit): fp32 masters of what is trained, with --shard in parts."""
+    planned = shapes(config, device)
+    fit = fit_device(config, planned, device)
+    if device.type == "cuda":
+        show(config, planned, device, {f"on {device}": fit})
+    dtype = compute_dtype(device) if config.lora_rank else torch.float32
+    model, tokenizer = load_model(config.model, dtype, device, config.shard)
+    if config.lora_rank:
+        lora.add_adapters(model, config.lora_rank, config.lora_alpha, config.seed)
+    model.compute_dtype = compute_dtype(device)
+    model.checkpoint_activations = fit.checkpoint_activations
+    choose_threads(model)
+    return model, tokenizer, fit
 
 
 def fit_memory(accumulate_gradients, run, rollout, *rest):
     """Call it, with micro-batches of half as many tokens each time memory runs out."""
-    longest = int((rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)).max())
+    fit, longest = run.fit, int((rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)).max())
     while True:
         try:
             return accumulate_gradients(run, rollout, *rest)
         except torch.OutOfMemoryError as error:
             # Several processes would no longer meet in their sums.
-            if run.micro_batch_tokens <= longest or world_size() > 1:
+            if fit.micro_batch_tokens <= longest or world_size() > 1:
                 raise ValueError(
-                    f"out of memory at {run.micro_batch_tokens} tokens: lower --micro-batch-tokens "
+                    f"out of memory at {fit.micro_batch_tokens} tokens: lower --micro-batch-tokens "
                     "or --max-response-tokens, or give --checkpoint-activations or --offload"
                 ) from error
         # Only here, past the except, has the traceback let go of the tensors that were too many.
-        run.micro_batch_tokens //= 2
+        fit.micro_batch_tokens //= 2
         torch.cuda.empty_cache()
-        tqdm.write(f"out of memory: going on with micro-batches of {run.micro_batch_tokens} tokens")
+        tqdm.write(f"out of memory: going on with micro-batches of {fit.micro_batch_tokens} tokens")
 
 
 def adam_step(optimizer, model, offload):
     """One step of AdamW. Offloaded, each parameter's moments visit the device for their turn."""
     if not offload:
         return optimizer.step()
-    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    gradients = {one: one.grad for one in model.parameters() if one.requires_grad}
     for parameter in gradients:
         parameter.grad = None
     for parameter, parameter.grad in gradients.items():
@@ -144,33 +228,3 @@ def adam_step(optimizer, model, offload):
 def move_moments(moments, device):
     for name, value in moments.items():
         moments[name] = value.to(device)
-
-
-def probe(run, sample, update, prompts_of):
-    """Print the seconds of an update, from ever larger ones that take about PROBE_SECONDS.
-
-    sample, update, prompts_of  those of dsrl.py
-    """
-    config, prompts, tokens, timed = run.config, 1, PROBE_TOKENS, []
-    started = perf_counter()
-    # The first also warms up; the last takes about as long as all before it. Of several processes
-    # one tells the time, as all must take as many turns.
-    while len(timed) < 2 or gather([perf_counter() - started])[0] < PROBE_SECONDS / 2:
-        limit = min(tokens, config.max_response_tokens)
-        run.config = replace(config, prompts_per_step=prompts, max_response_tokens=limit)
-        began = perf_counter()
-        rollout = sample(run, prompts_of(0, run.problems, run.config), 0)
-        sampled = perf_counter()
-        rewards = torch.arange(len(rollout.finished), device=run.device) % 2
-        rewards = rewards.float().view(-1, config.group_size)  # 0, 1, 0, 1: every row is trained
-        update(run, rollout, rewards, config.steps)
-        timed.append((sampled - began, perf_counter() - sampled))
-        missing = (config.prompts_per_step / world_size() / prompts,
-                   config.max_response_tokens / tokens)  # fmt: skip
-        if max(missing) <= 1:
-            break
-        prompts, tokens = (2 * prompts, tokens) if missing[0] > 1 else (prompts, 2 * tokens)
-    factor = max(1, missing[0]) * max(1, missing[1])
-    sampling, training = (factor * seconds for seconds in timed[-1])
-    about = f"a probe, times {factor:.0f}: about" if factor > 1 else "a probe of its size"
-    print(f"time per update: sampling {sampling:.1f} s, training {training:.1f} s ({about})")

@@ -8,6 +8,7 @@
 """
 
 import os
+import shutil
 import sys
 
 import torch
@@ -21,9 +22,12 @@ ONE_THREAD_BELOW = 50e6  # parameters
 
 def join_processes(config):
     """The device of this process; joins those that torchrun started. Raises ValueError."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no CUDA device here; give --device cpu")
-    cuda = config.device != "cpu" and torch.cuda.is_available()
+    reason = None if config.device == "cpu" else why_no_cuda()
+    if reason and config.device == "cuda":
+        raise ValueError(f"--device cuda: {reason}; give --device cpu")
+    if reason and has_driver():
+        print(f"the CPU is used: {reason}")
+    cuda = config.device != "cpu" and not reason
     local = os.environ.get("LOCAL_RANK", "0")
     device = torch.device(f"cuda:{local}" if cuda else "cpu")
     if cuda:
@@ -44,6 +48,31 @@ def join_processes(config):
     if rank():
         sys.stdout = open(os.devnull, "w")  # the first process speaks for all; not of errors
     return device
+
+
+def why_no_cuda():
+    """Why CUDA cannot be used here, or None."""
+    built, version = torch.version.cuda, torch.__version__
+    if not torch.cuda.is_available():
+        if not has_driver():
+            return "torch finds no CUDA device here"
+        if built is None:
+            return f"torch {version} is built without CUDA: install one that is built with it"
+        return (
+            f"torch {version} finds no GPU though NVIDIA's driver is here: it may be too old for "
+            f"CUDA {built}: update the driver, or install a torch for an older CUDA"
+        )
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        return (
+            f"{torch.cuda.get_device_name()} (compute capability {major}.{minor}) has neither "
+            "bfloat16 nor flash attention: a GPU from Ampere (8.0, 2020) on has"
+        )
+    return None
+
+
+def has_driver():
+    return shutil.which("nvidia-smi") is not None
 
 
 def rank():
@@ -83,7 +112,7 @@ def sum_gradients(model):
     """Each .grad becomes the sum over the processes: their denominator is global already."""
     if world_size() == 1 or model.is_sharded:  # whose backward sums
         return
-    for parameter in model.parameters():
+    for parameter in filter(lambda one: one.requires_grad, model.parameters()):
         if parameter.grad is None:  # no row of this process carried loss
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)

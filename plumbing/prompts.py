@@ -7,6 +7,7 @@ is the user turn and the instruction the system turn; a tokenizer without one ge
 import datetime
 import re
 import string
+from contextlib import suppress
 
 LETTERS = string.ascii_uppercase  # of the options of a question
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -35,24 +36,22 @@ def render(tokenizer, turns, is_prompt=True):
 
     Raises ValueError where the template refuses it.
     """
-    from jinja2 import (
-        TemplateError,  # transformers renders with it; nothing else here needs it
-    )
+    from jinja2 import TemplateError  # Transformers imports it only where it renders.
 
-    template = tokenizer.chat_template
-    if isinstance(template, str):  # of several templates the tokenizer takes its default
-        template = DATE_CALL.sub(lambda match: f"'{DATE.strftime(match[2])}'", template)
+    template = None  # Of several templates the tokenizer takes its default.
+    if isinstance(tokenizer.chat_template, str):
+        template = DATE_CALL.sub(
+            lambda match: f"'{DATE.strftime(match[2])}'", tokenizer.chat_template
+        )
     try:
         return tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=is_prompt, enable_thinking=False,
-            date_string=DATE.strftime("%d %b %Y"),
-            chat_template=template if isinstance(template, str) else None,
+            date_string=DATE.strftime("%d %b %Y"), chat_template=template,
         )  # fmt: skip
     except (TemplateError, TypeError) as error:
         roles = ", ".join(turn["role"] for turn in turns)
         raise ValueError(
-            f"the tokenizer's chat template cannot write the turns {roles} ({error}): mend "
-            "chat_template in its files, or remove it for plain prompts"
+            f"the chat template cannot write the turns {roles} ({error}): mend or remove it"
         ) from error
 
 
@@ -66,16 +65,14 @@ def describe_template(tokenizer):
 
 def chat_prompt(tokenizer, instruction, question):
     """The chat prompt; if the template refuses or drops a system turn, the user turn has both."""
-    user = {"role": "user", "content": question}
-    if instruction:
-        try:
-            text = render(tokenizer, [{"role": "system", "content": instruction}, user])
-            if instruction in text:
-                return text
-        except ValueError:
-            pass  # "System role not supported"
-        user = {"role": "user", "content": f"{instruction}\n\n{question}"}
-    return render(tokenizer, [user])
+    turns = [{"role": "user", "content": question}]
+    if not instruction:
+        return render(tokenizer, turns)
+    with suppress(ValueError):  # "System role not supported"
+        text = render(tokenizer, [{"role": "system", "content": instruction}, *turns])
+        if instruction in text:
+            return text
+    return render(tokenizer, [{"role": "user", "content": f"{instruction}\n\n{question}"}])
 
 
 def encode_prompt(tokenizer, problem, template="chat"):
@@ -104,12 +101,11 @@ def response_ends(model, tokenizer, problems, template="chat"):
     has <|endoftext|> as EOS, its template <|im_end|>), and without a template a further question.
     """
     is_chat = template == "chat" and tokenizer.chat_template
-    shown = any(problem.get("shots") for problem in problems)
-    stops = NEXT_QUESTIONS if shown or not is_chat else ()
-    if not is_chat:
-        return model.eos_ids, stops
+    has_shots = any(problem.get("shots") for problem in problems)
+    stops = NEXT_QUESTIONS if has_shots or not is_chat else ()
     turns = [{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "It is 5."}]
-    end = render(tokenizer, turns, is_prompt=False).rpartition("It is 5.")[2].strip()
+    text = render(tokenizer, turns, is_prompt=False) if is_chat else ""
+    end = text.rpartition("It is 5.")[2].strip()
     if not end:
         return model.eos_ids, stops
     first = tokenizer(end, add_special_tokens=False).input_ids[0]

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import types
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +31,7 @@ from plumbing.console import printable, say
 from plumbing.evaluation import count_thoughts
 from plumbing.files import append_line, read_lines, write_json
 from plumbing.flags import VARIANTS, Config
+from plumbing.plan import Fit
 from plumbing.processes import rank, world_size
 
 COLUMNS = (  # of the console: metric, heading, width, format
@@ -103,10 +103,10 @@ class Run:
     optimizer: torch.optim.AdamW
     problems: list  # to train on, with "prompt_ids"
     held_out: list  # to evaluate on
-    micro_batch_tokens: int  # halved when memory runs out
+    fit: Fit  # how it fits the device
     grade: Callable | None = None  # (problems, responses, counts) -> rewards
     folder: Path | None = None
-    tracker: types.ModuleType | None = None  # wandb or trackio
+    tracker: object = None  # wandb, trackio or TensorBoard
     done: int = 0  # updates made
     failures: int = 0  # updates in a row that were not finite
     unrewarded: int = 0  # updates in a row without a right response
@@ -118,15 +118,40 @@ class Run:
     whole: set = field(default_factory=set)  # folders of checkpoints that are known to be whole
 
 
-def open_tracker(name, config):
-    """The module wandb or trackio with a run begun in it, or None. Both have init, log, finish."""
+class TensorBoard:
+    """torch's writer into out/tensorboard, with the functions of wandb and trackio."""
+
+    def init(self, config, **_):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.writer = SummaryWriter(Path(config["out"], "tensorboard"))
+
+    def log(self, numbers, step):
+        for name, number in numbers.items():
+            self.writer.add_scalar(name, number, step)
+
+    def finish(self):
+        self.writer.close()
+
+
+def open_tracker(run, identity):
+    """wandb, trackio or TensorBoard with a run begun, or None. They have init, log, finish.
+
+    identity  the run's name, by which a resumed one goes on in the same place
+    """
+    name, out = run.config.report_to, Path(run.config.out).name
     if name is None or rank():
         return None
+    # trackio knows a run by its name alone.
+    how = {"name": f"{out}-{identity[:8]}", "resume": "allow", "config": asdict(run.config)}
+    how["project"] = os.environ.get(f"{name.upper()}_PROJECT", "dsrl")
+    if name == "wandb":
+        how["id"] = os.environ.get("WANDB_RUN_ID", identity)
     try:
-        tracker = importlib.import_module(name)
+        tracker = TensorBoard() if name == "tensorboard" else importlib.import_module(name)
+        tracker.init(**how)
     except ImportError as error:
         raise ValueError(f"--report-to {name}: it is not installed; pip install {name}") from error
-    tracker.init(project="dsrl", name=Path(config.out).name, config=asdict(config))
     return tracker
 
 

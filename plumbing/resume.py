@@ -29,7 +29,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from plumbing.checkpoints import load_model, save_model, write_tensors
+from plumbing.checkpoints import fill_adapters, load_model, save_adapters, save_model
+from plumbing.checkpoints import write_tensors
 from plumbing.console import say
 from plumbing.files import hash_of, is_plain_name, lock_folder, read_json, read_lines, write_json
 from plumbing.files import write_lines, written_whole
@@ -39,7 +40,9 @@ from plumbing.records import OWN_FILES
 
 FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
 NAME = re.compile(r"checkpoint-([1-9][0-9]*)")
-PARTS = {"config.json", "model.safetensors", "optimizer.safetensors"}  # no checkpoint lacks them
+# No checkpoint lacks them: one of a whole model, one of LoRA's adapters.
+PARTS = {"config.json", "model.safetensors", "optimizer.safetensors"}
+LORA_PARTS = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"}
 
 # --------------------------------------------------------------------------------------------------
 # The folder of a run
@@ -94,6 +97,11 @@ class Checkpoint:
     inputs: dict  # {what: hash}, see `hashes_of_inputs`
     sha256: dict  # {file: hash}
 
+    @property
+    def model(self):
+        """Where the weights are; those of LoRA's checkpoints are added to it."""
+        return self.config.model if self.config.lora_rank else str(self.path)
+
     def damaged(self):
         """The names of the files that are not as they were written."""
         return [
@@ -113,8 +121,9 @@ def read_checkpoint(path):
             raise ValueError(f"{file} is damaged: it has no {name}")
     if path.name != f"checkpoint-{trainer['step']}":
         raise ValueError(f"{path} is a copy of checkpoint-{trainer['step']}")
-    if not PARTS <= trainer["sha256"].keys():
-        raise ValueError(f"{file} is damaged: it has no hashes of {', '.join(sorted(PARTS))}")
+    parts = LORA_PARTS if trainer["config"].get("lora_rank") else PARTS
+    if not parts <= trainer["sha256"].keys():
+        raise ValueError(f"{file} is damaged: it has no hashes of {', '.join(sorted(parts))}")
     known = {item.name for item in fields(Config)} & trainer["config"].keys()
     try:
         config = Config(**{name: trainer["config"][name] for name in known})
@@ -215,7 +224,8 @@ def save_checkpoint(target, run):
     """Write the state after `run.done` updates as the folder `target`: all of it, or on OSError
     nothing. The first process writes; the others give their parts.
     """
-    parameters = dict(run.model.named_parameters())
+    named = run.model.named_parameters()
+    parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
     moments = {
         f"{kind}|{name}": value
         for name, parameter in parameters.items()
@@ -226,7 +236,10 @@ def save_checkpoint(target, run):
         return
     run.inputs = run.inputs or hashes_of_inputs(run)
     with written_whole(target) as folder:
-        save_model(run.model, run.tokenizer, folder, weights)
+        if run.config.lora_rank:
+            save_adapters(run.config, weights, folder)
+        else:
+            save_model(run.model, run.tokenizer, folder, weights)
         write_tensors(moments, folder / "optimizer.safetensors")
         trainer = {
             "step": run.done, "run": run.name, "config": asdict(run.config), "inputs": run.inputs,
@@ -305,13 +318,15 @@ def go_on(run, found):
     for step, path in checkpoints(run.folder):
         if found.step < step <= run.config.steps and is_of_others(path, found.run):
             raise ValueError(f"{path} is not of this run, which would write there: move it away")
+    if run.config.lora_rank:
+        fill_adapters(run.model, found.path)
     parameters = dict(run.model.named_parameters())
     file = found.path / "optimizer.safetensors"
     for key, value in load_file(file).items():
         kind, _, name = key.partition("|")
         if name not in parameters or value.shape not in ((), parameters[name].shape):
             raise ValueError(f"{file} does not fit the model: {key}")
-        value = value if run.config.offload else part_of(value, parameters[name])
+        value = value if run.fit.offload else part_of(value, parameters[name])
         run.optimizer.state[parameters[name]][kind] = value
     if rank() == 0:
         cut_back(run.folder, found.step)

@@ -189,7 +189,7 @@ def E1(args, found):
         name = ("warm-up", "PreRL", "GRPO")[turn]
         found.add(f"{name}, sampling, seconds", sampled - start)
         found.add(f"{name}, update, seconds", now() - sampled)
-        found.add(f"{name}, response tokens", rollout.stats["response_tokens"])
+        found.add(f"{name}, response tokens", int(rollout.response_mask.sum()))
         found.add(f"{name}, tokens forward", metrics["tokens_forward"])
 
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 import dsrl
 from plumbing import plan
-from plumbing.checkpoints import compute_dtype, load_model, shapes_of
+from plumbing.checkpoints import load_model
 
 PARTS = {"sampling": (dsrl, "generate"), "gradient": (dsrl, "policy_gradient"),
          "AdamW": (plan, "adam_step")}  # fmt: skip
@@ -82,7 +82,8 @@ def run(args, found):
 def compare_memory(found, config, calls, start):
     """Each item of the plan beside what was measured, in GB; on CUDA with the bound."""
     device = torch.device(DEVICE)
-    planned = plan.memory_plan(config, shapes_of(config.model, compute_dtype(device)), device)
+    model = plan.shapes(config, device)
+    planned = plan.memory_plan(config, model, device, plan.fit_device(config, model, device))
 
     def items(*beginnings):
         """Bytes of all items whose names begin so."""
@@ -90,7 +91,7 @@ def compare_memory(found, config, calls, start):
 
     made = calls["gradient"][0][1] - calls["gradient"][0][0]  # .grad, which stays
     pairs = {
-        "weights": (items("weights (float32)"), calls["sampling"][0][0] - start),
+        "weights": (items("weights held"), calls["sampling"][0][0] - start),
         "gradients": (items("gradients"), made),
         "moments": (items("AdamW"), calls["AdamW"][0][1] - calls["AdamW"][0][0]),
         "activations and logits": (items("activations", "logits"), above(calls["gradient"]) - made),
@@ -98,7 +99,7 @@ def compare_memory(found, config, calls, start):
             items("weights laid out", "KV cache"), above(calls["sampling"])
         ),
         "an update in all": (
-            items("weights (float32)", "gradients", "AdamW", "activations", "logits"),
+            items("weights held", "gradients", "AdamW", "activations", "logits"),
             max(peak for part in ("gradient", "AdamW") for _, _, peak in calls[part]) - start,
         ),
     }

@@ -1,5 +1,6 @@
-"""Memory: what is estimated, and what happens without it.    python -m pytest tests/test_plan.py"""
+"""Memory: estimates, choices, and what happens without.    python -m pytest tests/test_plan.py"""
 
+import json
 
 import pytest
 import torch
@@ -7,12 +8,28 @@ from conftest import arguments
 from test_dsrl import no_curves, same_weights, weights  # noqa: F401
 
 import dsrl
-from plumbing import checkpoints
-from plumbing.plan import memory_plan
+from plumbing.plan import Fit, choose, find, memory_plan, shapes, totals
 
 CPU = torch.device("cpu")
-QWEN = dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
-QWEN |= dict(num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)
+CUDA = torch.device("cuda")
+QWEN = {  # shapes by which memory is planned: of Qwen2.5-1.5B, and 7B in four layers, for speed
+    "1.5B": dict(hidden_size=1536, intermediate_size=8960, num_hidden_layers=28,
+                 num_attention_heads=12, tie_word_embeddings=True),
+    "7B": dict(hidden_size=8192, intermediate_size=43008, num_hidden_layers=4,
+               num_attention_heads=64, tie_word_embeddings=False),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """Folder with a config.json for each of QWEN."""
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("qwen")
+    more = dict(vocab_size=151936, num_key_value_heads=2, max_position_embeddings=32768)
+    for name, sizes in QWEN.items():
+        Qwen2Config(**sizes, **more).save_pretrained(folder / name)
+    return folder
 
 
 def test_out_of_memory_takes_smaller_micro_batches(world, finished, tmp_path, monkeypatch, capsys):
@@ -57,49 +74,83 @@ def test_activations_are_counted(model, dtype):
         model(torch.zeros(1, 96, dtype=torch.int64), row_lengths=[48, 48])
     counted = sum(storage.nbytes() for key, storage in kept.items() if key not in ours)
     limits = "--max-prompt-tokens 48 --max-response-tokens 48 --micro-batch-tokens 96"
-    config = dsrl.parse_args(limits.split())
     with torch.device("meta"):
-        shapes = type(model)(model.config)
-    shapes.compute_dtype = dtype
-    plan = memory_plan(config, shapes, CPU)
-    assert plan["activations, 96 tokens"] == pytest.approx(counted, rel=0.15)
+        empty = type(model)(model.config)
+    empty.compute_dtype = dtype
+    plan = memory_plan(dsrl.parse_args(limits.split()), empty, CPU, Fit(96, False, False, None))
+    assert plan["activations"] == pytest.approx(counted, rel=0.15)
 
 
 @pytest.mark.parametrize(
-    ("preset", "room"), [("qwen2.5-1.5b-24gb", 24e9), ("qwen2.5-1.5b-80gb", 80e9)]
+    ("room", "again", "offload"), [(24e9, True, True), (48e9, False, False), (80e9, False, False)]
 )
-def test_presets_fit_their_cards(tmp_path, capsys, preset, room):
-    """Bug: a preset that cannot run where its name says. From config.json alone."""
-    from transformers import Qwen2Config
-
-    Qwen2Config(**QWEN, max_position_embeddings=131072).save_pretrained(tmp_path / "model")
-    config = dsrl.parse_args(["--preset", preset, "--model", f"{tmp_path}/model"])
-    shapes = checkpoints.shapes_of(config.model, torch.bfloat16)
-    *update, laid_out, cache = memory_plan(config, shapes, torch.device("cuda")).values()
-    assert sum(parameter.numel() for parameter in shapes.parameters()) == 1_543_714_304
-    assert sum(update) < 0.9 * room  # the rest: CUDA itself, fragments
-    if config.kv_cache_gb:
-        assert update[0] + update[2] + laid_out + cache < 0.9 * room
-    words = ["--preset", preset, "--model", f"{tmp_path}/model", "--dry-run", "--device", "cuda"]
-    assert dsrl.main(words) == 0
-    output = capsys.readouterr().out
-    assert "1,543,714,304 parameters" in output and "KV cache" in output
-    assert "time per update" not in output
+def test_the_choice_for_a_card(qwen, room, again, offload):
+    """Bug: the README's command for Qwen2.5-1.5B runs out of memory, or wastes a large card."""
+    config = dsrl.parse_args(["--model", f"{qwen}/1.5B"])
+    model = shapes(config, CUDA)
+    fit = choose(config, model, room)
+    assert (fit.checkpoint_activations, fit.offload) == (again, offload)
+    assert fit.micro_batch_tokens >= 4096 and fit.kv_cache_gb > 5
+    planned = totals(memory_plan(config, model, CUDA, fit))
+    assert max(planned.values()) <= 0.9 * room  # the rest: CUDA itself, fragments
+    assert max(planned.values()) > 0.5 * room
+    given = "--micro-batch-tokens 2048 --no-offload --checkpoint-activations --kv-cache-gb 1"
+    config = dsrl.parse_args(["--model", f"{qwen}/1.5B", *given.split()])
+    assert find(config, model, 48e9) == Fit(2048, True, False, 1)
 
 
-def test_the_plan_of_a_sharded_run(tmp_path, monkeypatch):
+def test_what_does_not_fit_is_refused(qwen):
+    """Bug: minutes of loading before memory runs out; advice that does not help."""
+
+    def refusal(*words, host=1e12):
+        config = dsrl.parse_args(["--model", f"{qwen}/7B", *words])
+        with pytest.raises(ValueError) as error:
+            choose(config, shapes(config, CUDA), 24e9, host)
+        return str(error.value)
+
+    assert refusal().endswith("7B does not fit in 24 GB; with --lora-rank 16 it does")
+    config = dsrl.parse_args(["--model", f"{qwen}/7B", "--lora-rank", "16"])
+    assert not choose(config, shapes(config, CUDA), 24e9).offload
+    many = "--lora-rank 16 --micro-batch-tokens 90000 --no-checkpoint-activations"
+    assert refusal(*many.split()).endswith("without its flags for memory it does")
+    assert "take a smaller model" in refusal("--max-prompt-tokens", "60000")
+    config = dsrl.parse_args(["--model", f"{qwen}/7B"])
+    model = shapes(config, CUDA)
+    assert find(config, model, 80e9).offload and find(config, model, 80e9, host=40e9) is None
+
+
+def test_choices_are_not_saved(finished):
+    """Bug: a run that goes on elsewhere with the choices for the card it began on."""
+    for file in ("config.json", "checkpoint-4/trainer.json"):
+        saved = json.loads((finished / file).read_text())
+        saved = saved.get("config", saved)
+        names = ("micro_batch_tokens", "checkpoint_activations", "offload", "kv_cache_gb")
+        assert [saved[name] for name in names] == [None] * 4
+
+
+def test_the_plan_of_a_sharded_run(qwen, monkeypatch):
     """Bug: what does not fit one GPU said not to fit four; the copy that samples forgotten, or
-    counted in an update."""
-    from transformers import Qwen2Config
-
-    Qwen2Config(**QWEN).save_pretrained(tmp_path)
+    counted in an update; moments of parts moved to the host."""
     monkeypatch.setattr("plumbing.plan.world_size", lambda: 4)
-    shapes = checkpoints.shapes_of(str(tmp_path), torch.bfloat16)
-    plan = memory_plan(dsrl.parse_args(["--shard"]), shapes, torch.device("cuda"))
-    weights, gradients, moments, gathered, *_ = plan.values()
+    config = dsrl.parse_args(["--model", f"{qwen}/1.5B", "--shard"])
+    model = shapes(config, CUDA)
+    plan = memory_plan(config, model, CUDA, Fit(16384, False, False, None))
+    weights, gradients, moments, _, gathered, *_ = plan.values()
     size = 1_543_714_304
     assert (weights, gradients, moments) == (size, size, 2 * size)  # bytes
     assert gathered < 6 * size and plan["weights laid out for sampling"] == 2 * size
+    assert find(config, model, 24e9).offload is False
+
+
+def test_the_dry_run_for_cards_that_are_not_here(qwen, capsys):
+    """Bug: a plan that needs weights or a GPU; a preset's name that is gone."""
+    for preset in ("qwen2.5-1.5b-24gb", "qwen2.5-1.5b-80gb"):
+        words = ["--preset", preset, "--model", f"{qwen}/1.5B", "--dry-run", "--device", "cuda"]
+        assert dsrl.main(words) == 0
+        output = capsys.readouterr().out
+        assert "1,543,714,304 parameters" in output and "time per update" not in output
+        for heading in ("24 GB    48 GB    80 GB", "--offload", "KV cache", "in sampling"):
+            assert heading in output
 
 
 def test_dry_run_leaves_no_trace(world, tmp_path, capsys):

@@ -20,6 +20,7 @@ from test_model import tokenizer_of
 
 import dsrl
 from plumbing import checkpoints, processes, records, resume
+from plumbing.plan import Fit
 from prerl import conditional_logprobs, policy_gradient
 
 CPU = torch.device("cpu")
@@ -56,6 +57,36 @@ def test_two_processes_are_one(world, finished, tmp_path, dies, more):
     done = resume.checkpoints(out)[0][0]
     words = ["--out", str(out), "--resume", "--no-shard", "--steps", str(done + 1)]
     assert dsrl.main(words) == 0  # alone
+
+
+@pytest.mark.parametrize(
+    ("built", "driver", "capability", "said"),
+    [
+        ("13.0", True, None, "may be too old for CUDA 13.0"),
+        (None, True, None, "is built without CUDA"),
+        (None, False, None, "torch finds no CUDA device here"),
+        ("13.0", True, (7, 5), "compute capability 7.5"),
+        ("13.0", True, (9, 0), None),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_said(monkeypatch, capsys, built, driver, capability, said):
+    """Bug: hours on the CPU beside an idle GPU; a kernel's error about bfloat16 minutes later."""
+    chosen, gpu = [], processes.torch.cuda
+    monkeypatch.setattr(processes.torch.version, "cuda", built)
+    monkeypatch.setattr(processes, "has_driver", lambda: driver)
+    monkeypatch.setattr(gpu, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(gpu, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(gpu, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(gpu, "set_device", chosen.append)
+    device = processes.join_processes(dsrl.parse_args([]))
+    output = capsys.readouterr().out
+    assert device.type == ("cpu" if said else "cuda") and output.count("\n") == (driver and bool(said))
+    assert not driver or not said or said in output
+    if said:
+        with pytest.raises(ValueError, match=said) as error:
+            processes.join_processes(dsrl.parse_args(["--device", "cuda"]))
+        assert str(error.value).endswith("give --device cpu") and not chosen
+
 
 MOMENTS = [  # after which a signal comes
     (resume, "gather"), (resume, "save_checkpoint"), (dsrl, "sample"), (dsrl, "measure"),
@@ -134,7 +165,8 @@ def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
             found = pushed(model, part)
             if processes.rank() == 0:
                 save_file(found, Path(folder, "gradients.safetensors"))
-            run = types.SimpleNamespace(model=model, config=config)
+            fit = Fit(config.micro_batch_tokens, again, False, None)
+            run = types.SimpleNamespace(model=model, config=config, fit=fit)
             scored = dsrl.scores(run, rows_of(part), "conditional")  # in 3 packs and in 4
             alone = conditional_logprobs(random_model(tie_word_embeddings=tied), rows_of(part))
             torch.testing.assert_close(scored, alone.detach(), rtol=0, atol=1e-4)

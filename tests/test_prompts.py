@@ -150,7 +150,8 @@ def test_training_samples_to_the_end_of_a_turn(monkeypatch):
     """Bug: evaluation ends at the template's end of turn, training does not."""
     tokenizer, asked = make_tokenizer(CHATML), {}
     monkeypatch.setattr(dsrl, "generate", lambda model, prompts, **how: asked.update(how))
-    run = types.SimpleNamespace(config=Config(), model=model_of(tokenizer), tokenizer=tokenizer)
+    run = types.SimpleNamespace(config=Config(), model=model_of(tokenizer), tokenizer=tokenizer,
+                                fit=types.SimpleNamespace(kv_cache_gb=None))  # fmt: skip
     dsrl.sample(run, [{**MATH, "prompt_ids": [1]}], 0)
     assert asked["eos_ids"] == tuple(tokenizer.convert_tokens_to_ids(["<|endoftext|>",
                                                                       "<|im_end|>"]))

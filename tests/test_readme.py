@@ -18,6 +18,7 @@ README = (ROOT / "README.md").read_text()
 # [`prerl.token_losses`](prerl.py), [`plumbing.alignment.cosine`](plumbing/alignment.py)
 PLACES = re.compile(r"\[`([\w.]+)\.(\w+)`\]\(([\w/]+)\.py\)")
 TORCHRUN = "--standalone --nproc-per-node --nnodes --node-rank --master-addr --master-port".split()
+OTHER_PROGRAMS = "--enable-lora --max-lora-rank --lora-modules --outfile --outtype".split()
 DIFFS = re.compile(r"```diff\n(.*?)```", re.DOTALL)
 
 
@@ -62,7 +63,7 @@ def test_commands_parse():
     own = "".join(path.read_text() for path in files)
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
         known = flag in flags or f'"{flag}"' in own
-        assert known or flag in TORCHRUN, flag
+        assert known or flag in [*TORCHRUN, *OTHER_PROGRAMS], flag
 
 
 def test_every_file_named_is_there():
@@ -70,7 +71,7 @@ def test_every_file_named_is_there():
     for name in re.findall(r"\]\(([\w/.-]+?)(?:#[\w-]+)?\)", README):
         assert (ROOT / name).exists(), name
     for name in re.findall(r"python ((?:tests/)?\w+\.py)", README):
-        assert (ROOT / name).is_file() or name == "mine.py", name
+        assert (ROOT / name).is_file() or name in ("mine.py", "convert_hf_to_gguf.py"), name
 
 
 def test_variants_are_all_there():

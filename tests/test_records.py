@@ -108,6 +108,29 @@ def test_a_tracker_gets_every_number(world, tmp_path, monkeypatch, capsys):
     assert dsrl.main(arguments(world, tmp_path / "b", *more)) == 0
     assert seen[0]["project"] == "dsrl" and seen[-1] == "finished"
     assert [record["step"] for record in seen[1:-1]] == [0, 0, 1] and "reward" in seen[2]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    resumed = ["--out", f"{tmp_path}/b", "--resume", "--steps", "2"]
+    for name in ("wandb", "wandb", "trackio"):
+        assert dsrl.main([*resumed, "--report-to", name]) == 0
+    first, second, third = [how for how in seen if "project" in how][1:]
+    assert first["project"] == "mine" and third["name"] == seen[0]["name"]
+    assert first["id"] == second["id"] == json.loads((tmp_path / "b/config.json").read_text())["run"]
+    assert first["resume"] == "allow" and third["resume"] == "allow" and "id" not in third
+
+
+def test_tensorboard_gets_every_number(world, tmp_path):
+    """Bug: as above; a resumed run that hides what was there."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    more = ("--report-to", "tensorboard", "--steps", "1")
+    assert dsrl.main(arguments(world, tmp_path, *more)) == 0
+    words = ["--out", f"{tmp_path}", "--resume", "--steps", "2", "--report-to", "tensorboard"]
+    assert dsrl.main(words) == 0
+    events = EventAccumulator(f"{tmp_path}/tensorboard").Reload()
+    assert [event.step for event in events.Scalars("reward")] == [0, 1]
+    assert "avg_at_k" in events.Tags()["scalars"]
 
 
 def test_config_says_what_ran(finished):

@@ -14,6 +14,7 @@ from plumbing import checkpoints
 from plumbing.benchmarks import load_data
 from plumbing.checkpoints import load_model
 from plumbing.grading import load_grader
+from plumbing.plan import Fit
 from prerl import marginal_logprobs
 
 
@@ -45,7 +46,7 @@ def test_the_row_that_is_not_finite_is_found(rollout):
     """Bug: the text of some other row under the message."""
     model = random_model()
     config = dataclasses.replace(dsrl.parse_args([]), start_token=2)
-    run = types.SimpleNamespace(config=config, model=model)
+    run = types.SimpleNamespace(config=config, model=model, fit=Fit(1024, False, False, None))
     scored = marginal_logprobs(model, rollout.response_ids, rollout.response_mask, 2)
     sums = scored.sum(1).tolist()
     assert sums[dsrl.offending_row(run, rollout, "marginal")] == min(sums)

@@ -1,11 +1,11 @@
-"""The picture of one response.    python -m pytest tests/test_tokens.py"""
+"""The picture of one response.    python -m pytest tests/test_look.py"""
 
 import pytest
 import torch
 
 from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
-from plumbing.tokens import draw_tokens, measure_tokens
+from plumbing.look import draw_tokens, measure_tokens
 from prerl import conditional_logprobs
 from rollout import generate
 

@@ -1,17 +1,20 @@
-"""One response, token by token: what its question decides, and which update pushes where.
+"""A look into one model: how far both spaces agree, and one response token by token.
 
     question     log P(y_t | x, y_<t) - log P(y_t | s, y_<t)   above 0: the question asks for it
     NSR-PreRL    change of log P(y_t | x, y_<t) by a small step along its update, which is on P(y)
     GRPO         the same by a step along its update, which is on P(y | x)
 
 The first is in nats, the others as shares of their largest change. Both updates are made of one
-group of responses to one problem; both steps have one length. `python study.py --tokens` draws it.
+group of responses to one problem; both steps have one length. `python study.py --look MODEL`.
 """
 
 from dataclasses import dataclass
 
 import torch
 
+from plumbing.alignment import gradient_alignment
+from plumbing.benchmarks import load_problems
+from plumbing.checkpoints import load_model
 from plumbing.grading import grade_all
 from plumbing.prompts import encode_prompt
 from prerl import OBJECTIVES, conditional_logprobs, group_advantages, marginal_logprobs
@@ -108,3 +111,32 @@ def draw_tokens(picture, path):
     axis.axis("off")
     figure.suptitle(picture.problem[:120], fontsize=11)
     figure.savefig(path, dpi=110)
+
+
+def sampled(name, data=None, prompts=16):
+    """(model, Rollout of 4 responses each, start token) for the first problems of a data set."""
+    model, tokenizer = load_model(name)
+    problems = load_problems(data or f"{name}/test.jsonl", limit=prompts)
+    ids = [encode_prompt(tokenizer, problem) for problem in problems]
+    rollout = generate(model, ids, group_size=4, max_new_tokens=128, eos_ids=model.eos_ids)
+    return model, rollout, start_token_of(tokenizer, model.config.vocab_size)
+
+
+def look(name, data, text):
+    """Print the cosines of both spaces' gradients; draw a response to a problem in tokens.png."""
+    found = gradient_alignment(*sampled(name, data))
+    print(f"cos(grad log P(y), grad log P(y|x)): whole model {found['whole_model']:.4f}")
+    for part in ("layers", "positions"):
+        for place, value in found[part].items():
+            print(f"  {part:9} {place:>14} {value:8.4f}")
+    model, tokenizer = load_model(name)
+    problems = load_problems(data)
+    if text:
+        problems = [one for one in problems if one["problem"] == text]
+    for problem in problems:
+        try:
+            draw_tokens(measure_tokens(model, tokenizer, problem), "tokens.png")
+        except ValueError:  # It pushes nothing: all of its responses are right, or all wrong.
+            continue
+        return print(f"tokens.png: one response to {problem['problem']!r}")
+    raise ValueError(f"{data}: no such problem is solved in some samples and not in others")
