@@ -25,6 +25,9 @@ from plumbing.processes import part_of, world_size
 # config.model_type and its name in transformers; all are the one class below with other switches
 FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no input changes
+# What the peft library offers beside plain LoRA
+UNKNOWN_LORA = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save",
+                "fan_in_fan_out", "lora_bias")  # fmt: skip
 PEFT_PREFIX = "base_model.model."  # the peft library wraps the model twice
 # What a config of wrong numbers or types raises where it is used
 WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -76,8 +79,8 @@ def shapes_of(name, dtype):
     from huggingface_hub.errors import StrictDataclassError
 
     folder = fetch_folder(name, ["*config.json"])
-    if (folder / "adapter_config.json").is_file():
-        return shapes_of(read_json(folder / "adapter_config.json")["base_model_name_or_path"], dtype)
+    if adapters := read_adapters(folder):
+        return shapes_of(adapters["base_model_name_or_path"], dtype)
     source, generation = read_json(folder / "config.json"), folder / "generation_config.json"
     try:
         with torch.device("meta"):
@@ -99,10 +102,9 @@ def load_model(name, dtype=torch.float32, device="cpu", shard=False):
     shard: of that copy only what this process is to hold, by FSDP2.
     """
     folder = fetch_folder(name)
-    if (folder / "adapter_config.json").is_file():  # of LoRA: the base that it names, merged
-        settings = read_json(folder / "adapter_config.json")
-        model, tokenizer = load_model(settings["base_model_name_or_path"], dtype, device, shard)
-        lora.add_adapters(model, settings["r"], settings["lora_alpha"])
+    if adapters := read_adapters(folder):  # of LoRA: the base that they name, merged
+        model, tokenizer = load_model(adapters["base_model_name_or_path"], dtype, device, shard)
+        lora.add_adapters(model, adapters["r"], adapters["lora_alpha"])
         fill_adapters(model, folder)
         lora.merge(model)
         return model, tokenizer
@@ -254,6 +256,21 @@ def save_adapters(config, weights, path):
     write_json(path / "adapter_config.json", settings)
     named = {PEFT_PREFIX + name: weight for name, weight in weights.items()}
     write_tensors(named, path / "adapter_model.safetensors")
+
+
+def read_adapters(folder):
+    """adapter_config.json of a folder of LoRA's adapters, {} of a whole model. Raises ValueError."""
+    file = folder / "adapter_config.json"
+    settings = read_json(file) if file.is_file() else {}
+    needs = {"base_model_name_or_path": str, "r": int, "lora_alpha": int | float}
+    wrong = [name for name in needs if not isinstance(settings.get(name), needs[name])]
+    wrong += [name for name in UNKNOWN_LORA if settings.get(name)]
+    if settings and (wrong or settings["r"] < 1):
+        name = (wrong or ["r"])[0]
+        raise ValueError(f"{file} cannot be used: {name} is {settings.get(name)!r}")
+    if settings and Path(settings["base_model_name_or_path"], file.name).is_file():
+        raise ValueError(f"{file} cannot be used: its base is no whole model, but adapters too")
+    return settings
 
 
 def fill_adapters(model, folder):

@@ -38,9 +38,10 @@ FREE = (  # flags that change nothing of the result
 )  # fmt: skip
 
 
-def flag(default, help_text, least=None, **options):
+def flag(default, help_text, least=None, most=math.inf, **options):
     """A field of Config: its default, and what `--help` says of the flag that sets it."""
-    return field(default=default, metadata={"help": help_text, "least": least, "options": options})
+    bounds = (-math.inf if least is None else least, most)
+    return field(default=default, metadata={"help": help_text, "bounds": bounds, **options})
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Config:
     kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: what is left)", 0)
 
     steps: int = flag(348, "updates in all, both phases", 1)
-    lr: float = flag(1e-6, "learning rate of AdamW, constant, at most 1", 0)
+    lr: float = flag(1e-6, "learning rate of AdamW, constant", 0, 1)  # 1 moves each weight by 1
     micro_batch_tokens: int | None = flag(
         None, f"tokens of a forward and backward (default: {PACK_TOKENS['cpu']} on CPU, as fits "
         "on CUDA)", 1
@@ -94,7 +95,7 @@ class Config:
         None, "log there too; project and run by WANDB_PROJECT, WANDB_RUN_ID, TRACKIO_PROJECT",
         choices=("wandb", "trackio", "tensorboard"),
     )  # fmt: skip
-    seed: int = flag(0, "of data order, sampling and evaluation", 0)
+    seed: int = flag(0, "of data order, sampling and evaluation", 0, 10**12)  # times 10^6: 64 bits
     out: str = flag("out", "folder of the run")
     resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
     export: str | None = flag(None, "write the newest model in --out to this folder, in bfloat16")
@@ -102,20 +103,19 @@ class Config:
 
     def __post_init__(self):
         for item in fields(self):
-            name, value, least = flag_of(item.name), getattr(self, item.name), item.metadata["least"]
-            choices = item.metadata["options"].get("choices")
+            name, value, choices = flag_of(item.name), getattr(self, item.name), choices_of(item)
             kinds = getattr(item.type, "__args__", (item.type,))
             whole = type(value) is int and float in kinds  # 1 is a number too
             if type(value) not in kinds and not whole:
                 raise ValueError(f"{name} is {value!r}: it must be of type {item.type}")
+            least, most = item.metadata["bounds"]
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: it must be finite")
-            if value is not None and least is not None and value < least:
-                raise ValueError(f"{name} is {value}: it must be at least {least}")
+            if isinstance(value, int | float) and not least <= value <= most:
+                limit = f"at least {least}" if value < least else f"at most {most}"
+                raise ValueError(f"{name} is {value}: it must be {limit}")
             if value is not None and choices and value not in choices:
                 raise ValueError(f"{name} is {value}: it must be one of {', '.join(choices)}")
-        if self.lr > 1:
-            raise ValueError(f"--lr is {self.lr}: it must be at most 1, the change of each weight")
         if self.shard and (self.offload or self.alignment_every or self.lora_rank):
             raise ValueError(
                 "--shard goes with neither --offload nor --alignment-every nor --lora-rank"
@@ -136,6 +136,10 @@ def flag_of(name):
     return "--" + name.replace("_", "-")
 
 
+def choices_of(item):
+    return tuple(item.metadata.get("choices", ()))
+
+
 def make_parser():
     about = "Dual Space RL: NSR-PreRL on P(y), then GRPO on P(y|x)."
     usage = "python dsrl.py [--model M] [--data FILE] [flags]"
@@ -147,9 +151,9 @@ def make_parser():
         group = parser.add_argument_group(GROUPS[item.name]) if item.name in GROUPS else group
         names = [flag_of(name) for name in (item.name, *ALIASES.get(item.name, ()))]
         kind = item.type.__args__[0] if isinstance(item.type, types.UnionType) else item.type
-        choices = item.metadata["options"].get("choices")
+        choices = choices_of(item)
         how = {"type": kind, "metavar": kind.__name__.upper()}
-        how = {"choices": tuple(choices)} if choices else how
+        how = {"choices": choices} if choices else how
         how = {"action": argparse.BooleanOptionalAction} if kind is bool else how
         shown = "" if item.default is None or kind is bool else f" (default: {item.default})"
         text = item.metadata["help"] + shown

@@ -307,6 +307,28 @@ def test_an_index_maps_tensors_to_files(value, shards):
     load_model(str(folder))
 
 
+@pytest.mark.parametrize("changes", [
+    {"r": None}, {"r": "8"}, {"r": 0}, {"r": -1}, {"lora_alpha": None}, {"lora_alpha": "x"},
+    {"base_model_name_or_path": None}, {"base_model_name_or_path": 3}, {"use_dora": True},
+    {"use_rslora": True}, {"rank_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]},
+    {"base_model_name_or_path": "itself"}, {"base_model_name_or_path": "/nowhere/at/all"},
+])  # fmt: skip
+def test_adapters_that_are_not_plain_ones_are_refused(changes, folder, tmp_path):
+    """Bug: KeyError, RecursionError of a folder whose base is itself, rsLoRA at LoRA's scale."""
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    settings = {"base_model_name_or_path": str(folder), "r": 2, "lora_alpha": 4}
+    save_file({}, adapters / "adapter_model.safetensors")
+    (adapters / "adapter_config.json").write_text(json.dumps(settings))
+    load_model(str(adapters))
+    found = settings | changes
+    if found["base_model_name_or_path"] == "itself":
+        found["base_model_name_or_path"] = str(adapters)
+    (adapters / "adapter_config.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="adapter_config.json cannot be used|no folder"):
+        load_model(str(adapters))
+
+
 def test_long_context_by_chunks_is_said_and_held_to_what_is_right(folder, capsys, tmp_path):
     """Bug: Qwen2.5-7B-Instruct-1M loads, and is wrong beyond the length of a chunk."""
     chunks = {"chunk_size": 64, "local_size": 8, "original_max_position_embeddings": 64}
