@@ -17,7 +17,10 @@ sys.path.insert(0, str(ROOT))
 README = (ROOT / "README.md").read_text()
 # [`prerl.token_losses`](prerl.py), [`plumbing.alignment.cosine`](plumbing/alignment.py)
 PLACES = re.compile(r"\[`([\w.]+)\.(\w+)`\]\(([\w/]+)\.py\)")
-TORCHRUN = "--standalone --nproc-per-node --nnodes --node-rank --master-addr --master-port".split()
+TORCHRUN = (
+    "--standalone --nproc-per-node --nnodes --node-rank --master-addr --master-port "
+    "--shutdown-timeout"
+).split()
 OTHER_PROGRAMS = "--enable-lora --max-lora-rank --lora-modules --outfile --outtype".split()
 DIFFS = re.compile(r"```diff\n(.*?)```", re.DOTALL)
 
