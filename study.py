@@ -114,7 +114,8 @@ GRID = {f"GRPO, lr {rate}": f"{GRPO} --lr {rate}" for rate in RATES} | {
     f"{name}, {count} of warm-up, lr {rate}": f"{flags} --prerl-steps {count} --lr {rate}".strip()
     for name, flags in (("DSRL", ""), ("twin", "--variant twin"))
     for count in (10, 20) for rate in RATES
-}  # fmt: skip
+} | {f"GRPO, rank 8, lr {rate}": f"{GRPO} --lora-rank 8 --lr {rate}" for rate in ("1e-3", "2e-3")}
+# fmt: skip
 CONTROLS = {
     "DSRL": DSRL, "prompt shuffled": f"{DSRL}|shuffled", "PreRL, then GRPO":
     "--variant prerl-grpo --prerl-steps 20", "twin": TWIN, "GRPO": GRPO,
@@ -125,20 +126,23 @@ OTHERS = {
     name: f"--variant {name}".lower()
     for name in ("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")
 }
-PARTS = {  # the most important first
+RANK_8 = THREE | {f"{name}, rank 8": f"{THREE[name]} --lora-rank 8" for name in ("DSRL", "GRPO")}
+PARTS = {  # the most important first; about four hours on two cores in all
     "D": Part("World D: DSRL, GRPO and the twin", THREE),
-    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", seeds=(0, 1, 2, 3, 4),
-              steps=40),
-    "few": Part("World D with 64 responses an update", FEW),
-    "grid": Part("Learning rates and warm-ups, chosen here", GRID, bases=(9,), seeds=(90, 91)),
-    "controls": Part("World D: is it the space?", CONTROLS, steps=80),
-    "D98": Part("World D where 2 % of first looks at a hard fact are right", THREE, "tiny-d98",
-                seeds=(0, 1)),
+    "grid": Part("Learning rates and warm-ups, chosen here", GRID, bases=(9,), seeds=(90, 91),
+                 steps=80),
+    "few": Part("World D with 64 responses an update", FEW, seeds=(0, 1)),
+    "controls": Part("World D: is it the space?", CONTROLS, seeds=(0, 1), steps=80),
     "others": Part("World D: the other variants", OTHERS, seeds=(0, 1), steps=80),
-    "old": Part("The old world: the same six", CLAIMS, "tiny-old", seeds=(0, 1, 2), steps=80),
-    "H": Part("World H: first looks can be learned", THREE, "tiny-h", seeds=(0, 1), steps=80),
     **{world: Part(f"World D, but: {world}", THREE, world, seeds=(0,), steps=80)
        for world in WORLDS if world not in NAMED_WORLDS},
+    "H": Part("World H: first looks can be learned", THREE, "tiny-h", seeds=(0, 1), steps=80),
+    "D98": Part("World D where 2 % of first looks at a hard fact are right", THREE, "tiny-d98",
+                seeds=(0,)),
+    "LoRA": Part("World D: LoRA beside full training", RANK_8, bases=(0,), seeds=(0, 1, 2)),
+    "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", seeds=(0, 1, 2, 3, 4),
+              steps=40),
+    "old": Part("The old world: the same six", CLAIMS, "tiny-old", seeds=(0,), steps=80),
 }  # fmt: skip
 QUICK = Part("A first look", THREE, bases=(0,), seeds=(0, 1), steps=100)
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
