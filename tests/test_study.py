@@ -136,8 +136,8 @@ def test_intervals_and_verdicts():
 def test_levels_and_budgets_are_read_between_evaluations():
     """Bug: a budget compared with updates, a level that is never reached taken for the end."""
     run = {"curve": CURVE}
-    assert study.at_tokens(run, 20) == pytest.approx(0.4)
-    assert study.at_tokens(run, 99) == 0.6
+    assert study.between(run, "tokens", 20, "avg_at_k") == pytest.approx(0.4)
+    assert study.between(run, "tokens", 40, "avg_at_k") == pytest.approx(0.6)
     assert study.between(run, "avg_at_k", 0.3, "step") == pytest.approx(5)
     assert study.between(run, "avg_at_k", 0.7, "step") == float("inf")
     assert study.at(run, 20, "tokens") == 40
