@@ -334,10 +334,14 @@ def catch_signals(run):
     signal.signal(signal.SIGTERM, ask)
 
 
-def report_errors(function):
+def report_errors(
+    function, left="--resume goes on from the last checkpoint if any",
+    memory="see --dry-run; lower --max-response-tokens or --kv-cache-gb",
+):  # fmt: skip
     """Run it; what a person can mend becomes one line. Returns the exit code.
 
     2: a mistake, or a failure explained; 1: another process is gone; 130: a second Ctrl-C.
+    left, memory  what to say to one who left at once, and where memory ran out
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters that a text has
         stream.reconfigure(errors="backslashreplace")
@@ -345,12 +349,11 @@ def report_errors(function):
         function()
         return 0
     except (ValueError, FloatingPointError, OSError) as error:
-        code, message = 2, f"error: {error}"
+        code, message = 2, "error: " + " ".join(str(error).split())
     except KeyboardInterrupt:
-        code, message = 130, "\nleft at once; --resume goes on from the last checkpoint if any"
+        code, message = 130, f"\nleft at once; {left}"
     except torch.OutOfMemoryError:
-        advice = "see --dry-run; lower --max-response-tokens or --kv-cache-gb"
-        code, message = 2, f"error: out of memory: {advice}"
+        code, message = 2, f"error: out of memory: {memory}"
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
