@@ -199,16 +199,12 @@ def curve_of(out):
     return {"commit": read_json(out / "config.json")["commit"], "curve": curve}
 
 
-def key_of(record):
-    return Run(**{item.name: record[item.name] for item in fields(Run)})
-
-
 def load_results(path):
     """{run: record}; a run answers for every shorter one that it passed, at its evaluations."""
     results = {}
     runs = [record for record in read_lines(path) if "curve" in record]
     for record in sorted(runs, key=lambda record: record["steps"]):
-        run, curve = key_of(record), record["curve"]
+        run, curve = Run(**{one.name: record[one.name] for one in fields(Run)}), record["curve"]
         for count, point in enumerate(curve[:-1], 1):
             part = {"base": run.base, "seed": run.seed, "curve": curve[:count]}
             results[replace(run, steps=point["step"])] = part

@@ -59,7 +59,8 @@ def test_a_stopped_study_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "train", record_of)
     study.run_parts([PART], path, jobs=1)
     study.run_parts([PART], path, jobs=1)
-    assert [study.key_of(json.loads(line)) for line in path.read_text().splitlines()] == PART.runs()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [study.Run(**dict(list(line.items())[:6])) for line in lines] == PART.runs()
     run = PART.runs()[0]
     longer = record_of(run) | {"steps": 160, "curve": [{"step": 0}, {"step": 20}, {"step": 160}]}
     path.write_text(json.dumps(longer) + "\n")
