@@ -117,9 +117,7 @@ class Config:
             if value is not None and choices and value not in choices:
                 raise ValueError(f"{name} is {value}: it must be one of {', '.join(choices)}")
         if self.shard and (self.offload or self.alignment_every or self.lora_rank):
-            raise ValueError(
-                "--shard goes with neither --offload nor --alignment-every nor --lora-rank"
-            )
+            raise ValueError("--shard excludes --offload, --alignment-every and --lora-rank")
 
 
 GROUPS = {  # the field that opens each group of --help
