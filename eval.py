@@ -17,7 +17,7 @@ import transformers
 
 from plumbing.benchmarks import TASKS, load_problems, task_of
 from plumbing.checkpoints import best_device, load_model
-from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, summarize
+from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, rounded, summarize
 from plumbing.files import append_line, lock_folder, read_json, read_lines, write_json, write_lines
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import describe_template, encode_prompt
@@ -68,9 +68,9 @@ def run_task(model, tokenizer, name, problems, args, path):
 def report(name, summary):
     """Print all figures of a task, rounded, a line each."""
     print(name)
-    rounded = json.loads(json.dumps(summary), parse_float=lambda text: round(float(text), 4))
-    for key, value in (rounded | rounded.pop("thoughts")).items():
-        print(f"  {key:18} {json.dumps(value)}")
+    for key, value in (summary | summary["thoughts"]).items():
+        if key != "thoughts":
+            print(f"  {key:18} {json.dumps(rounded(value))}")
 
 
 def read_results(path):

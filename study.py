@@ -26,6 +26,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from plumbing.alignment import alignment_by_probability, gradient_alignment
+from plumbing.evaluation import rounded
 from plumbing.files import append_line, read_json, read_lines, write_lines
 from plumbing.look import look, sampled
 from plumbing.records import report_errors
@@ -181,10 +182,6 @@ def command(*words):
     ended = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
-
-
-def rounded(value):
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def curve_of(out):
@@ -483,7 +480,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
     parser.add_argument("--look", metavar="MODEL", help="into one model, see the header")
     parser.add_argument("--data", default="tiny", help="with --look: problems")
-    parser.add_argument("--problem", help="with --look: its text, else the first that it half solves")
+    parser.add_argument("--problem", help="with --look: its text (default: one half solved)")
     args = parser.parse_args()
     if args.look:
         return report_errors(lambda: look(args.look, args.data, args.problem))
