@@ -49,7 +49,7 @@ from rollout import generate
 
 MAX_GRAD_NORM = 1.0
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}  # authors' values; constant lr
-DIAGNOSED_ROWS = 8  # rows of each update that are scored in both spaces, for the log
+DIAGNOSED_ROWS = 8  # rows of each update of which the log tells the log-probs in both spaces
 
 
 def phase(step, prerl_steps):
@@ -203,29 +203,29 @@ def advantages_for(objective, rewards, override):
 
 
 def old_logprobs(run, rollout, space):
-    """(B, R) log-probs of the weights that sampled: the draws tell P(y|x), P(y) is scored here."""
-    return rollout.logprobs if space == "conditional" else scores(run, rollout, space)
+    """(B, R) log-probs of the weights that sampled: the draws tell P(y|x), P(y) is computed."""
+    return rollout.logprobs if space == "conditional" else logprobs_now(run, rollout, space)
 
 
 @torch.no_grad()
-def scores(run, rollout, space):
+def logprobs_now(run, rollout, space):
     """(B, R) log-probs of the current weights in one space, without gradient."""
     model, budget = run.model, run.fit.micro_batch_tokens
     if space == "conditional":
-        scored = conditional_logprobs(model, rollout, micro_batch_tokens=budget)
+        logprobs = conditional_logprobs(model, rollout, micro_batch_tokens=budget)
     else:
-        scored = marginal_logprobs(
+        logprobs = marginal_logprobs(
             model, rollout.response_ids, rollout.response_mask, run.config.start_token,
             micro_batch_tokens=budget,
         )  # fmt: skip
     if model.is_sharded:
         model.reshard()  # FSDP2 leaves the head gathered until a backward pass
-    return scored
+    return logprobs
 
 
 def offending_row(run, rollout, space):
     """A row whose log-probs are not finite, else the least likely: it pulls hardest."""
-    return int(scores(run, rollout, space).sum(1).argmin())  # NaN is the least to argmin
+    return int(logprobs_now(run, rollout, space).sum(1).argmin())  # NaN is the least to argmin
 
 
 def grade_groups(run, batch, texts):
@@ -256,7 +256,8 @@ def diagnose(run, rollout, step):
     """
     config, part = run.config, rollout.first_rows(DIAGNOSED_ROWS)
     mask = part.response_mask
-    conditional, marginal = scores(run, part, "conditional"), scores(run, part, "marginal")
+    conditional = logprobs_now(run, part, "conditional")
+    marginal = logprobs_now(run, part, "marginal")
     metrics = {
         "logprob_conditional": float(conditional[mask].mean()),
         "logprob_marginal": float(marginal[mask].mean()),

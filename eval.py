@@ -17,10 +17,11 @@ import transformers
 
 from plumbing.benchmarks import TASKS, load_problems, task_of
 from plumbing.checkpoints import best_device, load_model
-from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, summarize
+from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, rounded, summarize
+from plumbing.files import append_line, lock_folder, read_json, read_lines, write_json, write_lines
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import describe_template, encode_prompt
-from plumbing.files import append_line, lock_folder, read_json, read_lines, write_json, write_lines
+from plumbing.records import report_errors
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 
@@ -30,12 +31,12 @@ ROWS_PER_CALL = 512  # responses sampled together, then saved
 
 def run_task(model, tokenizer, name, problems, args, path):
     """Sample what `path` lacks of a task, chunk by chunk; returns the task's summary."""
+    k, most = args.k or task_of(name).k, model.max_positions
+    limit = min(args.max_new_tokens or MAX_NEW_TOKENS, most - 1)
     how = {key: getattr(args, key) for key in ("top_p", "top_k", "seed", "template", "strict")}
-    how["k"] = k = args.k or task_of(name).k
     # k greedy responses would be one
-    how["temperature"] = float(k > 1) if args.temperature is None else args.temperature
-    most = model.max_positions
-    how["max_new_tokens"] = limit = min(args.max_new_tokens or MAX_NEW_TOKENS, most - 1)
+    temperature = float(k > 1) if args.temperature is None else args.temperature
+    how |= {"k": k, "temperature": temperature, "max_new_tokens": limit}
     rooms = [most - len(encode_prompt(tokenizer, one, args.template)) for one in problems]
     if tight := sum(room < limit for room in rooms):
         print(
@@ -43,8 +44,7 @@ def run_task(model, tokenizer, name, problems, args, path):
             f"of the model's {most}; {sum(room < 1 for room in rooms)} leave none"
         )
     recorded = read_lines(path)
-    if recorded:
-        write_lines(path, recorded)  # without a last line that a kill cut short
+    write_lines(path, recorded)  # without a last line that a kill cut short
     rows = [row for row in recorded if row.get("task") == name][: k * len(problems)]
     if any(row.get("problem") != problems[i // k]["problem"] for i, row in enumerate(rows)):
         raise ValueError(f"{path} holds responses to other problems of {name}: give another --out")
@@ -60,18 +60,17 @@ def run_task(model, tokenizer, name, problems, args, path):
         for row in new:
             rows.append({"task": name, **row})
             append_line(path, rows[-1])
-    summary, seconds = summarize(problems, rows, k) | {"sampling": how}, time.perf_counter() - start
-    if tokens:
-        summary |= {"seconds": seconds, "tokens_per_second": tokens / seconds}
-    return summary
+    summary, seconds = summarize(problems, rows, k), time.perf_counter() - start
+    speed = {"seconds": seconds, "tokens_per_second": tokens / seconds} if tokens else {}
+    return summary | {"sampling": how} | speed
 
 
 def report(name, summary):
     """Print all figures of a task, rounded, a line each."""
     print(name)
-    rounded = json.loads(json.dumps(summary), parse_float=lambda text: round(float(text), 4))
-    for key, value in (rounded | rounded.pop("thoughts")).items():
-        print(f"  {key:18} {json.dumps(value)}")
+    for key, value in (summary | summary["thoughts"]).items():
+        if key != "thoughts":
+            print(f"  {key:18} {json.dumps(rounded(value))}")
 
 
 def read_results(path):
@@ -151,8 +150,8 @@ def parse_args(argv):
 
 def run(args):
     """Evaluate the tasks one by one; results.json is whole after each."""
-    counts = {"--k": args.k, "--limit": args.limit, "--max-new-tokens": args.max_new_tokens}
-    for flag, value in counts.items():
+    for flag in ("--k", "--limit", "--max-new-tokens"):
+        value = getattr(args, flag[2:].replace("-", "_"))
         if value is not None and value < 1:
             raise ValueError(f"{flag} {value}: must be at least 1")
     if not args.tasks:
@@ -195,20 +194,17 @@ def evaluate_tasks(args, problems, folder):
 def main(argv=None):
     """Exit status: 0, or 2 after a mistake of the user, told in one line."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
+
+    def start():
+        args = parse_args(argv)
         if not argv:
             demo()
-        elif (args := parse_args(argv)).compare:
+        elif args.compare:
             compare(args.compare, "compare.png")
         else:
             run(args)
-    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped: the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+
+    return report_errors(start, "the same command goes on", "lower --max-new-tokens")
 
 
 if __name__ == "__main__":

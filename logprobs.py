@@ -33,13 +33,13 @@ def token_logprobs_reference(hidden, weight, targets, temperature=1.0):
 
 @cache
 def triton_kernels():
-    """The two kernels, compiled on first use: `score` (online log-softmax) and `gradient`.
+    """The two kernels, compiled on first use: `log_softmax` (online log-softmax) and `gradient`.
 
     The textbook walks a row of V logits z three times: for the maximum m, without which exp
     overflows; for s = sum e^(z-m); for log p = z - m - log s, of which it writes all V. Memory is
-    what a GPU waits for here, not arithmetic. So `score` reads each logit once, in blocks, keeping
-    m, s and, for the entropy, w = sum (z-m) e^(z-m) of the blocks so far. When a block moves the
-    maximum from m to m', the sums are corrected as if m' had been subtracted from the start:
+    what a GPU waits for here, not arithmetic. So `log_softmax` reads each logit once, in blocks,
+    keeping m, s and, for the entropy, w = sum (z-m) e^(z-m) of the blocks so far. When a block
+    moves the maximum from m to m', the sums are corrected as if m' were subtracted from the start:
 
         s' = s e^(m-m') + sum over the block of e^(z-m')
         w' = (w + (m-m') s) e^(m-m') + sum over the block of (z-m') e^(z-m')
@@ -57,7 +57,7 @@ def triton_kernels():
     import triton.language as tl
 
     @triton.jit
-    def score(logits, stride, targets, logprobs, logsumexps, entropies,
+    def log_softmax(logits, stride, targets, logprobs, logsumexps, entropies,
               V: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
         row = tl.program_id(0).to(tl.int64)  # row * stride passes 2^31 at 14,135 Qwen tokens.
         logits += row * stride
@@ -98,7 +98,7 @@ def triton_kernels():
             d_logits = slope * (onehot - tl.exp(z - logsumexp))
             tl.store(logits + columns, d_logits, mask=columns < V)
 
-    return score, gradient
+    return log_softmax, gradient
 
 
 def launch(kernel, logits, *tensors):
@@ -120,21 +120,21 @@ def rows_in_cache(logits, *per_row):
     return zip(*(tensor.split(rows) for tensor in (logits, *per_row)), strict=True)
 
 
-def score_logits(logits, targets):
+def target_logprobs(logits, targets):
     """(n, V) logits -> log P(target), logsumexp and entropy, each (n,) float32, nats.
 
     A row of -inf gives -inf, -inf, 0; a row with NaN or +inf gives NaN, for the trainer to see.
     """
     if runs_triton(logits):
-        scores = torch.empty(3, len(logits), device=logits.device).unbind()
-        launch(triton_kernels()[0], logits, targets, *scores)
-        return scores
-    scores = [score_rows(*block) for block in rows_in_cache(logits, targets)]
-    return [torch.cat(parts) for parts in zip(*scores, strict=True)]
+        values = torch.empty(3, len(logits), device=logits.device).unbind()
+        launch(triton_kernels()[0], logits, targets, *values)
+        return values
+    values = [target_logprobs_of_rows(*block) for block in rows_in_cache(logits, targets)]
+    return [torch.cat(parts) for parts in zip(*values, strict=True)]
 
 
-def score_rows(logits, targets):
-    """The arithmetic of the kernel `score` in torch, for a few rows that fit the cache."""
+def target_logprobs_of_rows(logits, targets):
+    """The arithmetic of the kernel `log_softmax` in torch, for a few rows that fit the cache."""
     largest = logits.amax(-1).float()
     dead = largest == -torch.inf
     z = logits.float() - largest.masked_fill(dead, 0.0)[:, None]  # (rows, V), at most 0
@@ -162,7 +162,7 @@ def logits_gradient_(logits, targets, logsumexp, slopes):
     return logits
 
 
-def score_tokens(hidden, weight, targets, temperature, slopes_of=None, d_weight=None):
+def chunked_logprobs(hidden, weight, targets, temperature, slopes_of=None, d_weight=None):
     """The loop over chunks of tokens: log-probs (N,), entropy (N,) and d loss / d hidden (N, D).
 
     slopes_of  (logprobs (n,), slice) -> (n,), d loss / d logprob; None: no gradient is made
@@ -178,7 +178,7 @@ def score_tokens(hidden, weight, targets, temperature, slopes_of=None, d_weight=
     for start in range(0, len(hidden), size):
         chunk = slice(start, start + size)
         logits = torch.mm(scaled[chunk], head.T, out=buffer[: len(hidden) - start])  # (n, V)
-        logprobs[chunk], logsumexp, entropy[chunk] = score_logits(logits, targets[chunk])
+        logprobs[chunk], logsumexp, entropy[chunk] = target_logprobs(logits, targets[chunk])
         if slopes_of:
             slopes = slopes_of(logprobs[chunk], chunk)
             d_logits = logits_gradient_(logits, targets[chunk], logsumexp, slopes)
@@ -195,13 +195,13 @@ class TokenLogprobs(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, temperature):
         ctx.save_for_backward(hidden, weight, targets)
         ctx.temperature = temperature
-        return score_tokens(hidden, weight, targets, temperature)[0]
+        return chunked_logprobs(hidden, weight, targets, temperature)[0]
 
     @staticmethod
     def backward(ctx, upstream):
         hidden, weight, targets = ctx.saved_tensors
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        _, _, d_hidden = score_tokens(
+        _, _, d_hidden = chunked_logprobs(
             hidden, weight, targets, ctx.temperature, lambda _, chunk: upstream[chunk], d_weight
         )
         return d_hidden, d_weight, None, None
@@ -247,7 +247,9 @@ def backward_losses(hidden, weight, targets, losses_of):
 
     if weight.grad is None and weight.requires_grad:
         weight.grad = torch.zeros_like(weight)
-    logprobs, entropy, d_hidden = score_tokens(hidden, weight, targets, 1.0, slopes_of, weight.grad)
+    logprobs, entropy, d_hidden = chunked_logprobs(
+        hidden, weight, targets, 1.0, slopes_of, weight.grad
+    )
     hidden.backward(d_hidden)
     return Scored(losses, slopes, logprobs, entropy)
 
@@ -285,9 +287,9 @@ def demo():
     targets, advantages = torch.randint(97, (16,)), torch.randn(16)
     expected = token_logprobs_reference(hidden, weight, targets)
     gradients = torch.autograd.grad((-advantages * expected).sum(), (hidden, weight))
-    scored = backward_losses(hidden, weight, targets, lambda lp, chunk: -advantages[chunk] * lp)
+    ours = backward_losses(hidden, weight, targets, lambda lp, chunk: -advantages[chunk] * lp)
     pairs = [
-        (scored.logprobs, expected), (hidden.grad, gradients[0]), (weight.grad, gradients[1]),
+        (ours.logprobs, expected), (hidden.grad, gradients[0]), (weight.grad, gradients[1]),
     ]  # fmt: skip
     gap = max((ours - theirs).abs().max() for ours, theirs in pairs)
     assert gap < 1e-4, gap

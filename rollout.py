@@ -227,13 +227,13 @@ def admit(model, request, rows, slots):
         members.setdefault(prompt, []).append(slot)
     new = [prompt for prompt in members if prompt != slots.kept_prompt]
     prefill(model, cache, [(members[prompt][0], request.prompt_ids[prompt][:-1]) for prompt in new])
+    next_prompt = slots.waiting[0] // request.group_size if slots.waiting else None
     for prompt, own in members.items():
         source = spare if prompt == slots.kept_prompt else own[0]
-        length = len(request.prompt_ids[prompt]) - 1
-        cache.copy_rows([source], own, length)
-    if slots.waiting and slots.waiting[0] // request.group_size == prompt:  # It has more rows.
-        cache.copy_rows([source], [spare], length)
-        slots.kept_prompt = prompt
+        kept = [spare] if prompt == next_prompt else []  # for its rows that still wait
+        cache.copy_rows([source], own + kept, len(request.prompt_ids[prompt]) - 1)
+    if next_prompt in members:
+        slots.kept_prompt = next_prompt
     ids, device = [request.prompt_ids[prompt] for prompt in prompts], rows.count.device
     cache.lengths[first : slots.live] = torch.tensor([len(row) - 1 for row in ids], device=device)
     rows.last[admitted] = torch.tensor([row[-1] for row in ids], device=device)
@@ -477,20 +477,21 @@ def check(model, request):
     temperature, top_p, top_k = request.temperature, request.top_p, request.top_k
     num_rows, size = len(prompts) * group_size, model.config.vocab_size
     pairs = zip(range(num_rows), limits, strict=False)
-    reached = [len(prompts[row // group_size]) + limit for row, limit in pairs]
+    reached = max((len(prompts[row // group_size]) + limit for row, limit in pairs), default=0)
     outside = [token for ids in prompts for token in ids if not 0 <= token < size]
+    shortest = min(limits, default=0)
     faults = {
         f"group_size is {group_size}: give 1 or more": group_size < 1,
         "no prompts, or a prompt without tokens": not prompts or not all(map(len, prompts)),
         f"token ids {outside[:3]} of prompts are not among 0 to {size - 1}, the model's": outside,
-        f"max_new_tokens is {min(limits, default=0)}: give 1 or more, once or for each of {num_rows} rows":
-            len(limits) != num_rows or min(limits, default=1) < 1,
+        f"max_new_tokens is {shortest}: give 1 or more, once or for each of {num_rows} rows":
+            len(limits) != num_rows or shortest < 1,
         f"temperature {temperature}: give 0 (greedy) or more": not 0 <= temperature < math.inf,
         f"top_p {top_p}: give more than 0, at most 1 (off)": not 0 < top_p <= 1,
         f"top_k {top_k}: give 0 (off) or more": top_k < 0,
         "eos_ids is None: give (), to sample up to the limit": request.eos_ids is None,
-        f"prompt and response may reach {max(reached, default=0)} tokens, the model has "
-        f"{model.max_positions} positions": max(reached, default=0) > model.max_positions,
+        f"prompt and response may reach {reached} tokens, the model has "
+        f"{model.max_positions} positions": reached > model.max_positions,
         "stop_strings need the tokenizer": request.stop_strings and request.tokenizer is None,
     }  # fmt: skip
     for fault, found in faults.items():

@@ -11,7 +11,6 @@ written from these tables. The part "grid" chooses on a base and seeds that no o
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,14 +19,15 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from math import inf
 from pathlib import Path
 
 from tqdm import tqdm
 
 from plumbing.alignment import alignment_by_probability, gradient_alignment
-from plumbing.files import read_lines, write_lines
+from plumbing.evaluation import rounded
+from plumbing.files import append_line, read_json, read_lines, write_lines
 from plumbing.look import look, sampled
 from plumbing.records import report_errors
 from tiny import NAMED_WORLDS, build
@@ -103,11 +103,14 @@ class Part:
         ]  # fmt: skip
 
 
+def plain(*names):
+    """{name: flags} of variants without other flags."""
+    return {name: f"--variant {name}".lower() for name in names}
+
+
 GRPO, DSRL, TWIN = "--variant grpo", "--prerl-steps 20", "--variant twin --prerl-steps 20"
 THREE = {"DSRL": DSRL, "GRPO": GRPO, "twin": TWIN}
-CLAIMS = THREE | {
-    name: f"--variant {name}".lower() for name in ("NSR-PreRL", "PSR-PreRL", "NSR-RL")
-}
+CLAIMS = THREE | plain("NSR-PreRL", "PSR-PreRL", "NSR-RL")
 FEW = {name: flags + " --prompts-per-step 8" for name, flags in THREE.items()}
 RATES = ("2e-4", "4e-4", "8e-4")
 GRID = {f"GRPO, lr {rate}": f"{GRPO} --lr {rate}" for rate in RATES} | {
@@ -122,10 +125,7 @@ CONTROLS = {
     "DSRL, coefficient 1": f"{DSRL} --prerl-coef 1", "DSRL, moments reset": f"{DSRL}|reset",
     "twin, moments reset": f"{TWIN}|reset",
 }  # fmt: skip
-OTHERS = {
-    name: f"--variant {name}".lower()
-    for name in ("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")
-}
+OTHERS = plain("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")
 RANK_8 = THREE | {f"{name}, rank 8": f"{THREE[name]} --lora-rank 8" for name in ("DSRL", "GRPO")}
 PARTS = {  # the most important first; about four hours on two cores in all
     "D": Part("World D: DSRL, GRPO and the twin", THREE),
@@ -172,42 +172,32 @@ def train(run):
                 "--out", out)  # fmt: skip
         record = asdict(run) | curve_of(out)
         if run.steps == 160 and not run.fork:
-            tasks = [f"{base}/{name}.jsonl" for name in ("test_long", "test_mix")]
+            tasks = [f"{base}/{name}.jsonl" for name in OUTSIDE]
             command("eval.py", "--model", out / f"checkpoint-{run.steps}", "--tasks",
                     ",".join(tasks), "--limit", 128, "--k", 8, "--temperature", 1,
                     "--max-new-tokens", 256, "--out", out / "outside")  # fmt: skip
-            found = json.loads((out / "outside/results.json").read_text())["tasks"]
+            found = read_json(out / "outside/results.json")["tasks"]
             record |= {Path(task).stem: rounded(found[task]["avg_at_k"]) for task in found}
         return record
 
 
 def command(*words):
-    words = [sys.executable, *map(str, words)]
-    how = {"capture_output": True, "text": True, "cwd": ROOT}
-    ended = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
+    words, environment = [sys.executable, *map(str, words)], os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
 
 
-def rounded(value):
-    return round(value, 4) if isinstance(value, float) else value
-
-
 def curve_of(out):
     """Every evaluation of a run, with the tokens fed to the model in training before it."""
-    lines, tokens, curve = read_lines(out / "metrics.jsonl"), 0, []
-    for line in lines:
+    tokens, curve = 0, []
+    for line in read_lines(out / "metrics.jsonl"):
         if "avg_at_k" in line:
             kept = {name: rounded(line[name]) for name in KEPT if line.get(name) is not None}
             curve.append(kept | {"tokens": round(tokens)})
         else:
             tokens += line["tokens_forward"]
-    commit = json.loads((out / "config.json").read_text())["commit"]
-    return {"commit": commit, "curve": curve}
-
-
-def key_of(record):
-    return Run(**{item.name: record[item.name] for item in fields(Run)})
+    return {"commit": read_json(out / "config.json")["commit"], "curve": curve}
 
 
 def load_results(path):
@@ -215,11 +205,10 @@ def load_results(path):
     results = {}
     runs = [record for record in read_lines(path) if "curve" in record]
     for record in sorted(runs, key=lambda record: record["steps"]):
-        run = key_of(record)
-        for count, point in enumerate(record["curve"][:-1], 1):
-            results[replace(run, steps=point["step"])] = {
-                "base": run.base, "seed": run.seed, "curve": record["curve"][:count]
-            }  # fmt: skip
+        run, curve = Run(**{one.name: record[one.name] for one in fields(Run)}), record["curve"]
+        for count, point in enumerate(curve[:-1], 1):
+            part = {"base": run.base, "seed": run.seed, "curve": curve[:count]}
+            results[replace(run, steps=point["step"])] = part
         results[run] = record
     return results
 
@@ -235,8 +224,8 @@ def run_parts(parts, path, jobs):
 
         def train_and_keep(run):
             record = train(run)
-            with WRITING, path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            with WRITING:
+                append_line(path, record)
 
         list(tqdm(pool.map(train_and_keep, missing), total=len(missing), desc="runs", disable=None))
 
@@ -244,23 +233,17 @@ def run_parts(parts, path, jobs):
 # --------------------------------------------------------------------------------------------------
 # Alignment: do both spaces pull the same way, and on which tokens?
 
-def measure_alignment(world, base):
-    """cos(grad log P(y), grad log P(y | x)) of a base: whole, by position, by probability."""
-    model, rollout, start = sampled(build(seed=base, quiet=True, world=WORLDS[world]))
-    found = gradient_alignment(model, rollout, start)
-    found |= alignment_by_probability(model, rollout, start)
-    return {"alignment": found, "world": world, "base": base}
-
 
 def align(path):
-    """Measure what the results lack: the bases of worlds D, M and old."""
+    """Measure what the results lack of the bases of worlds D, M and old: the cosine of
+    grad log P(y) and grad log P(y | x), of the whole model, by position and by probability.
+    """
     done = {(line["world"], line["base"]) for line in read_lines(path) if "alignment" in line}
-    for world in ("tiny", "tiny-m", "tiny-old"):
-        for base in (0, 1, 2):
-            if (world, base) not in done:
-                record = measure_alignment(world, base)
-                with path.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+    wanted = product(("tiny", "tiny-m", "tiny-old"), (0, 1, 2))
+    for world, base in [pair for pair in wanted if pair not in done]:
+        sample = sampled(build(seed=base, quiet=True, world=WORLDS[world]))
+        found = gradient_alignment(*sample) | alignment_by_probability(*sample)
+        append_line(path, {"alignment": found, "world": world, "base": base})
 
 
 # --------------------------------------------------------------------------------------------------
@@ -281,14 +264,6 @@ def between(record, kind, value, wanted):
     return inf
 
 
-def at_tokens(record, budget):
-    """Avg@8 where the run had fed `budget` tokens to the model in training."""
-    last = record["curve"][-1]
-    if budget >= last["tokens"]:
-        return last["avg_at_k"]
-    return between(record, "tokens", budget, "avg_at_k")
-
-
 def interval(values):
     """(mean, half width) of the 95 % confidence interval, Student's t; NaN for a single value."""
     mean, count = statistics.fmean(values), len(values)
@@ -298,7 +273,7 @@ def interval(values):
 
 
 def show(values, form=".3f"):
-    """Mean ± half width; one or two values as they are, as two have an interval of no use."""
+    """Mean ± half width; one or two values as they are: an interval of two says nothing."""
     values = [value for value in values if value is not None]
     if len(values) < 3:
         return " ".join(f"{value:{form}}" for value in values)
@@ -320,6 +295,11 @@ def verdict(values, sign):
     return "yes" if mean * sign > 0 else "the opposite"
 
 
+def differences(pairs, step, key="avg_at_k"):
+    """Of a figure after `step` updates, in each pair of records."""
+    return [at(ours, step, key) - at(theirs, step, key) for ours, theirs in pairs]
+
+
 def table(title, heading, rows):
     lines = [f"\n\n### {title}\n", "| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
@@ -333,6 +313,7 @@ LEVEL = 0.6  # of Avg@8, for the updates that it takes
 SHOWN = (0, 20, 40, 60, 80, 100, 120, 160)  # updates
 ENDS = ("pass_at_k", "reflection", "transition", "length", "tokens", "reads_right",
         "first_look_right", "look_changes", "look_mends", "right_after_look")  # fmt: skip
+OUTSIDE = ("test_long", "test_mix")  # problems unlike those of training, after 160 updates
 
 
 def pairs_of(part, results, names):
@@ -372,11 +353,10 @@ def part_tables(part, results):
         ends = [show([at(record, part.steps, key) for record in records],
                      ",.0f" if key == "tokens" else ".3f") for key in ENDS]  # fmt: skip
         reached = sorted(between(record, "avg_at_k", LEVEL, "step") for record in records)
-        outside = [show([record.get(file) for record in records])
-                   for file in ("test_long", "test_mix")]  # fmt: skip
+        outside = [show([record.get(file) for record in records]) for file in OUTSIDE]
         sooner = " ".join("-" if value == inf else f"{value:.0f}" for value in reached)
         rows.append([name, *ends, *outside, sooner])
-    heading = ["", *ENDS, "test_long", "test_mix", f"updates to {LEVEL}"]
+    heading = ["", *ENDS, *OUTSIDE, f"updates to {LEVEL}"]
     text += table(f"{part.title}: after {part.steps} updates", heading, rows)
     return text + difference_table(part, results, steps[1:])
 
@@ -389,15 +369,12 @@ def difference_table(part, results, steps):
         if not pairs:
             continue
         for key in ("avg_at_k", "pass_at_k"):
-            cells = [show_difference([at(ours, step, key) - at(theirs, step, key)
-                                      for ours, theirs in pairs]) for step in steps]  # fmt: skip
+            cells = [show_difference(differences(pairs, step, key)) for step in steps]
             rows.append([f"{first} - {other}, {key}", *cells, ""])
         rows[-2][-1] = show_difference([equal_tokens(*pair) for pair in pairs])
-        for base in part.bases:
-            if not (own := [pair for pair in pairs if pair[0]["base"] == base]):
-                continue
-            cells = [show([at(ours, step) - at(theirs, step) for ours, theirs in own], "+.3f")
-                     for step in steps]  # fmt: skip
+        for base in dict.fromkeys(ours["base"] for ours, _ in pairs):
+            own = [pair for pair in pairs if pair[0]["base"] == base]
+            cells = [show(differences(own, step), "+.3f") for step in steps]
             rows.append([f"of base {base} alone, avg_at_k", *cells, ""])
     heading = ["", *map(str, steps), "at equal tokens"]
     return table(f"{part.title}: paired differences (positive of all)", heading, rows)
@@ -406,7 +383,8 @@ def difference_table(part, results, steps):
 def equal_tokens(ours, theirs):
     """Difference of Avg@8 at the most tokens that both runs fed to the model."""
     budget = min(record["curve"][-1]["tokens"] for record in (ours, theirs))
-    return at_tokens(ours, budget) - at_tokens(theirs, budget)
+    return (between(ours, "tokens", budget, "avg_at_k")
+            - between(theirs, "tokens", budget, "avg_at_k"))  # fmt: skip
 
 
 def claims_table(results, alignments):
@@ -422,8 +400,7 @@ def claims_table(results, alignments):
                     for run, in pairs_of(part, results, [variant])]  # fmt: skip
 
         def ahead(variant, other, key, step, part=part):
-            return [at(ours, step, key) - at(theirs, step, key)
-                    for ours, theirs in pairs_of(part, results, [variant, other])]  # fmt: skip
+            return differences(pairs_of(part, results, [variant, other]), step, key)
 
         stated = (  # claim, the sign that the paper reports, values
             ("1 the cosine of both gradients is above 0", 1, cosines),
@@ -451,10 +428,10 @@ def draw(part, results, path):
     """
     from matplotlib.figure import Figure  # slow to import
 
-    figure = Figure(figsize=(12, 4), layout="tight")
-    panels = {"avg_at_k": "Avg@8", "pass_at_k": "pass@8", "reflection": "reflection per response"}
     if not (rows := pairs_of(part, results, list(part.variants))):
         return
+    figure = Figure(figsize=(12, 4), layout="tight")
+    panels = {"avg_at_k": "Avg@8", "pass_at_k": "pass@8", "reflection": "reflection per response"}
     for axis, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for color, name in enumerate(part.variants):
             runs = [row[color] for row in rows]
@@ -507,7 +484,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
     parser.add_argument("--look", metavar="MODEL", help="into one model, see the header")
     parser.add_argument("--data", default="tiny", help="with --look: problems")
-    parser.add_argument("--problem", help="with --look: its text, else the first that it half solves")
+    parser.add_argument("--problem", help="with --look: its text (default: one half solved)")
     args = parser.parse_args()
     if args.look:
         return report_errors(lambda: look(args.look, args.data, args.problem))

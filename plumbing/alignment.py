@@ -33,6 +33,22 @@ def cosine(first, second, names):
     return float(dot(first, second) / lengths.clamp_min(1e-30))
 
 
+def row_gradients(model, rollout, start_token_id, token_mask):
+    """Yield (grad log P(y), grad log P(y | x)) of each response, over its tokens in token_mask."""
+    for row in token_mask.any(1).nonzero()[:, 0].tolist():
+        own = torch.zeros_like(token_mask)
+        own[row] = token_mask[row]
+        yield [logprob_gradient(model, rollout, space, start_token_id, own)
+               for space in ("marginal", "conditional")]  # fmt: skip
+
+
+def mean_cosine(model, rollout, start_token_id, token_mask):
+    """The cosine over the tokens in token_mask, averaged over responses; None without tokens."""
+    pairs = row_gradients(model, rollout, start_token_id, token_mask)
+    cosines = [cosine(*pair, pair[0]) for pair in pairs]
+    return mean(cosines) if cosines else None
+
+
 def gradient_alignment(model, rollout, start_token_id, by_position=True):
     """cos(grad log P(y), grad log P(y | x)) of each response, averaged (claim 1 of 2604.14142).
 
@@ -43,70 +59,42 @@ def gradient_alignment(model, rollout, start_token_id, by_position=True):
     tokens of one range of positions in both gradients; `by_position=False` leaves that out, and
     with it most of the cost: two forwards and backwards of each row remain.
     """
-    trained = [name for name, one in model.named_parameters() if one.requires_grad]
-    groups = {}
-    for name in trained:
+    layers = defaultdict(list)  # names of its parameters
+    for name in [name for name, one in model.named_parameters() if one.requires_grad]:
         part, index = name.removeprefix("model.").split(".")[:2]
-        groups.setdefault(f"layer {index}" if part == "layers" else part, []).append(name)
-    ranges = position_ranges(rollout.response_mask) if by_position else {}
-
-    def gradients(token_mask):
-        return [logprob_gradient(model, rollout, space, start_token_id, token_mask)
-                for space in ("marginal", "conditional")]  # fmt: skip
-
-    whole, layers, positions = [], defaultdict(list), defaultdict(list)
-    for row in range(len(rollout.response_ids)):
-        own = torch.zeros_like(rollout.response_mask)
-        own[row] = rollout.response_mask[row]
-        pair = gradients(own)
-        whole.append(cosine(*pair, trained))
-        for group, names in groups.items():
-            layers[group].append(cosine(*pair, names))
-        for name, columns in ranges.items():
-            if (own & columns).any():
-                positions[name].append(cosine(*gradients(own & columns), trained))
-    return {
-        "whole_model": mean(whole),
-        "layers": {group: mean(values) for group, values in layers.items()},
-        "positions": {name: mean(values) for name, values in positions.items()},
-    }
-
-
-def position_ranges(response_mask):
-    """{"4-15": (R,) bool, ...}: the columns of each bin of POSITION_BINS."""
-    width = response_mask.shape[1]
-    columns, ranges = torch.arange(width, device=response_mask.device), {}
-    for first, end in pairwise((*[first for first in POSITION_BINS if first < width], width)):
-        name = str(first) if end == first + 1 else f"{first}-{end - 1}"
-        ranges[name] = (columns >= first) & (columns < end)
-    return ranges
-
-
-@torch.no_grad()
-def probabilities(model, rollout, start_token_id):
-    """{"P(y_t given x)": (B, R), "P(y_t)": (B, R)} of the sampled tokens."""
-    conditional = conditional_logprobs(model, rollout)
-    ids, mask = rollout.response_ids, rollout.response_mask
-    marginal = marginal_logprobs(model, ids, mask, start_token_id)
-    return {"P(y_t given x)": conditional.exp(), "P(y_t)": marginal.exp()}
+        layers[f"layer {index}" if part == "layers" else part].append(name)
+    mask, whole, by_layer, positions = rollout.response_mask, [], defaultdict(list), {}
+    for pair in row_gradients(model, rollout, start_token_id, mask):
+        whole.append(cosine(*pair, pair[0]))
+        for layer, names in layers.items():
+            by_layer[layer].append(cosine(*pair, names))
+    starts = [first for first in POSITION_BINS if by_position and first < mask.shape[1]]
+    for first, end in pairwise((*starts, mask.shape[1])):
+        chosen = torch.zeros_like(mask)
+        chosen[:, first:end] = mask[:, first:end]
+        if chosen.any():
+            name = str(first) if end == first + 1 else f"{first}-{end - 1}"
+            positions[name] = mean_cosine(model, rollout, start_token_id, chosen)
+    layers = {layer: mean(values) for layer, values in by_layer.items()}
+    return {"whole_model": mean(whole), "layers": layers, "positions": positions}
 
 
 def alignment_by_probability(model, rollout, start_token_id):
     """{"P(y_t) 0.1 to 0.5": {"tokens": int, "cosine": float | None}, ...}: the cosine with only the
     tokens of one range of probability, in one space, in both gradients; averaged over responses.
     """
-    trained = [name for name, one in model.named_parameters() if one.requires_grad]
+    ids, mask = rollout.response_ids, rollout.response_mask
+    with torch.no_grad():
+        logprobs = {
+            "P(y_t given x)": conditional_logprobs(model, rollout),
+            "P(y_t)": marginal_logprobs(model, ids, mask, start_token_id),
+        }
     found = {}
-    for space, values in probabilities(model, rollout, start_token_id).items():
+    for space, values in logprobs.items():
         for low, high in pairwise(PROBABILITY_BINS):
-            chosen, cosines = rollout.response_mask & (values >= low) & (values < high), []
-            for row in chosen.any(1).nonzero()[:, 0].tolist():
-                own = torch.zeros_like(chosen)
-                own[row] = chosen[row]
-                pair = [logprob_gradient(model, rollout, one, start_token_id, own)
-                        for one in ("marginal", "conditional")]  # fmt: skip
-                cosines.append(cosine(*pair, trained))
+            chosen = mask & (values.exp() >= low) & (values.exp() < high)
             found[f"{space} {low} to {min(high, 1)}"] = {
-                "tokens": int(chosen.sum()), "cosine": mean(cosines) if cosines else None
-            }  # fmt: skip
+                "tokens": int(chosen.sum()),
+                "cosine": mean_cosine(model, rollout, start_token_id, chosen),
+            }
     return found

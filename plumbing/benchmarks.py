@@ -215,7 +215,7 @@ def read_problems(files, task, keep_rows, need_answer, counts):
                 counts["without a question"] += 1
             elif need_answer and not problem["answer"]:
                 counts["without an answer"] += 1
-            elif key in seen and not is_bbh:  # BBH is scored with its 4 repeats.
+            elif key in seen and not is_bbh:  # BBH is graded with its 4 repeats.
                 other = "" if seen[key] == answer else " with another answer"
                 counts[f"repeated{other}"] += 1
             else:

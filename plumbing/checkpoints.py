@@ -38,11 +38,14 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
+def compute_dtype(device):
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def best_device():
-    """Keywords of `load_model`, to sample with: bf16 on CUDA, fp32 on the CPU."""
-    if torch.cuda.is_available():
-        return {"dtype": torch.bfloat16, "device": "cuda"}
-    return {"dtype": torch.float32, "device": "cpu"}
+    """Keywords of `load_model`, to sample with."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {"dtype": compute_dtype(device), "device": device}
 
 
 def load_config(folder):
@@ -122,7 +125,7 @@ def load_model(name, dtype=torch.float32, device="cpu", shard=False):
         model.lm_head.weight = model.model.embed_tokens.weight
     fill_parameters(model, folder)
     tokenizer = load_tokenizer(folder)
-    model.eos_ids = eos_ids_of(folder, model.config, tokenizer)
+    model.eos_ids = eos_ids_of(folder, model, tokenizer)
     return model, tokenizer
 
 
@@ -211,14 +214,13 @@ def fill(parameter, key, tensor, file):
     parameter.data.copy_(part_of(tensor, parameter))
 
 
-def eos_ids_of(folder, config, tokenizer):
+def eos_ids_of(folder, model, tokenizer):
     """Ids that end a response: of generation_config.json, else config.json; and the tokenizer's."""
-    stated, file = config.eos_token_id, folder / "generation_config.json"
-    if file.is_file():
-        stated = read_json(file).get("eos_token_id", stated)
+    stated = model.source_generation.get("eos_token_id", model.config.eos_token_id)
     stated = stated if isinstance(stated, list) else [stated]
     for token in stated:
         if token is not None and type(token) is not int:
+            file = folder / "generation_config.json"
             raise ValueError(f"{file}: eos_token_id {token!r} is no number of a token")
     return tuple(sorted({*stated, tokenizer.eos_token_id} - {None}))
 
@@ -259,16 +261,18 @@ def save_adapters(config, weights, path):
 
 
 def read_adapters(folder):
-    """adapter_config.json of a folder of LoRA's adapters, {} of a whole model. Raises ValueError."""
+    """adapter_config.json of a folder of LoRA's adapters; {}: a whole model. Raises ValueError."""
     file = folder / "adapter_config.json"
-    settings = read_json(file) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    settings = read_json(file)
     needs = {"base_model_name_or_path": str, "r": int, "lora_alpha": int | float}
     wrong = [name for name in needs if not isinstance(settings.get(name), needs[name])]
     wrong += [name for name in UNKNOWN_LORA if settings.get(name)]
-    if settings and (wrong or settings["r"] < 1):
+    if wrong or settings["r"] < 1:
         name = (wrong or ["r"])[0]
         raise ValueError(f"{file} cannot be used: {name} is {settings.get(name)!r}")
-    if settings and Path(settings["base_model_name_or_path"], file.name).is_file():
+    if Path(settings["base_model_name_or_path"], file.name).is_file():
         raise ValueError(f"{file} cannot be used: its base is no whole model, but adapters too")
     return settings
 
@@ -286,8 +290,7 @@ def as_transformers_4(config):
     if rope and not config.get("rope_theta"):
         config["rope_theta"] = rope["rope_theta"]
     if rope and rope["rope_type"] != "default" and not config.get("rope_scaling"):
-        scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-        config["rope_scaling"] = scaling
+        config["rope_scaling"] = {name: rope[name] for name in rope if name != "rope_theta"}
     return config
 
 
@@ -311,7 +314,7 @@ def save_tokenizer(tokenizer, path):
 
 
 def write_tensors(tensors, file):
-    """A .safetensors file, readable by whom the umask lets. Raises OSError: disk full, and others."""
+    """A .safetensors file, readable by whom the umask lets. Raises OSError, as for a full disk."""
     file.touch()
     mode = file.stat().st_mode
     try:
@@ -319,10 +322,6 @@ def write_tensors(tensors, file):
     except SafetensorError as error:
         raise OSError(f"{file}: {error}") from error
     file.chmod(mode)
-
-
-def compute_dtype(device):
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def shard_model(model, device):

@@ -112,6 +112,13 @@ def thought_rates(rows, name):
     return {"per_response": total / max(1, len(rows)), "per_1000_tokens": 1000 * per_token}
 
 
+def rounded(value):
+    """A figure, or a dict of figures, to four places."""
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def summarize(problems, rows, k):
     """All figures, shares in [0, 1] and tokens, from N*k rows, the k of a problem adjacent."""
     of_problem = [rows[start : start + k] for start in range(0, len(rows), k)]

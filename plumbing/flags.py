@@ -33,8 +33,8 @@ VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
 # flags that --resume cannot change
 FIXED = ("model", "data", "prompts_per_step", "seed", "lora_rank", "lora_alpha")
 FREE = (  # flags that change nothing of the result
-    "steps", "resume", "out", "keep", "save_every", "eval_every", "eval_problems", "preset",
-    "kv_cache_gb", "device", "dry_run", "export", "report_to", "alignment_every", "offload", "shard",
+    "steps", "resume", "out", "save_every", "eval_every", "eval_problems", "preset", "shard",
+    "kv_cache_gb", "device", "dry_run", "export", "report_to", "alignment_every", "offload", "keep",
 )  # fmt: skip
 
 
@@ -117,9 +117,7 @@ class Config:
             if value is not None and choices and value not in choices:
                 raise ValueError(f"{name} is {value}: it must be one of {', '.join(choices)}")
         if self.shard and (self.offload or self.alignment_every or self.lora_rank):
-            raise ValueError(
-                "--shard goes with neither --offload nor --alignment-every nor --lora-rank"
-            )
+            raise ValueError("--shard excludes --offload, --alignment-every and --lora-rank")
 
 
 GROUPS = {  # the field that opens each group of --help

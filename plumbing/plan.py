@@ -104,9 +104,13 @@ def rows_of(config, model):
 
 def totals(plan):
     """Bytes at once in an update, and in sampling, when the gradients are gone."""
-    weights, gradients, moments, visiting, gathered, activations, logits, copied, kv = plan.values()
-    update = weights + gradients + moments + gathered + max(activations + logits, visiting)
-    return {"in an update": update, "in sampling": weights + moments + copied + kv}
+    held = plan["weights held"] + plan["AdamW moments (float32)"]
+    backward = plan["activations"] + plan["logits chunk, and the head"]
+    gradients = plan["gradients (float32)"] + plan["head and 2 layers, gathered"]
+    return {
+        "in an update": held + gradients + max(backward, plan["AdamW moments of one tensor"]),
+        "in sampling": held + plan["weights laid out for sampling"] + plan["KV cache"],
+    }
 
 
 def find(config, model, room, host=math.inf):
@@ -115,8 +119,9 @@ def find(config, model, room, host=math.inf):
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     choices = {"checkpoint_activations": (False, True), "offload": (False, True),
                "micro_batch_tokens": [PACK_TOKENS["cuda"] // cut for cut in (1, 2, 4)]}  # fmt: skip
-    for name, given in [(name, getattr(config, name)) for name in choices]:
-        choices[name] = choices[name] if given is None else (given,)
+    for name in choices:
+        if getattr(config, name) is not None:
+            choices[name] = [getattr(config, name)]
     for again, offload, tokens in product(*choices.values()):
         fit = Fit(tokens, again, offload, config.kv_cache_gb)
         plan = memory_plan(config, model, CUDA, fit)
@@ -216,15 +221,10 @@ def adam_step(optimizer, model, offload):
     if not offload:
         return optimizer.step()
     gradients = {one: one.grad for one in model.parameters() if one.requires_grad}
-    for parameter in gradients:
-        parameter.grad = None
-    for parameter, parameter.grad in gradients.items():
-        move_moments(optimizer.state[parameter], parameter.device)
+    optimizer.zero_grad(set_to_none=True)
+    for parameter, gradient in gradients.items():
+        parameter.grad, moments = gradient, optimizer.state[parameter]
+        moments.update({name: value.to(gradient.device) for name, value in moments.items()})
         optimizer.step()  # sees one gradient, and so steps one parameter
-        move_moments(optimizer.state[parameter], "cpu")
+        moments.update({name: value.cpu() for name, value in moments.items()})
         parameter.grad = None
-
-
-def move_moments(moments, device):
-    for name, value in moments.items():
-        moments[name] = value.to(device)

@@ -39,10 +39,8 @@ def render(tokenizer, turns, is_prompt=True):
     from jinja2 import TemplateError  # Transformers imports it only where it renders.
 
     template = None  # Of several templates the tokenizer takes its default.
-    if isinstance(tokenizer.chat_template, str):
-        template = DATE_CALL.sub(
-            lambda match: f"'{DATE.strftime(match[2])}'", tokenizer.chat_template
-        )
+    if isinstance(own := tokenizer.chat_template, str):
+        template = DATE_CALL.sub(lambda call: f"'{DATE.strftime(call[2])}'", own)
     try:
         return tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=is_prompt, enable_thinking=False,

@@ -142,14 +142,13 @@ def open_tracker(run, identity):
     name, out = run.config.report_to, Path(run.config.out).name
     if name is None or rank():
         return None
+    project = os.environ.get(f"{name.upper()}_PROJECT", "dsrl")
     # trackio knows a run by its name alone.
-    how = {"name": f"{out}-{identity[:8]}", "resume": "allow", "config": asdict(run.config)}
-    how["project"] = os.environ.get(f"{name.upper()}_PROJECT", "dsrl")
-    if name == "wandb":
-        how["id"] = os.environ.get("WANDB_RUN_ID", identity)
+    more = {"id": os.environ.get("WANDB_RUN_ID", identity)} if name == "wandb" else {}
     try:
         tracker = TensorBoard() if name == "tensorboard" else importlib.import_module(name)
-        tracker.init(**how)
+        tracker.init(project=project, name=f"{out}-{identity[:8]}", resume="allow",
+                     config=asdict(run.config), **more)  # fmt: skip
     except ImportError as error:
         raise ValueError(f"--report-to {name}: it is not installed; pip install {name}") from error
     return tracker
@@ -177,21 +176,19 @@ def log_update(run, metrics, rollout, texts, clock):
     log_record(run, metrics)
     skipped = f"  skipped: {metrics['skipped']}" if metrics["skipped"] else ""
     say(console_line(metrics) + skipped)
-    if "cache" not in run.told:
-        run.told.add("cache")
-        size = "{cache_rows} rows at a time, {cache_gb:.3f} GB".format(**rollout.stats)
-        say(f"KV cache: {size} (--kv-cache-gb limits it)")
+    run.failures = run.failures + 1 if "row" in metrics else 0
+    run.unrewarded = 0 if metrics["reward"] > 0 else run.unrewarded + 1
     if "row" in metrics:
         say(
             f"update {metrics['step']} was not applied: {metrics['skipped']}; "
             f"the row that stands out:\n{metrics['text']}"
         )
-    run.failures = run.failures + 1 if "row" in metrics else 0
-    run.unrewarded = 0 if metrics["reward"] > 0 else run.unrewarded + 1
-    for kind, warning in warnings_of(metrics, run).items():
-        if kind not in run.told:
-            say(f"warning: {warning}")
-            run.told.add(kind)
+    size = "{cache_rows} rows at a time, {cache_gb:.3f} GB".format(**rollout.stats)
+    news = {"cache": f"KV cache: {size} (--kv-cache-gb limits it)"}
+    news |= {kind: f"warning: {text}" for kind, text in warnings_of(metrics, run).items()}
+    for kind in [kind for kind in news if kind not in run.told]:
+        say(news[kind])
+        run.told.add(kind)
 
 
 def log_evaluation(run, step, summary, rows):
@@ -242,9 +239,10 @@ def console_heading():
 
 
 def console_line(metrics):
-    cells = [(metrics.get(name), width, form) for name, _, width, form in COLUMNS]
-    texts = ["" if value is None else format(value, form) for value, _, form in cells]
-    return " ".join(f"{text:>{width}}" for text, (_, width, _) in zip(texts, cells, strict=True))
+    return " ".join(
+        format(metrics[name], f">{width}{form}") if metrics.get(name) is not None else " " * width
+        for name, _, width, form in COLUMNS
+    )
 
 
 def draw_curves(folder):
@@ -303,9 +301,8 @@ def show_text(label, text):
 def summarize_run(config, folder):
     """Before, at the switch and after, as recorded; a response from before and one from after."""
     say(f"\n{config.variant} on {config.data}, {config.steps} updates:")
-    evaluations = {}
-    for record in read_lines(folder / "metrics.jsonl"):
-        evaluations |= {record["step"]: record} if "avg_at_k" in record else {}
+    records = read_lines(folder / "metrics.jsonl")
+    evaluations = {record["step"]: record for record in records if "avg_at_k" in record}
     moments = {config.prerl_steps: "at the switch", 0: "before", config.steps: "after"}
     for step, name in sorted(moments.items()):
         if step in evaluations:
@@ -337,29 +334,30 @@ def catch_signals(run):
     signal.signal(signal.SIGTERM, ask)
 
 
-def report_errors(function):
+def report_errors(
+    function, left="--resume goes on from the last checkpoint if any",
+    memory="see --dry-run; lower --max-response-tokens or --kv-cache-gb",
+):  # fmt: skip
     """Run it; what a person can mend becomes one line. Returns the exit code.
 
     2: a mistake, or a failure explained; 1: another process is gone; 130: a second Ctrl-C.
+    left, memory  what to say to one who left at once, and where memory ran out
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters that a text has
         stream.reconfigure(errors="backslashreplace")
     try:
         function()
+        return 0
     except (ValueError, FloatingPointError, OSError) as error:
-        tqdm.write(printable(f"error: {error}"), file=sys.stderr)  # below the progress bar
-        return 2
+        code, message = 2, "error: " + " ".join(str(error).split())
     except KeyboardInterrupt:
-        print("\nleft at once; --resume goes on from the last checkpoint if any", file=sys.stderr)
-        return 130
+        code, message = 130, f"\nleft at once; {left}"
     except torch.OutOfMemoryError:
-        advice = "see --dry-run; lower --max-response-tokens or --kv-cache-gb"
-        tqdm.write(f"error: out of memory: {advice}", file=sys.stderr)
-        return 2
+        code, message = 2, f"error: out of memory: {memory}"
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         lost = f"error: process {rank()} lost the others ({str(error).splitlines()[0]})"
-        tqdm.write(f"{lost}; go on with --resume", file=sys.stderr)
-        return 1
-    return 0
+        code, message = 1, f"{lost}; go on with --resume"
+    tqdm.write(printable(message), file=sys.stderr)  # below the progress bar
+    return code

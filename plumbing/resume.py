@@ -40,9 +40,7 @@ from plumbing.records import OWN_FILES
 
 FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
 NAME = re.compile(r"checkpoint-([1-9][0-9]*)")
-# No checkpoint lacks them: one of a whole model, one of LoRA's adapters.
-PARTS = {"config.json", "model.safetensors", "optimizer.safetensors"}
-LORA_PARTS = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"}
+MOMENTS = "optimizer.safetensors"  # the file of AdamW's moments
 
 # --------------------------------------------------------------------------------------------------
 # The folder of a run
@@ -121,9 +119,8 @@ def read_checkpoint(path):
             raise ValueError(f"{file} is damaged: it has no {name}")
     if path.name != f"checkpoint-{trainer['step']}":
         raise ValueError(f"{path} is a copy of checkpoint-{trainer['step']}")
-    parts = LORA_PARTS if trainer["config"].get("lora_rank") else PARTS
-    if not parts <= trainer["sha256"].keys():
-        raise ValueError(f"{file} is damaged: it has no hashes of {', '.join(sorted(parts))}")
+    if MOMENTS not in trainer["sha256"]:
+        raise ValueError(f"{file} is damaged: it has no hash of {MOMENTS}")
     known = {item.name for item in fields(Config)} & trainer["config"].keys()
     try:
         config = Config(**{name: trainer["config"][name] for name in known})
@@ -224,8 +221,7 @@ def save_checkpoint(target, run):
     """Write the state after `run.done` updates as the folder `target`: all of it, or on OSError
     nothing. The first process writes; the others give their parts.
     """
-    named = run.model.named_parameters()
-    parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
+    parameters = {name: one for name, one in run.model.named_parameters() if one.requires_grad}
     moments = {
         f"{kind}|{name}": value
         for name, parameter in parameters.items()
@@ -240,7 +236,7 @@ def save_checkpoint(target, run):
             save_adapters(run.config, weights, folder)
         else:
             save_model(run.model, run.tokenizer, folder, weights)
-        write_tensors(moments, folder / "optimizer.safetensors")
+        write_tensors(moments, folder / MOMENTS)
         trainer = {
             "step": run.done, "run": run.name, "config": asdict(run.config), "inputs": run.inputs,
             "sha256": {path.name: hash_of(path) for path in sorted(folder.iterdir())},
@@ -309,7 +305,7 @@ def rescue(error, run):
 
 
 def go_on(run, found):
-    """AdamW's moments of a Checkpoint whose weights are loaded, to the bit; its number, its records.
+    """AdamW's moments of a Checkpoint whose weights are loaded, to the bit; its number and records.
 
     Raises ValueError for flags that cannot change, or where the run would meet what others made.
     """
@@ -321,7 +317,7 @@ def go_on(run, found):
     if run.config.lora_rank:
         fill_adapters(run.model, found.path)
     parameters = dict(run.model.named_parameters())
-    file = found.path / "optimizer.safetensors"
+    file = found.path / MOMENTS
     for key, value in load_file(file).items():
         kind, _, name = key.partition("|")
         if name not in parameters or value.shape not in ((), parameters[name].shape):
@@ -340,7 +336,7 @@ def is_of_others(path, run):
     try:
         trainer = read_json(path / "trainer.json")
     except ValueError:
-        return not any((path / name).exists() for name in ("trainer.json", "optimizer.safetensors"))
+        return not any((path / name).exists() for name in ("trainer.json", MOMENTS))
     copied = path.name != f"checkpoint-{trainer.get('step', path.name[11:])}"
     return copied or trainer.get("run", run) != run
 
@@ -355,9 +351,10 @@ def cut_back(folder, step):
 def check_changes(found, run):
     """Say what changed since a Checkpoint; raise ValueError for what cannot within a run."""
     before, now = asdict(found.config), asdict(run.config)
-    if run.config.steps < found.step:
-        steps = f"{found.step} updates are made, --steps is {run.config.steps}"
-        raise ValueError(f"--resume: {steps}: raise it")
+    if now["steps"] < found.step:
+        raise ValueError(
+            f"--resume: {found.step} updates are made, --steps is {now['steps']}: raise it"
+        )
     changed = [name for name in found.inputs if run.inputs.get(name) != found.inputs[name]]
     for name in [name for name in before if now[name] != before[name] and name != "resume"]:
         change = f"--resume: {flag_of(name)} was {before[name]}, is now {now[name]}"

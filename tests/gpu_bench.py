@@ -70,13 +70,13 @@ def K2(args, found):
     logits = torch.randn(rows, vocabulary, dtype=DTYPE, device=DEVICE)
     targets = torch.randint(vocabulary, (rows,), device=DEVICE)
     coefficients = torch.randn(rows, device=DEVICE)
-    _, logsumexp, _ = logprobs.score_logits(logits, targets)
+    _, logsumexp, _ = logprobs.target_logprobs(logits, targets)
     rest = targets, logsumexp, coefficients  # the gradient is of what its last call left: any do
-    calls = {"score": (logprobs.score_logits, logits, targets),
+    calls = {"log_softmax": (logprobs.target_logprobs, logits, targets),
              "gradient": (logprobs.logits_gradient_, logits, *rest)}  # fmt: skip
     for name, call in calls.items():
         _, *times = [seconds(*call) for _ in range(21)]  # the first compiles
-        moved = logits.nbytes * (1 if name == "score" else 2)  # read; read and written
+        moved = logits.nbytes * (1 if name == "log_softmax" else 2)  # read; read and written
         found.add(f"{name}, seconds", statistics.median(times))
         found.add(f"{name}, of copy", moved / statistics.median(times) / bandwidth)
 

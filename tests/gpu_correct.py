@@ -26,7 +26,7 @@ from gpu_models import distance, gradient_of, on, random_update, run_words, upda
 
 import dsrl
 import rollout as sampler
-from logprobs import logits_gradient_, score_logits
+from logprobs import logits_gradient_, target_logprobs
 from model import KVCache, reads_live_part
 from plumbing import plan
 from plumbing.checkpoints import load_model
@@ -48,7 +48,7 @@ def kernels(args, found):
         log_p = logits[chosen].double().log_softmax(-1)
         onehot = torch.nn.functional.one_hot(targets[chosen], vocabulary)
         exact = coefficients[chosen, None].double() * (onehot - log_p.exp())
-        logprobs, logsumexp, entropy = score_logits(logits, targets)
+        logprobs, logsumexp, entropy = target_logprobs(logits, targets)
         gap = logprobs[chosen] - log_p.gather(1, targets[chosen, None])[:, 0]
         found.add(f"{short} log P", float(gap.abs().max()), 1e-5)
         gap = entropy[chosen] + (log_p.exp() * log_p).sum(-1)

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
         (("--model", "{tmp}/no_tokenizer"), "no tokenizer"),
         (("--resume",), "has no checkpoint"),
         (("--shard",), "torchrun"),
-        (("--shard", "--offload"), "neither --offload nor"),
+        (("--shard", "--offload"), "--shard excludes --offload"),
     ],
 )
 def test_user_mistakes_get_one_line(world, tmp_path, capsys, more, message):

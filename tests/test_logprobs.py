@@ -52,7 +52,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(dtype):
     compiler = pytest.importorskip("triton.compiler", reason="no triton, as on macOS")
     from triton.backends.compiler import GPUTarget
 
-    columns = {"score": ["logprobs", "logsumexps", "entropies"]}
+    columns = {"log_softmax": ["logprobs", "logsumexps", "entropies"]}
     columns["gradient"] = ["logsumexps", "slopes"]
     for kernel, (name, arguments) in zip(L.triton_kernels(), columns.items(), strict=True):
         types = {"logits": f"*{dtype}", "stride": "i32", "targets": "*i64"}
@@ -143,7 +143,7 @@ def test_precision_of_each_type(dtype, backend):
     targets = torch.randint(5003, (9,), device=backend)
     coefficients = torch.randn(9, device=backend)
     log_p = logits.double().log_softmax(-1)
-    logprobs, logsumexp, entropy = L.score_logits(logits, targets)
+    logprobs, logsumexp, entropy = L.target_logprobs(logits, targets)
     exact = log_p.gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(logprobs.double(), exact, rtol=0, atol=2e-6)
     torch.testing.assert_close(entropy.double(), -(log_p.exp() * log_p).sum(-1), rtol=0, atol=2e-6)
@@ -173,7 +173,7 @@ def test_hostile_rows(backend):
     logits[5] = 1e4  # all equal, far from 0
     logits[6] = -1e4
     logits[7] = torch.finfo(torch.float32).min / 4  # how some codes mask
-    logprobs, logsumexp, entropy = L.score_logits(logits, targets)
+    logprobs, logsumexp, entropy = L.target_logprobs(logits, targets)
     equal = -torch.tensor(float(v)).log().item()
     expected = torch.tensor([-inf, -inf, -inf, 0.0, -1e4, equal, equal, equal])
     torch.testing.assert_close(logprobs.cpu(), expected, rtol=1e-6, atol=1e-6)
@@ -195,7 +195,7 @@ def test_nan_is_not_hidden(backend):
     logits = torch.zeros(2, 5003, device=backend)
     targets = torch.zeros(2, dtype=torch.int64, device=backend)
     logits[0, 5002], logits[1, 10] = torch.nan, torch.inf
-    logprobs, _, entropy = L.score_logits(logits, targets)
+    logprobs, _, entropy = L.target_logprobs(logits, targets)
     assert bool(logprobs.isnan().all()) and bool(entropy.isnan().all())
 
 

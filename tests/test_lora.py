@@ -181,7 +181,7 @@ def test_export_is_merged(run, tmp_path):
 
 def test_what_is_refused(run, world, tmp_path, capsys):
     """Bug: a traceback, or a run that goes on with another adapter or on another base."""
-    with pytest.raises(ValueError, match="--shard goes with neither .* --lora-rank"):
+    with pytest.raises(ValueError, match="--shard excludes .* --lora-rank"):
         dsrl.parse_args(["--shard", "--lora-rank", "8"])
     copy = shutil.copytree(run, tmp_path / "copy")
     assert dsrl.main(["--out", f"{copy}", "--resume", "--lora-rank", "8"]) == 2

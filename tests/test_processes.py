@@ -167,9 +167,9 @@ def test_sharded_gradients_are_those_of_one(rollout, tmp_path):
                 save_file(found, Path(folder, "gradients.safetensors"))
             fit = Fit(config.micro_batch_tokens, again, False, None)
             run = types.SimpleNamespace(model=model, config=config, fit=fit)
-            scored = dsrl.scores(run, rows_of(part), "conditional")  # in 3 packs and in 4
+            found = dsrl.logprobs_now(run, rows_of(part), "conditional")  # in 3 packs and in 4
             alone = conditional_logprobs(random_model(tie_word_embeddings=tied), rows_of(part))
-            torch.testing.assert_close(scored, alone.detach(), rtol=0, atol=1e-4)
+            torch.testing.assert_close(found, alone.detach(), rtol=0, atol=1e-4)
             assert all(hasattr(parameter, "placements") for parameter in model.parameters())
         return 0
 
