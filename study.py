@@ -12,6 +12,7 @@ written from these tables. The part "grid" chooses on a base and seeds that no o
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from tiny import NAMED_WORLDS, build
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "tests/results/study.jsonl"
+DOCUMENTS = (ROOT / "README.md", ROOT / "STUDY.md")  # which show tables of it
 D = NAMED_WORLDS["tiny"]
 WORLDS = NAMED_WORLDS | {  # one property of the default world removed at a time
     "not restated": replace(D, restate=False),
@@ -300,6 +302,13 @@ def differences(pairs, step, key="avg_at_k"):
     return [at(ours, step, key) - at(theirs, step, key) for ours, theirs in pairs]
 
 
+def base_means(pairs, step):
+    """The mean difference of Avg@8 in each base; runs of one base are not independent."""
+    bases = dict.fromkeys(ours["base"] for ours, _ in pairs)
+    return [statistics.fmean(differences([pair for pair in pairs if pair[0]["base"] == base], step))
+            for base in bases]  # fmt: skip
+
+
 def table(title, heading, rows):
     lines = [f"\n\n### {title}\n", "| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
@@ -339,7 +348,7 @@ def part_tables(part, results):
     done = {name: records for name, records in done.items() if records}
     if not done:
         return f"\n\n### {part.title}\n\nNothing is done yet."
-    steps = [step for step in SHOWN if step <= part.steps]
+    steps = sorted({step for step in SHOWN if step <= part.steps} | {part.steps})
     text = ""
     heading = ["", "runs", *map(str, steps)]
     for key in ("avg_at_k", "pass_at_k", "reflection"):
@@ -376,6 +385,8 @@ def difference_table(part, results, steps):
             own = [pair for pair in pairs if pair[0]["base"] == base]
             cells = [show(differences(own, step), "+.3f") for step in steps]
             rows.append([f"of base {base} alone, avg_at_k", *cells, ""])
+        cells = [show(base_means(pairs, step), "+.3f") for step in steps]
+        rows.append(["over the means of the bases, avg_at_k", *cells, ""])
     heading = ["", *map(str, steps), "at equal tokens"]
     return table(f"{part.title}: paired differences (positive of all)", heading, rows)
 
@@ -422,30 +433,45 @@ def claims_table(results, alignments):
 
 
 def draw(part, results, path):
-    """Avg@8, pass@8 and reflection over updates: the mean over runs and, of three, its interval.
+    """Avg@8, pass@8, second looks and paired differences over updates: means and 95 % intervals.
 
     Only bases and seeds that are done for every variant, so that the lines are of the same ones.
     """
     from matplotlib.figure import Figure  # slow to import
 
-    if not (rows := pairs_of(part, results, list(part.variants))):
+    names = list(part.variants)
+    if not (rows := pairs_of(part, results, names)):
         return
-    figure = Figure(figsize=(12, 4), layout="tight")
-    panels = {"avg_at_k": "Avg@8", "pass_at_k": "pass@8", "reflection": "reflection per response"}
-    for axis, (key, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for color, name in enumerate(part.variants):
-            runs = [row[color] for row in rows]
-            steps = [point["step"] for point in runs[0]["curve"]]
-            ends = [interval([at(run, step, key) for run in runs]) for step in steps]
-            means = [mean for mean, _ in ends]
-            axis.plot(steps, means, ".-", color=f"C{color}", label=f"{name} ({len(runs)} runs)")
-            if len(runs) > 2:
-                most = inf if key == "reflection" else 1  # The others are shares.
-                bounds = ((max(0, m - h), min(most, m + h)) for m, h in ends)
-                low, high = zip(*bounds, strict=True)
-                axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
-        axis.set(xlabel="updates", title=label, ylim=(0, None))
-    figure.axes[0].legend(loc="upper left", fontsize=8)
+    figure = Figure(figsize=(9, 6.5), layout="tight")
+    panels = {"avg_at_k": "Avg@8", "pass_at_k": "pass@8", "reflection": "second looks a response"}
+    *axes, last = figure.subplots(2, 2).flat
+    steps = [point["step"] for point in rows[0][0]["curve"]]
+
+    def line(axis, color, label, values, least, most):
+        """`values(step)` are those of all runs."""
+        means, halves = zip(*(interval(values(step)) for step in steps), strict=True)
+        axis.plot(steps, means, ".-", color=f"C{color}", label=label)
+        if len(rows) > 2:
+            ends = list(zip(means, halves, strict=True))
+            low, high = [max(least, m - h) for m, h in ends], [min(most, m + h) for m, h in ends]
+            axis.fill_between(steps, low, high, color=f"C{color}", alpha=0.15, linewidth=0)
+
+    for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        for color, name in enumerate(names):
+            line(axis, color, name, lambda step, column=color, key=key:
+                 [at(row[column], step, key) for row in rows],
+                 0, inf if key == "reflection" else 1)  # fmt: skip
+        axis.set(title=title, ylim=(0, None))
+    for color, name in enumerate(names[1:], 1):
+        line(last, color, f"{names[0]} - {name}", lambda step, column=color:
+             differences([(row[0], row[column]) for row in rows], step), -1, 1)  # fmt: skip
+    last.axhline(0, color="black", linewidth=0.8)
+    last.set(title=f"Avg@8: differences in {len(rows)} pairs of runs")
+    for axis in (*axes, last):
+        axis.axvline(20, color="gray", linestyle=":", label="the switch to GRPO")
+        axis.set(xlabel="updates")
+    for axis in (axes[0], last):
+        axis.legend(loc="upper left", fontsize=10)
     figure.savefig(path, dpi=110)
 
 
@@ -463,16 +489,32 @@ def alignment_table(alignments):
 
 
 def report(parts, path):
-    """Print the tables of what is done and keep them, with the figure, beside the results."""
+    """Print the tables of these parts; keep those of all, and a figure, beside the results.
+
+    The tables between marks in README.md and STUDY.md are renewed from the study's own results.
+    """
     lines, results = read_lines(path), load_results(path)
     alignments = [line for line in lines if "alignment" in line]
-    text = "".join(part_tables(part, results) for part in parts)
+    every = [*PARTS.values(), *(part for part in parts if part not in PARTS.values())]
+    text = "".join(part_tables(part, results) for part in every)
     text += claims_table(results, alignments) + alignment_table(alignments)
     done = sum("curve" in line for line in lines)
     text = f"Tables of {path.name}, {done} runs; `python study.py --report` writes them.{text}\n"
     path.with_suffix(".md").write_text(text)
-    draw(parts[0] if parts else PARTS["D"], results, path.with_suffix(".png"))
-    print(text)
+    draw(parts[0] if len(parts) == 1 else PARTS["D"], results, path.with_suffix(".png"))
+    if path == RESULTS:
+        for document in DOCUMENTS:
+            document.write_text(with_tables(document.read_text(), text))
+    print("".join(part_tables(part, results) for part in parts))
+    print(f"{path.with_suffix('.md')} has every table, {path.with_suffix('.png')} the curves")
+
+
+def with_tables(document, text):
+    """A document with each table between `<!-- table: TITLE -->` and `<!-- end -->` made anew."""
+    tables = dict(section.split("\n\n", 1) for section in text.split("\n### ")[1:])
+    return re.sub(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)",
+                  lambda found: found[1] + tables[found[2]].strip() + "\n" + found[3],
+                  document, flags=re.DOTALL)  # fmt: skip
 
 
 def main():
@@ -484,7 +526,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
     parser.add_argument("--look", metavar="MODEL", help="into one model, see the header")
     parser.add_argument("--data", default="tiny", help="with --look: problems")
-    parser.add_argument("--problem", help="with --look: its text (default: one half solved)")
+    parser.add_argument("--problem", help="with --look: its text (default: one solved at times)")
     args = parser.parse_args()
     if args.look:
         return report_errors(lambda: look(args.look, args.data, args.problem))

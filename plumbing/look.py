@@ -24,13 +24,18 @@ from rollout import generate
 
 STEP = 0.002  # length of a step, as a share of the length of all weights
 GROUP_SIZE = 32  # responses to the problem of the picture
-PER_LINE, CELL = 14, 10  # of the picture: tokens of a line, characters of a token
+PER_LINE, CELL = 10, 10  # of the picture: tokens of a line, characters of a token
+SMALL = 0.05  # share of a row's largest change that the picture leaves blank
+LEGEND = (
+    "question: the response; blue tokens are likelier with the question than without it.\n"
+    "NSR-PreRL, GRPO: how an update changes log P(token | question); 1 is the row's largest change"
+)
 
 
 def measure_tokens(model, tokenizer, problem, max_new_tokens=128):
     """(tokens of a wrong response to a problem, {name of a band: a value for each token}).
 
-    None where all responses are right or all are wrong, which pushes nothing.
+    None where more than nine in ten responses are right or wrong: such a group says little.
     """
     start = start_token_of(tokenizer, model.config.vocab_size)
     rollout = generate(
@@ -39,7 +44,7 @@ def measure_tokens(model, tokenizer, problem, max_new_tokens=128):
     )  # fmt: skip
     texts = rollout.response_texts(tokenizer)
     rewards = torch.tensor([grade_all([problem] * GROUP_SIZE, texts)])  # (1, G)
-    if not 0 < rewards.mean() < 1:
+    if not 0.1 < rewards.mean() < 0.9:
         return None
     row = int(rewards[0].argmin())
     mask = rollout.response_mask[row]  # (R,)
@@ -75,26 +80,28 @@ def draw_tokens(title, tokens, bands, path):
     from matplotlib.figure import Figure  # slow to import
 
     lines = -(-len(tokens) // PER_LINE)
-    figure = Figure(figsize=(13, 0.6 + 1.5 * lines), facecolor="white")
-    axis = figure.add_axes((0.09, 0.02, 0.9, 0.9))
-    for height, (name, values) in enumerate(bands.items()):
+    height = 1.2 + 1.5 * lines  # inches
+    figure = Figure(figsize=(9, height), facecolor="white")
+    axis = figure.add_axes((0.11, 0.02, 0.88, 1 - 1.1 / height))
+    for place, (name, values) in enumerate(bands.items()):
         largest = max(map(abs, values)) or 1.0
         for index, (token, value) in enumerate(zip(tokens, values, strict=True)):
             line, column = divmod(index, PER_LINE)
-            top, depth = 4 * line + height, 0.85 * abs(value) / largest
+            top, depth = 4 * line + place, 0.85 * abs(value) / largest
             color = (0.13, 0.4, 0.67) if value > 0 else (0.7, 0.09, 0.17)
             axis.fill_between((column + 0.02, column + 0.98), top, top + 0.94, color=color,
                               alpha=depth, linewidth=0)  # fmt: skip
             token = token.replace("\n", "¶").strip()
             token = token if len(token) <= CELL else token[: CELL - 1] + "…"
-            text = token if height == 0 else f"{value:+.2f}"
-            axis.text(column + 0.5, top + 0.47, text, ha="center", va="center", fontsize=9,
+            number = f"{value:+.2f}" if depth > 0.85 * SMALL else ""
+            axis.text(column + 0.5, top + 0.47, number if place else token, ha="center",
+                      va="center", fontsize=9,
                       color="white" if depth > 0.5 else "black", family="monospace")  # fmt: skip
         for line in range(lines):
-            axis.text(-0.1, 4 * line + height + 0.47, name, ha="right", va="center", fontsize=9)
+            axis.text(-0.1, 4 * line + place + 0.47, name, ha="right", va="center", fontsize=10)
     axis.set(xlim=(0, PER_LINE), ylim=(4 * lines - 1, 0))
     axis.axis("off")
-    figure.suptitle(title[:120], fontsize=11)
+    figure.text(0.11, 1 - 0.1 / height, f"{title[:90]}\n{LEGEND}", va="top", fontsize=10)
     figure.savefig(path, dpi=110)
 
 
@@ -122,4 +129,4 @@ def look(name, data, text):
         if measured := measure_tokens(model, tokenizer, problem):
             draw_tokens(problem["problem"], *measured, "tokens.png")
             return print(f"tokens.png: one response to {problem['problem']!r}")
-    raise ValueError(f"{data}: no such problem is solved in some samples and not in others")
+    raise ValueError(f"{data}: no such problem is solved in a tenth to nine tenths of samples")
