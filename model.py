@@ -57,19 +57,9 @@ def head_dim(config):
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def max_positions(config):
-    """Tokens a row may have. Qwen's files with yarn go on stating the length without it."""
-    rope, stated = config.rope_parameters, config.max_position_embeddings
-    if rope["rope_type"] != "yarn":
-        return stated
-    return max(stated, int(rope["factor"] * rope["original_max_position_embeddings"]))
-
-
 def rope_frequencies(config):
     """(E/2,) inverse frequencies and the factor on cos and sin, by `config.rope_parameters`."""
-    from transformers.modeling_rope_utils import (
-        ROPE_INIT_FUNCTIONS,  # linear, llama3, yarn
-    )
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # linear, llama3, yarn
 
     kind, cpu = config.rope_parameters["rope_type"], torch.device("cpu")
     with cpu:  # The model may be made on "meta", but these are real.
@@ -159,7 +149,7 @@ class CausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.compute_dtype = torch.float32
         self.checkpoint_activations = False  # True: a third more FLOPs in training, far less memory
-        self.max_positions = max_positions(config)
+        self.max_positions = config.max_position_embeddings  # tokens that a row may have
         self.eos_ids = ()  # `plumbing.checkpoints.load_model` sets them.
         self.inverse_frequencies, self.rope_factor = rope_frequencies(config)
 

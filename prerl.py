@@ -65,20 +65,6 @@ OBJECTIVES = {
 }
 
 
-def start_token_of(tokenizer, vocab_size):
-    """s, the token that stands in for the prompt: BOS, else the chat template's first, else EOS.
-
-    Raises ValueError if there is none or it lies outside the model's vocabulary.
-    """
-    token = tokenizer.bos_token_id
-    if token is None and tokenizer.chat_template:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
-        token = tokenizer(text, add_special_tokens=False).input_ids[0]
-    if token is None:
-        token = tokenizer.eos_token_id
-    return check_start_token(token, vocab_size)
-
-
 def check_start_token(token, vocab_size):
     if token is None or not 0 <= token < vocab_size:
         raise ValueError(f"start token {token} is not among {vocab_size} ids: give --start-token")
