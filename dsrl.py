@@ -41,10 +41,10 @@ from plumbing.dryrun import dry_run
 from plumbing.evaluation import count_thoughts, evaluate, summarize
 from plumbing.flags import VARIANTS, parse_args
 from plumbing.grading import load_grader
-from plumbing.prompts import response_ends
+from plumbing.prompts import response_ends, start_token_of
 from plumbing.records import EVAL_K, Run
 from prerl import OBJECTIVES, check_rewards, check_start_token, conditional_logprobs
-from prerl import group_advantages, loss_mask, marginal_logprobs, policy_gradient, start_token_of
+from prerl import group_advantages, loss_mask, marginal_logprobs, policy_gradient
 from rollout import generate
 
 MAX_GRAD_NORM = 1.0
@@ -277,8 +277,8 @@ def load(config, device):
     """The Run of a config, with its start token looked up; no folder and no grader yet."""
     model, tokenizer, fit = plan.load_weights(config, device)
     problems, held_out = load_data(config, tokenizer, model.max_positions)
-    given, size = config.start_token, model.config.vocab_size
-    token = start_token_of(tokenizer, size) if given is None else check_start_token(given, size)
+    token = start_token_of(tokenizer) if config.start_token is None else config.start_token
+    check_start_token(token, model.config.vocab_size)
     print(f"start token of P(y): {token} {tokenizer.convert_ids_to_tokens(token)!r}")
     return Run(
         config=replace(config, start_token=token), device=device,

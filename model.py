@@ -4,7 +4,8 @@
 
 What a reader may expect and will not find here:
 1. No padding. A training batch is *packed*: rows lie end to end in one (1, N) stream, `row_lengths`
-   says how long each is, positions restart in each, attention never crosses a border.
+   says how long each is, positions restart in each, attention never crosses a border; only a row
+   that `follows` another, as a response its prompt, goes on from there and sees all of it.
 2. No (N, V) tensor of logits for a whole batch: logprobs.py scores tokens from hidden states.
 3. No hidden state. The KV cache is an object that the caller makes, passes in and drops, and so is
    the network whose weights are made ready to sample with (`sampling_copy`).
@@ -57,19 +58,9 @@ def head_dim(config):
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def max_positions(config):
-    """Tokens a row may have. Qwen's files with yarn go on stating the length without it."""
-    rope, stated = config.rope_parameters, config.max_position_embeddings
-    if rope["rope_type"] != "yarn":
-        return stated
-    return max(stated, int(rope["factor"] * rope["original_max_position_embeddings"]))
-
-
 def rope_frequencies(config):
     """(E/2,) inverse frequencies and the factor on cos and sin, by `config.rope_parameters`."""
-    from transformers.modeling_rope_utils import (
-        ROPE_INIT_FUNCTIONS,  # linear, llama3, yarn
-    )
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # linear, llama3, yarn
 
     kind, cpu = config.rope_parameters["rope_type"], torch.device("cpu")
     with cpu:  # The model may be made on "meta", but these are real.
@@ -159,7 +150,7 @@ class CausalLM(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.compute_dtype = torch.float32
         self.checkpoint_activations = False  # True: a third more FLOPs in training, far less memory
-        self.max_positions = max_positions(config)
+        self.max_positions = config.max_position_embeddings  # tokens that a row may have
         self.eos_ids = ()  # `plumbing.checkpoints.load_model` sets them.
         self.inverse_frequencies, self.rope_factor = rope_frequencies(config)
 
@@ -168,18 +159,19 @@ class CausalLM(nn.Module):
         """Whether FSDP2's fully_shard has cut it, so that the processes meet in each layer."""
         return hasattr(self, "unshard")
 
-    def forward(self, input_ids, kv_cache=None, row_lengths=None, cache_rows=None):
+    def forward(self, input_ids, kv_cache=None, row_lengths=None, cache_rows=None, follows=None):
         """Hidden states after the last norm, (B, T, D); `lm_head` makes logits of them.
 
         input_ids   (B, T) int64
         row_lengths list[int]       packed input: B = 1, T = sum(row_lengths), rows end to end
+        follows     list            packed input: the number of the row that each follows, or None
         kv_cache    KVCache | None  T = 1: row b of the batch continues row b of the cache
         cache_rows  (rows,) int64   packed input with a cache: row i fills cache row cache_rows[i]
         """
         B, T = input_ids.shape
         if row_lengths is not None:
             assert (B, T) == (1, sum(row_lengths)), f"packed {B} x {T}, row_lengths {row_lengths}"
-            scope = packed_scope(row_lengths, kv_cache, cache_rows, input_ids.device)
+            scope = packed_scope(row_lengths, follows, kv_cache, cache_rows, input_ids.device)
         elif kv_cache is not None:
             assert T == 1, f"{T} tokens of each row: it is one, unless they are packed"
             scope = cached_scope(kv_cache, B)
@@ -268,12 +260,11 @@ class KVCache:
 
     def __init__(self, config, rows, capacity, dtype=torch.float32, device="cpu"):
         layers, heads = config.num_hidden_layers, config.num_key_value_heads
-        shape = (layers, rows, heads, capacity, head_dim(config))
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        if self.keys.device.type != "cpu":  # Flash attention wants a row's tokens in one piece.
-            self.keys = self.keys.view(layers, rows, capacity, heads, -1).transpose(2, 3)
-            self.values = self.values.view(layers, rows, capacity, heads, -1).transpose(2, 3)
+        shape = (2, layers, rows, heads, capacity, head_dim(config))
+        both = torch.zeros(shape, dtype=dtype, device=device)
+        if both.device.type != "cpu":  # Flash attention wants a row's tokens in one piece.
+            both = both.view(2, layers, rows, capacity, heads, -1).transpose(3, 4)
+        self.keys, self.values = both
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self.bound = capacity
 
@@ -299,23 +290,31 @@ class Scope:
     """What the queries of one forward pass may see, the same in every layer."""
 
     positions: torch.Tensor  # (B, T) int64, of each token in its row
-    row_lengths: list | None = None  # packed: the tokens of each row in the stream
+    rows: list | None = None  # packed: of each row (its tokens in the stream, those that it sees)
     ends: torch.Tensor | None = None  # (rows + 1,) int32: 0, and where the queries of each row end
+    seen_ends: torch.Tensor | None = None  # (rows + 1,) int32: as `ends`, of the tokens seen
     cache: KVCache | None = None
     filled: torch.Tensor | None = None  # (rows,) int64, the cache rows that take these tokens in
     lengths: torch.Tensor | None = None  # (rows,) int64, how many tokens they then hold
+    seen: torch.Tensor | None = None  # (M,) int64, packed: what each row sees, where some follow
     cache_rows: torch.Tensor | None = None  # (B*T,) int64, of each token
     used: torch.Tensor | None = None  # (B,) int32, the lengths again, where flash attention decodes
     bias: torch.Tensor | None = None  # (B, 1, 1, bound), elsewhere: 0, and -inf behind the lengths
 
 
-def packed_scope(row_lengths, kv_cache, filled, device):
-    """Each token sees its own row up to itself; with a cache, its key and value are stored too."""
-    lengths = torch.tensor(row_lengths, device=device)  # (rows,)
-    ends = F.pad(lengths.cumsum(0), (1, 0))  # (rows + 1,)
-    starts = ends[:-1].repeat_interleave(lengths)  # (N,)
+def packed_scope(row_lengths, follows, kv_cache, filled, device):
+    """Each token sees its own row up to itself, and before it all of the row that its row follows;
+    with a cache, its key and value are stored too."""
+    own = torch.arange(sum(row_lengths)).split(row_lengths)  # (length,) each, places in the stream
+    pairs = zip(own, follows or [None] * len(own), strict=True)
+    seen = [row if first is None else torch.cat([own[first], row]) for row, first in pairs]
+    rows = [(len(row), len(places)) for row, places in zip(own, seen, strict=True)]
+    lengths, seen_lengths = torch.tensor(rows, device=device).unbind(1)  # (rows,)
+    ends, seen_ends = (F.pad(each.cumsum(0), (1, 0)) for each in (lengths, seen_lengths))
+    starts = (ends[1:] - seen_lengths).repeat_interleave(lengths)  # (N,): the last one sees all
     positions = (torch.arange(len(starts), device=device) - starts)[None]  # (1, N)
-    scope = Scope(positions, row_lengths, ends.int(), kv_cache, filled, lengths)
+    scope = Scope(positions, rows, ends.int(), seen_ends.int(), kv_cache, filled, lengths)
+    scope.seen = None if follows is None else torch.cat(seen).to(device)
     if kv_cache is not None:
         scope.cache_rows = filled.repeat_interleave(lengths)  # (N,)
     return scope
@@ -325,10 +324,8 @@ def cached_scope(kv_cache, B):
     """The one new token of each row sees its cache row, itself included."""
     rows = torch.arange(B + 1, device=kv_cache.lengths.device)
     lengths = kv_cache.lengths[:B] + 1  # (B,)
-    scope = Scope(
-        lengths[:, None] - 1, ends=rows.int(), cache=kv_cache, filled=rows[:B], lengths=lengths,
-        cache_rows=rows[:B],
-    )  # fmt: skip
+    scope = Scope(lengths[:, None] - 1, ends=rows.int(), cache=kv_cache, lengths=lengths)
+    scope.filled = scope.cache_rows = rows[:B]
     if reads_live_part(kv_cache.keys):
         scope.used = lengths.int()
     else:
@@ -347,7 +344,7 @@ def attend(q, k, v, layer, scope):
     if scope.cache is not None:
         rows, positions = scope.cache_rows, scope.positions.flatten()  # (B*T,)
         scope.cache.write(layer, rows, positions, k.flatten(0, 1), v.flatten(0, 1))
-    if scope.row_lengths is not None:
+    if scope.rows is not None:
         return attend_packed(q, k, v, scope)
     if scope.cache is not None:
         return attend_cached(q, layer, scope)
@@ -355,30 +352,33 @@ def attend(q, k, v, layer, scope):
 
 
 def attend_plain(q, k, v):
-    """Rows of one length: each token sees its row up to itself."""
+    """Rows of one length: each token sees its row up to itself, and the keys before the row."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # (B, heads, T, E)
-    dtype = q.dtype
+    (T, seen), dtype, mask = (q.shape[2], k.shape[2]), q.dtype, None
+    if seen > T:
+        mask = torch.ones(T, seen, dtype=torch.bool, device=q.device).tril(seen - T)
     if q.is_cpu:  # The backward pass of a CPU takes five times as long in bf16.
         q, k, v = q.float(), k.float(), v.float()
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True)
     return out.transpose(1, 2).to(dtype)
 
 
 def attend_packed(q, k, v, scope):
-    """Rows end to end in one stream, B = 1: each token sees its row up to itself."""
+    """Rows end to end in one stream, B = 1: each token sees what `packed_scope` says."""
+    if scope.seen is not None:
+        k, v = (tensor.index_select(1, scope.seen) for tensor in (k, v))  # (1, M, K, E)
     if runs_flash(q):  # One kernel takes all rows, however long each is.
-        groups, longest = q.shape[2] // k.shape[2], max(scope.row_lengths)
-        k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (N, H, E)
-        ends, causal = scope.ends, (-1, 0)  # The window: all before a query, nothing after.
-        out = flash_attention()(q[0], k, v, ends, ends, longest, longest, window_size=causal)
-        return out[None]
-    # Neighbours of one length are a batch without padding: one call instead of one for each.
-    runs = [(length, len(list(rows))) for length, rows in groupby(scope.row_lengths)]
-    sizes = [length * rows for length, rows in runs]
-    parts = zip(*(tensor[0].split(sizes) for tensor in (q, k, v)), strict=True)  # (n, heads, E)
+        groups, longest = q.shape[2] // k.shape[2], map(max, zip(*scope.rows, strict=True))
+        k, v = k[0].repeat_interleave(groups, 1), v[0].repeat_interleave(groups, 1)  # (M, H, E)
+        ends, causal = (scope.ends, scope.seen_ends), (-1, 0)  # all before a query, nothing after
+        return flash_attention()(q[0], k, v, *ends, *longest, window_size=causal)[None]
+    # Neighbours of the same lengths are a batch without padding: one call instead of one for each.
+    runs = [(*lengths, len(list(rows))) for lengths, rows in groupby(scope.rows)]
+    queries = q[0].split([length * rows for length, _, rows in runs])  # (n, H, E) each
+    keys, values = (x[0].split([seen * rows for _, seen, rows in runs]) for x in (k, v))
     batches = [
-        attend_plain(*(tensor.unflatten(0, (rows, length)) for tensor in part)).flatten(0, 1)
-        for (length, rows), part in zip(runs, parts, strict=True)
+        attend_plain(*(part.unflatten(0, (rows, -1)) for part in parts)).flatten(0, 1)
+        for (_, _, rows), *parts in zip(runs, queries, keys, values, strict=True)
     ]
     return torch.cat(batches)[None]
 
@@ -431,17 +431,17 @@ def demo():
     torch.manual_seed(0)
     sizes = dict(vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
     config = Qwen3Config(**sizes, head_dim=8, num_attention_heads=4, num_key_value_heads=2)
-    model, lengths = CausalLM(config), [5, 9, 2]
+    model, lengths, cache = CausalLM(config), [5, 9, 2], KVCache(config, rows=1, capacity=9)
     rows = [torch.randint(97, (length,)) for length in lengths]
+    nine, follows = rows[1][None], [None, None, 1]
     with torch.no_grad():
-        plain = [model(row[None])[0] for row in rows]  # (T, D) each
-        packed = model(torch.cat(rows)[None], row_lengths=lengths)[0]  # (N, D)
-        cache = KVCache(config, rows=3, capacity=9)
-        steps = [model(rows[1][None, t : t + 1], kv_cache=cache)[0] for t in range(lengths[1])]
-    gap = (packed - torch.cat(plain)).abs().max()
+        alone = [model(row[None])[0] for row in (*rows[:2], torch.cat(rows[1:]))]  # (T, D) each
+        packed = model(torch.cat(rows)[None], row_lengths=lengths, follows=follows)[0]  # (N, D)
+        steps = [model(nine[:, t : t + 1], kv_cache=cache)[0] for t in range(9)]
+    gap = (packed - torch.cat([*alone[:2], alone[2][9:]])).abs().max()
     assert gap < 1e-5, gap
-    print(f"three rows packed into one stream equal three rows alone: {gap:.1e}")
-    gap = (torch.cat(steps) - plain[1]).abs().max()
+    print(f"three rows packed, the last of which follows the second, equal rows alone: {gap:.1e}")
+    gap = (torch.cat(steps) - alone[1]).abs().max()
     assert gap < 1e-5, gap
     print(f"nine tokens one by one with the cache equal nine at once: {gap:.1e}")
 

@@ -65,20 +65,6 @@ OBJECTIVES = {
 }
 
 
-def start_token_of(tokenizer, vocab_size):
-    """s, the token that stands in for the prompt: BOS, else the chat template's first, else EOS.
-
-    Raises ValueError if there is none or it lies outside the model's vocabulary.
-    """
-    token = tokenizer.bos_token_id
-    if token is None and tokenizer.chat_template:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
-        token = tokenizer(text, add_special_tokens=False).input_ids[0]
-    if token is None:
-        token = tokenizer.eos_token_id
-    return check_start_token(token, vocab_size)
-
-
 def check_start_token(token, vocab_size):
     if token is None or not 0 <= token < vocab_size:
         raise ValueError(f"start token {token} is not among {vocab_size} ids: give --start-token")
@@ -188,13 +174,21 @@ def packs(model, rows, contexts, lengths, budget):
 
 
 def predicting_hidden(model, contexts, response_ids, lengths, pack):
-    """Run a pack of rows; return the states (n, D) that predict response tokens, and tokens fed."""
-    rows = [torch.cat([contexts[row], response_ids[row, : lengths[row] - 1]]) for row in pack]
-    sizes = [len(ids) for ids in rows]
-    hidden = model(torch.cat(rows)[None], row_lengths=sizes)[0].split(sizes)  # (size, D) each
-    # The state at the last context token is the first that predicts a response token.
-    ends = [states[len(contexts[row]) - 1 :] for states, row in zip(hidden, pack, strict=True)]
-    return torch.cat(ends), sum(sizes)
+    """Run a pack of rows; return the states (n, D) that predict response tokens, and tokens fed.
+
+    A row is its last context token and its response but for the last token, which is never fed. It
+    follows the rest of its context, which is fed once for all rows of the pack that have it.
+    """
+    numbers, follows, rows = {}, [], []  # numbers: {rest of a context: its place in the stream}
+    for row in pack:
+        rest = tuple(contexts[row][:-1].tolist())
+        follows.append(numbers.setdefault(rest, len(numbers)) if rest else None)
+        rows.append(torch.cat([contexts[row][-1:], response_ids[row, : lengths[row] - 1]]))
+    stream = [*map(response_ids.new_tensor, numbers), *rows]
+    follows = [None] * len(numbers) + follows if numbers else None
+    sizes = [len(ids) for ids in stream]
+    hidden = model(torch.cat(stream)[None], row_lengths=sizes, follows=follows)[0]
+    return hidden[sum(map(len, numbers)) :], len(hidden)
 
 
 def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_tokens):
@@ -274,7 +268,8 @@ def policy_gradient(
     num_tokens = all_sum(token_mask[kept].sum().double()).item()
     lengths = rollout.response_mask.sum(1).tolist()
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
-    rows.sort(key=lambda row: len(contexts[row]) + lengths[row])  # One attention call per length.
+    # Rows of one prompt share a pack, and neighbours of one length a call of attention.
+    rows.sort(key=lambda row: (len(contexts[row]), contexts[row].tolist(), lengths[row]))
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=advantages.device)
     for pack in packs(model, rows, contexts, lengths, micro_batch_tokens):
         hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)

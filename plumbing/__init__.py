@@ -3,7 +3,7 @@
     flags.py         the command line: every flag, the presets, the variants
     benchmarks.py    data sets: found, loaded, counted
     layouts.py       files of problems, and their rows in any layout
-    prompts.py       how a question is put, and what ends a response
+    prompts.py       how a question is put, what stands in for it, what ends a response
     grading.py       answers of each kind of problem, verifiers of one's own
     evaluation.py    sample and grade k responses a problem; Avg@k, pass@k, thoughts
     answers.py       the grammar and arithmetic of answers, for reward.py

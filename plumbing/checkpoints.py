@@ -70,6 +70,10 @@ def load_config(folder):
     for feature, found in unsupported.items():
         if found:
             raise ValueError(f"this model is not supported: {feature}")
+    if rope == "yarn":  # Qwen's files with yarn go on stating the length without it.
+        yarn, stated = config.rope_parameters, config.max_position_embeddings
+        extended = int(yarn["factor"] * yarn["original_max_position_embeddings"])
+        config.max_position_embeddings = max(stated, extended)
     # Qwen2.5-1M attends by chunks past the length it was trained at; up to it, to all as others do.
     if chunks := getattr(config, "dual_chunk_attention_config", None):
         plain = chunks["original_max_position_embeddings"]

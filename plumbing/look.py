@@ -17,9 +17,9 @@ from plumbing.alignment import gradient_alignment
 from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
 from plumbing.grading import grade_all
-from plumbing.prompts import encode_prompt
+from plumbing.prompts import encode_prompt, start_token_of
 from prerl import OBJECTIVES, conditional_logprobs, group_advantages, marginal_logprobs
-from prerl import policy_gradient, start_token_of
+from prerl import policy_gradient
 from rollout import generate
 
 STEP = 0.002  # length of a step, as a share of the length of all weights
@@ -37,7 +37,7 @@ def measure_tokens(model, tokenizer, problem, max_new_tokens=128):
 
     None where more than nine in ten responses are right or wrong: such a group says little.
     """
-    start = start_token_of(tokenizer, model.config.vocab_size)
+    start = start_token_of(tokenizer)
     rollout = generate(
         model, [encode_prompt(tokenizer, problem)], group_size=GROUP_SIZE,
         max_new_tokens=max_new_tokens, eos_ids=model.eos_ids,
@@ -111,7 +111,7 @@ def sampled(name, data=None, prompts=16):
     problems = load_problems(data or f"{name}/test.jsonl", limit=prompts)
     ids = [encode_prompt(tokenizer, problem) for problem in problems]
     rollout = generate(model, ids, group_size=4, max_new_tokens=128, eos_ids=model.eos_ids)
-    return model, rollout, start_token_of(tokenizer, model.config.vocab_size)
+    return model, rollout, start_token_of(tokenizer)
 
 
 def look(name, data, text):

@@ -2,6 +2,7 @@
 
 Training and evaluation share `encode_prompt` and `response_ends`. With a chat template the question
 is the user turn and the instruction the system turn; a tokenizer without one gets plain text.
+`start_token_of` is what stands in the prompt's place where responses are scored without it.
 """
 
 import datetime
@@ -110,3 +111,15 @@ def response_ends(model, tokenizer, problems, template="chat"):
     if first in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
         return tuple(sorted({*model.eos_ids, first})), stops
     return model.eos_ids, (*stops, end.split("\n")[0])
+
+
+def start_token_of(tokenizer):
+    """s, the token that stands in for the prompt: BOS, else the chat template's first, else EOS.
+
+    None if there is none of them: `prerl.check_start_token` refuses that.
+    """
+    token = tokenizer.bos_token_id
+    if token is None and tokenizer.chat_template:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        token = tokenizer(text, add_special_tokens=False).input_ids[0]
+    return tokenizer.eos_token_id if token is None else token

@@ -507,31 +507,6 @@ def test_alignment_equals_plain_autograd(model, rollout):
     )
 
 
-def test_start_token_order():
-    """Bug: a literal id; EOS taken although there is a BOS or a chat template. Stand-ins carry only
-    what is looked at.
-    """
-
-    class Tokenizer:
-        bos_token_id, eos_token_id, chat_template = None, 9, None
-
-        def apply_chat_template(self, messages, tokenize):
-            return "<|im_start|>user\nx"
-
-        def __call__(self, text, add_special_tokens):
-            assert not add_special_tokens and text.startswith("<|im_start|>")
-            return type("Encoded", (), {"input_ids": [4, 5]})
-
-    tokenizer = Tokenizer()
-    assert prerl.start_token_of(tokenizer, 64) == 9
-    tokenizer.chat_template = "{{ }}"
-    assert prerl.start_token_of(tokenizer, 64) == 4
-    tokenizer.bos_token_id = 3
-    assert prerl.start_token_of(tokenizer, 64) == 3
-    with pytest.raises(ValueError, match="among 2 ids"):
-        prerl.start_token_of(tokenizer, 2)
-
-
 def flops_of_update(model, rollout, advantages, **options):
     """FLOPs of all products of matrices but those inside attention, and the update's metrics."""
     in_place = lambda _, first, second, **__: (

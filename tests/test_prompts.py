@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerFast
 import dsrl
 from plumbing.flags import Config
 from plumbing.prompts import BOXED, LETTER, describe_template, encode_prompt, response_ends
+from plumbing.prompts import start_token_of
+from prerl import check_start_token
 
 MATH = {"kind": "math", "problem": "?", "answer": "18"}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<think>", "</think>"]
@@ -163,3 +165,28 @@ def test_an_end_of_turn_that_is_text_is_a_stop_string():
     tokenizer = make_tokenizer(CHATML, special=["<|endoftext|>"])
     assert response_ends(model_of(tokenizer), tokenizer, [MATH]) == ((tokenizer.eos_token_id,),
                                                                      ("<|im_end|>",))
+
+
+def test_start_token_order():
+    """Bug: a literal id; EOS taken although there is a BOS or a chat template. Stand-ins carry only
+    what is looked at.
+    """
+
+    class Tokenizer:
+        bos_token_id, eos_token_id, chat_template = None, 9, None
+
+        def apply_chat_template(self, messages, tokenize):
+            return "<|im_start|>user\nx"
+
+        def __call__(self, text, add_special_tokens):
+            assert not add_special_tokens and text.startswith("<|im_start|>")
+            return type("Encoded", (), {"input_ids": [4, 5]})
+
+    tokenizer = Tokenizer()
+    assert start_token_of(tokenizer) == 9
+    tokenizer.chat_template = "{{ }}"
+    assert start_token_of(tokenizer) == 4
+    tokenizer.bos_token_id = 3
+    assert start_token_of(tokenizer) == 3
+    with pytest.raises(ValueError, match="among 2 ids"):
+        check_start_token(start_token_of(tokenizer), 2)
