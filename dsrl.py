@@ -18,7 +18,7 @@ Shapes: P prompts per step, G group size, B = P*G rows, R response tokens.
     python dsrl.py                          # tiny world: builds its base model, minutes on a laptop
     python dsrl.py --model Qwen2.5-1.5B     # MATH from the hub, one GPU
     python dsrl.py --model DIR --data FILE  # your checkpoint, your problems (.jsonl)
-    python dsrl.py --variant grpo           # or nsr-rl psr-rl prerl nsr-prerl psr-prerl joint
+    python dsrl.py --variant grpo           # or nsr-prerl, twin, joint, ...: README
     torchrun --standalone --nproc-per-node 4 dsrl.py ...    # several GPUs; --shard: a part on each
 """
 
@@ -83,7 +83,7 @@ def prompts_of(step, problems, config):
 def train(run):
     """Both phases. The body of the loop is the algorithm of the header."""
     config = run.config
-    tqdm.write("a loss near 0 is expected: advantages sum to 0 in each group; watch the reward")
+    tqdm.write("the loss tells nothing of progress, in GRPO it is near 0: watch the reward")
     tqdm.write(records.console_heading())
     no_bar = processes.rank() > 0  # With None below, tqdm draws a bar only where a terminal is.
     for step in trange(run.done, config.steps, desc="updates", disable=no_bar or None):
@@ -177,7 +177,7 @@ def accumulate_gradients(run, rollout, rewards, objectives, old):
     config, metrics = run.config, {}
     run.model.zero_grad(set_to_none=True)
     for objective in objectives:
-        overridden = config.prerl_coef is not None and objective.space == "marginal"
+        overridden = config.prerl_coef is not None and objective.coef < 1
         found = policy_gradient(
             run.model, rollout, advantages_for(objective, rewards, config.advantage),
             space=objective.space, samples=objective.samples, start_token_id=config.start_token,

@@ -36,6 +36,7 @@ import torch.distributed as dist
 from logprobs import backward_losses, token_logprobs
 
 STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
+CLIP_LOW, CLIP_HIGH = 0.2, 0.2  # PPO's ratio is clipped to [1 - low, 1 + high]
 DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
 # Tokens of a pack where no budget is given. On a CPU a small model's activations stay in cache.
 PACK_TOKENS = {"cpu": 1024, "cuda": 16384}
@@ -120,7 +121,8 @@ def loss_mask(rollout, mask_eos=False, skip_first=0):
 def token_losses(logprobs, old_logprobs, advantages, clip_low, clip_high):
     """The loss of each token, (n,): PPO's clipped surrogate, with dual clip where A < 0.
 
-    For another loss change this function and nothing else: autograd differentiates it.
+    For another loss change this function: autograd differentiates it. `policy_gradient` leaves out
+    rows with A = 0, as their loss is 0 here.
     logprobs, old_logprobs  (n,) nats, of the current weights and of those that sampled
     advantages              (n,) of each token's response
     """
@@ -230,7 +232,7 @@ def marginal_logprobs(
 
 def reference_update(
     model, rollout, advantages, *, space="marginal", samples="negative", start_token_id=None,
-    coef=1.0, old_logprobs=None, clip_low=0.2, clip_high=0.2,
+    coef=1.0, old_logprobs=None, clip_low=CLIP_LOW, clip_high=CLIP_HIGH,
 ):  # fmt: skip
     """Add the gradient of one update's loss to .grad, in plain PyTorch; return the loss.
 
@@ -250,7 +252,7 @@ def reference_update(
 
 def policy_gradient(
     model, rollout, advantages, *, space="marginal", samples="negative", start_token_id=None,
-    coef=1.0, micro_batch_tokens=None, old_logprobs=None, clip_low=0.2, clip_high=0.2,
+    coef=1.0, micro_batch_tokens=None, old_logprobs=None, clip_low=CLIP_LOW, clip_high=CLIP_HIGH,
     token_mask=None,
 ):  # fmt: skip
     """Add to .grad the gradient of one update's loss (see the header); return the update's metrics.

@@ -124,7 +124,8 @@ GRID = {f"GRPO, lr {rate}": f"{GRPO} --lr {rate}" for rate in RATES} | {
 CONTROLS = {
     "DSRL": DSRL, "prompt shuffled": f"{DSRL}|shuffled", "PreRL, then GRPO":
     "--variant prerl-grpo --prerl-steps 20", "twin": TWIN, "GRPO": GRPO,
-    "DSRL, coefficient 1": f"{DSRL} --prerl-coef 1", "DSRL, moments reset": f"{DSRL}|reset",
+    "DSRL, coefficient 1": f"{DSRL} --prerl-coef 1",
+    "twin, coefficient 1": f"{TWIN} --prerl-coef 1", "DSRL, moments reset": f"{DSRL}|reset",
     "twin, moments reset": f"{TWIN}|reset",
 }  # fmt: skip
 OTHERS = plain("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")

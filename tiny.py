@@ -96,7 +96,7 @@ NAMED_WORLDS = {  # what --model and --data call them
     "tiny": World(),
     "tiny-d98": World(hard_slip=0.98),  # now and then somebody gets a hard fact right at once
     "tiny-m": replace(OLD, look_again=0.02, look_again_unprompted=0.3),  # few after a question
-    "tiny-h": World(  # first looks can be learned: DSRL loses here
+    "tiny-h": World(  # first looks can be learned
         hard_slip=0.95, easy_slip=0.1, look_again=0.005, look_again_unprompted=0.5, unprompted=0.5
     ),
     "tiny-old": OLD,

@@ -57,7 +57,7 @@ class Config:
 
     variant: str = flag("dsrl", "which objectives, see the table in the README", choices=VARIANTS)
     prerl_steps: int = flag(20, "updates of phase 1; 0 is plain GRPO", 0)
-    prerl_coef: float | None = flag(None, "coefficient of a P(y) loss (default: 0.01)")
+    prerl_coef: float | None = flag(None, "coefficient of P(y) losses, of the twin's (default: 0.01)")
     advantage: str | None = flag(
         None, "override the objective's normalisation", choices=("mean", "zscore", "sign")
     )
@@ -118,6 +118,9 @@ class Config:
                 raise ValueError(f"{name} is {value}: it must be one of {', '.join(choices)}")
         if self.shard and (self.offload or self.alignment_every or self.lora_rank):
             raise ValueError("--shard excludes --offload, --alignment-every and --lora-rank")
+        losses = {name for phase in VARIANTS[self.variant] for name in phase}
+        if self.prerl_coef is not None and all(OBJECTIVES[name].coef == 1 for name in losses):
+            raise ValueError(f"--prerl-coef: {self.variant} has no loss that it scales")
 
 
 GROUPS = {  # the field that opens each group of --help

@@ -84,10 +84,10 @@ def start_records(run):
 
 
 def commit_of_source():
-    """The git commit of these files, or None."""
+    """The git commit of these files, with "-dirty" where some were changed since, or None."""
     if not shutil.which("git"):
         return None
-    command = ["git", "rev-parse", "HEAD"]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     ended = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
     return ended.stdout.strip() or None
 

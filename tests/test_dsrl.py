@@ -242,6 +242,9 @@ EFFECTS = [  # flags, what the first update then pushes, and what it would push 
     case("--prerl-steps 1", NSR_PRERL, default=(GRPO,)),
     case("--prerl-steps 0", GRPO, default=(NSR_PRERL,)),
     case("--prerl-steps 1 --prerl-coef 1", NSR_PRERL | {"coef": 1.0}, default=(NSR_PRERL,)),
+    case("--variant twin --prerl-steps 1 --prerl-coef 1",
+         NSR_PRERL | {"space": "conditional", "coef": 1.0},
+         default=(NSR_PRERL | {"space": "conditional"},)),
     case("--prerl-steps 1 --prerl-coef 100", NSR_PRERL | {"coef": 100.0}, default=(NSR_PRERL,)),
     case(
         "--variant joint --prerl-coef 0.5", GRPO, NSR_PRERL | {"coef": 0.5},

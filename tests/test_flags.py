@@ -85,7 +85,7 @@ def test_flags_are_read_and_spelled_either_way():
     [("--lr inf", "--lr is inf"), ("--lr 1e9", "--lr is 1000000000.0"), ("--lr=-1", "--lr is -1"),
      ("--lr 1e999", "--lr is inf"), ("--kv-cache-gb inf", "finite"), ("--kv-cache-gb nan", "finite"),
      ("--kv-cache-gb=-1", "at least 0"), ("--prerl-coef nan", "finite"),
-     ("--prerl-coef=-inf", "finite"), ("--keep 0", "at least 1"),
+     ("--prerl-coef=-inf", "finite"), ("--variant grpo --prerl-coef 1", "no loss"), ("--keep 0", "at least 1"),
      ("--seed 99999999999999999999", "at most 1000000000000"), ("--save-every 0", "at least 1")],
 )  # fmt: skip
 def test_numbers_that_make_no_run_are_refused(capsys, words, message):

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import arguments
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 README = (ROOT / "README.md").read_text()
@@ -80,7 +82,7 @@ def test_every_file_named_is_there():
 def test_variants_are_all_there():
     import dsrl
 
-    assert set(re.findall(r"`python dsrl.py --variant ([\w-]+)`", README)) == set(dsrl.VARIANTS)
+    assert set(re.findall(r"\| `--variant ([\w-]+)`", README)) == set(dsrl.VARIANTS)
 
 
 def test_results_are_those_of_the_files():
@@ -89,22 +91,55 @@ def test_results_are_those_of_the_files():
         json.loads((ROOT / name).read_text())
 
 
-def test_forks_apply_and_run(tmp_path):
-    """Bug: an ablation shown as a diff that no longer fits the code, or breaks it."""
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, tmp_path)
-    shutil.copytree(ROOT / "plumbing", tmp_path / "plumbing")
-    diffs = DIFFS.findall(README)
-    assert diffs
-    for diff in diffs:
-        changed = [line for line in diff.splitlines() if re.match(r"[+-](?![+-]{2})", line)]
-        assert 0 < len(changed) < 10
-        (tmp_path / "fork.diff").write_text(diff)
-        apply = ["git", "apply", "--recount", "fork.diff"]
-        ended = subprocess.run(apply, cwd=tmp_path, capture_output=True, text=True)
+FORKED = """
+import sys, torch, dsrl, prerl
+from plumbing.flags import VARIANTS
+from transformers import LlamaConfig
+from model import CausalLM
+from rollout import generate
+
+torch.manual_seed(0)
+sizes = dict(vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=1)
+model = CausalLM(LlamaConfig(**sizes, num_attention_heads=4))
+rollout = generate(model, [[3, 4], [5, 6]], group_size=4, max_new_tokens=9, eos_ids=(1,), seed=0)
+rewards = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0]])  # the first has A = 0
+advantages = prerl.group_advantages(rewards, True).flatten()
+old = prerl.conditional_logprobs(model, rollout).detach() - 0.23  # ratio 1.26, on the clip's edge
+gradients = []
+for update in (prerl.reference_update, prerl.policy_gradient):
+    model.zero_grad()
+    update(model, rollout, advantages, space="conditional", samples="all", old_logprobs=old)
+    gradients.append(torch.cat([one.grad.flatten() for one in model.parameters()]))
+assert torch.allclose(*gradients, atol=1e-6), (gradients[0] - gradients[1]).abs().max()
+variant = ["--variant", "psr-warmup"] if "psr-warmup" in VARIANTS else []
+assert dsrl.main(sys.argv[1:] + variant) == 0
+print("pushed", gradients[0].norm().item())
+"""
+
+
+def test_forks_apply_and_run(tmp_path, world):
+    """Bug: an ablation shown as a diff that no longer fits the code, breaks it, changes one of the
+    two forms of the update alone, or nothing.
+    """
+    diffs, texts = DIFFS.findall(README), []
+    assert len(diffs) == 4
+    for number, diff in enumerate(["", *diffs]):
+        fork = tmp_path / str(number)
+        shutil.copytree(ROOT / "plumbing", fork / "plumbing")
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, fork)
+        if diff:
+            changed = [line for line in diff.splitlines() if re.match(r"[+-](?![+-]{2})", line)]
+            assert 0 < len(changed) < 10
+            (fork / "fork.diff").write_text(diff)
+            apply = ["git", "apply", "--recount", "fork.diff"]
+            ended = subprocess.run(apply, cwd=fork, capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stderr
+        flags = ["--updates-per-rollout", "2", "--prerl-steps", "1", "--steps", "2"]
+        words = [sys.executable, "-c", FORKED, *arguments(world, fork / "out", *flags)]
+        ended = subprocess.run(words, cwd=fork, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
-    check = (
-        "import dsrl, prerl; from plumbing.flags import VARIANTS; "
-        "assert VARIANTS['dsrl'][0] == ('psr-prerl',); prerl.demo()"
-    )
-    subprocess.run([sys.executable, "-c", check], cwd=tmp_path, check=True)
+        updates = (fork / "out/metrics.jsonl").read_text().splitlines()
+        norms = [json.loads(line).get("grad_norm") for line in updates]
+        texts.append(ended.stdout.splitlines()[-1] + str([norm for norm in norms if norm]))
+    assert len(set(texts)) == len(texts), "a fork pushes as another does"
