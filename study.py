@@ -27,6 +27,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from plumbing.alignment import alignment_by_probability, gradient_alignment
+from plumbing.checkpoints import load_model
 from plumbing.evaluation import rounded
 from plumbing.files import append_line, read_json, read_lines, write_lines
 from plumbing.look import look, sampled
@@ -244,8 +245,10 @@ def align(path):
     done = {(line["world"], line["base"]) for line in read_lines(path) if "alignment" in line}
     wanted = product(("tiny", "tiny-m", "tiny-old"), (0, 1, 2))
     for world, base in [pair for pair in wanted if pair not in done]:
-        sample = sampled(build(seed=base, quiet=True, world=WORLDS[world]))
-        found = gradient_alignment(*sample) | alignment_by_probability(*sample)
+        folder = build(seed=base, quiet=True, world=WORLDS[world])
+        model, tokenizer = load_model(folder)
+        sample = sampled(model, tokenizer, f"{folder}/test.jsonl")
+        found = gradient_alignment(model, *sample) | alignment_by_probability(model, *sample)
         append_line(path, {"alignment": found, "world": world, "base": base})
 
 

@@ -9,6 +9,7 @@ group of responses to one problem; both steps have one length. `python study.py 
 """
 
 from copy import deepcopy
+from statistics import fmean
 
 import torch
 from torch.nn.utils import get_total_norm
@@ -16,6 +17,7 @@ from torch.nn.utils import get_total_norm
 from plumbing.alignment import gradient_alignment
 from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
+from plumbing.evaluation import count_thoughts
 from plumbing.grading import grade_all
 from plumbing.prompts import encode_prompt, start_token_of
 from prerl import OBJECTIVES, conditional_logprobs, group_advantages, marginal_logprobs
@@ -105,23 +107,36 @@ def draw_tokens(title, tokens, bands, path):
     figure.savefig(path, dpi=110)
 
 
-def sampled(name, data=None, prompts=16):
-    """(model, Rollout of 4 responses each, start token) for the first problems of a data set."""
-    model, tokenizer = load_model(name)
-    problems = load_problems(data or f"{name}/test.jsonl", limit=prompts)
+def sampled(model, tokenizer, data, prompts=16):
+    """(Rollout of 4 responses each to the first problems of a data set, start token)."""
+    problems = load_problems(data, limit=prompts)
     ids = [encode_prompt(tokenizer, problem) for problem in problems]
     rollout = generate(model, ids, group_size=4, max_new_tokens=128, eos_ids=model.eos_ids)
-    return model, rollout, start_token_of(tokenizer)
+    return rollout, start_token_of(tokenizer)
+
+
+def print_habits(model, tokenizer, rollout, start):
+    """Does the model look again in text without a question more often than after one?"""
+    size = len(rollout.response_ids)
+    options = dict(max_new_tokens=128, eos_ids=model.eos_ids, seed=1)
+    alone = generate(model, [[start]], group_size=size, **options)
+    print(f"thoughts a response, {size} samples of at most 128 tokens:")
+    for name, samples in (("after a question", rollout), ("start token alone", alone)):
+        counts = [count_thoughts(text) for text in samples.response_texts(tokenizer)]
+        means = {thought: fmean(count[thought] for count in counts) for thought in counts[0]}
+        print(f"  {name:18}", ", ".join(f"{thought} {mean:.3f}" for thought, mean in means.items()))
 
 
 def look(name, data, text):
-    """Print the cosines of both spaces' gradients; draw a response to a problem in tokens.png."""
-    found = gradient_alignment(*sampled(name, data))
+    """Print the cosines of both spaces' gradients and the habits in both; draw tokens.png."""
+    model, tokenizer = load_model(name)
+    rollout, start = sampled(model, tokenizer, data)
+    found = gradient_alignment(model, rollout, start)
     print(f"cos(grad log P(y), grad log P(y|x)): whole model {found['whole_model']:.4f}")
     for part in ("layers", "positions"):
         for place, value in found[part].items():
             print(f"  {part:9} {place:>14} {value:8.4f}")
-    model, tokenizer = load_model(name)
+    print_habits(model, tokenizer, rollout, start)
     problems = load_problems(data)
     if text:
         problems = [one for one in problems if one["problem"] == text]
