@@ -100,7 +100,7 @@ def main():
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.dont_write_bytecode = True
     # What takes seconds to import, each fork then has at once.
-    import hypothesis, matplotlib.pyplot, pytest, sympy, torch.utils.flop_counter  # noqa: E401, F401
+    import hypothesis, matplotlib.pyplot, pytest, sympy, torch.utils.flop_counter  # noqa: F401
     from transformers import AutoTokenizer, LlamaConfig, Qwen2Config, Qwen2ForCausalLM  # noqa: F401
 
     chosen = [mutant for mutant in table() if options.only in " ".join(mutant)]
