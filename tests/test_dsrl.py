@@ -19,8 +19,10 @@ from rollout import generate
 
 
 @pytest.fixture(autouse=True)
-def no_curves(monkeypatch, finished):
+def no_curves(monkeypatch, request):
     """They are drawn once, in `finished`: a quarter of a second at each evaluation."""
+    if "finished" in request.fixturenames:
+        request.getfixturevalue("finished")
     monkeypatch.setattr(records, "draw_curves", lambda folder: None)
 
 

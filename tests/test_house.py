@@ -7,6 +7,7 @@ import ast
 import graphlib
 from pathlib import Path
 
+import mutants
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -74,3 +75,11 @@ def test_who_imports_whom():
         if name in READ and name not in ("dsrl", "reward"):
             shell = {"main", "demo", "self_check", "show"}
             assert all(places <= shell for places in below.values()), f"{name}: {below}"
+
+
+@pytest.mark.parametrize("file", sorted({file for file, *_ in mutants.table()}))
+def test_each_mutant_changes_one_place(file):
+    """Bug: a mutant whose text is gone, or stands in two places: it would no longer be tried."""
+    text = (ROOT / file).read_text("utf-8")
+    olds = [old for name, old, _, _ in mutants.table() if name == file]
+    assert {old: text.count(old) for old in olds} == dict.fromkeys(olds, 1)

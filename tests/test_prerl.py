@@ -388,6 +388,15 @@ def test_groups_without_variance_are_exactly_zero():
     assert bool((advantages == 0).all())
 
 
+def test_a_pack_holds_no_more_than_its_budget(model, rollout):
+    """Bug: all rows in one pack, which runs out of memory on a GPU; or each row alone."""
+    fed = []  # tokens of each pass
+    model.register_forward_hook(lambda module, inputs, output: fed.append(inputs[0].numel()))
+    options = dict(space="conditional", samples="all", micro_batch_tokens=17)
+    gradient(model, rollout, torch.ones(12), **options)
+    assert max(fed) <= 17 and len(fed) < 12
+
+
 def test_no_signal_leaves_no_gradient(model, rollout):
     """Bug: a division by zero tokens, or a weight decay step on an update that learned nothing."""
     found, metrics = gradient(model, rollout, torch.zeros(12), space="marginal", samples="negative")
