@@ -581,7 +581,7 @@ def test_prerl_costs_what_the_formula_says():
     negative = int(response[advantages < 0].sum())
     fed = {  # (space, micro_batch_tokens): tokens; rows have 89 to 124 of them with their prompts
         ("conditional", None): 2 * 39 + int(response.sum()),
-        ("conditional", 220): 4 * 39 + int(response.sum()),
+        ("conditional", 240): 4 * 39 + int(response.sum()),
         ("conditional", 100): 8 * 39 + int(response.sum()),
         ("marginal", None): negative,
         ("marginal", 100): negative,
@@ -605,9 +605,9 @@ def test_prerl_costs_what_the_formula_says():
 
 def long_rollout():
     """P = 2 prompts of 40 tokens, G = 4 responses of 50 to 85 tokens: long enough that one token a
-    row is little.
+    row is little. Sorted by length alone, the rows of both groups would take turns.
     """
-    lengths = torch.arange(50, 90, 5)
+    lengths = torch.tensor([50, 60, 70, 80, 55, 65, 75, 85])
     mask = torch.arange(90)[None] < lengths[:, None]
     ids = torch.randint(3, 64, (8, 90), generator=torch.Generator().manual_seed(0)) * mask
     prompts, zeros = ids[::4, :40].repeat_interleave(4, 0), torch.zeros(8, 90)
