@@ -136,6 +136,28 @@ def test_packed_padded_and_reordered_rows_equal_rows_alone(family, tmp_path):
     torch.testing.assert_close(hidden[1, :9], alone[0], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("family", ["qwen2 tied", "qwen3 yarn bias", "llama linear biases"])
+@pytest.mark.parametrize("flash", [False, True])
+def test_rows_that_follow_equal_rows_that_begin_with_it(family, flash, tmp_path, monkeypatch):
+    """Bug: a response that does not see its prompt, sees another's or later tokens of its own, or
+    begins again at position 0; on CUDA causality from the upper left or lengths of queries for keys.
+    """
+    _, model = both(family, tmp_path)
+    if flash:
+        monkeypatch.setattr(M, "flash_attention", lambda: documented_varlen_attn)
+        monkeypatch.setattr(M, "runs_flash", lambda tensor: True)
+    first, second, *rows = [random_ids(9), random_ids(31)[26:], *random_ids(5, 6)]
+    rows[1], rows[4] = rows[1][:1], rows[4][:4]
+    follows = [None, None, 0, 1, None, 0, 0]
+    before = {None: first[:0], 0: first, 1: second}
+    stream = [first, second, *rows]
+    lengths = [len(row) for row in stream]
+    packed = model(torch.cat(stream)[None], row_lengths=lengths, follows=follows)[0].split(lengths)
+    for row, found, number in zip(stream, packed, follows, strict=True):
+        alone = model(torch.cat([before[number], row])[None])[0, len(before[number]) :]
+        torch.testing.assert_close(found, alone, rtol=0, atol=2e-5)
+
+
 def test_checkpointed_activations_give_the_same_gradient():
     """Bug: a recomputed layer that sees other inputs, or another chunk of the packed stream."""
     gradients = []
@@ -222,14 +244,22 @@ def documented_varlen_attn(
     window_size=(-1, -1), enable_gqa=False, seqused_k=None, block_table=None, num_splits=None,
 ):  # fmt: skip
     """torch.nn.attention.varlen.varlen_attn as its page has it, sequence by sequence in float64."""
-    assert enable_gqa and window_size == (-1, -1) and max_q == 1 and seqused_k.dtype == torch.int32
-    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and int(seqused_k.max()) <= max_k
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    causal = {(-1, -1): False, (-1, 0): True}[window_size]  # and then from the lower right
+    assert enable_gqa or key.shape[1] == query.shape[1]
+    if seqused_k is None:
+        assert len(key) == cu_seq_k[-1] and len(query) == cu_seq_q[-1]
+        seqused_k = cu_seq_k.diff()
+    assert seqused_k.dtype == torch.int32
+    assert int(seqused_k.max()) <= max_k and int(cu_seq_q.diff().max()) <= max_q
     out, groups = torch.empty_like(query), query.shape[1] // key.shape[1]
     for row, used in enumerate(seqused_k.tolist()):
-        q = query[cu_seq_q[row] : cu_seq_q[row + 1]].double()  # (1, H, E)
+        q = query[cu_seq_q[row] : cu_seq_q[row + 1]].double()  # (queries, H, E)
         keys, values = (tensor[cu_seq_k[row] :][:used].double() for tensor in (key, value))
+        late = torch.ones(len(q), used).triu(used - len(q) + 1).bool() & causal
         for head in range(query.shape[1]):
-            weights = (q[:, head] @ keys[:, head // groups].T / query.shape[2] ** 0.5).softmax(-1)
+            scores = q[:, head] @ keys[:, head // groups].T / query.shape[2] ** 0.5
+            weights = scores.masked_fill(late, float("-inf")).softmax(-1)
             out[cu_seq_q[row] : cu_seq_q[row + 1], head] = weights @ values[:, head // groups]
     return out
 

@@ -146,23 +146,30 @@ def test_marginal_ignores_the_prompt_to_the_bit(model, rollout):
 
 
 @pytest.mark.parametrize("space", ["conditional", "marginal"])
-def test_positions_start_at_zero_in_each_row(model, rollout, space, monkeypatch):
-    """Bug: positions that run on through a pack or count the missing prompt: rotary embeddings are
-    relative, so log-probs would hide it.
+def test_positions_and_what_is_fed(model, rollout, space, monkeypatch):
+    """Bug: positions that run on through a pack, count the missing prompt or begin anew after the
+    prompt: rotary embeddings are relative, so log-probs would hide the first two. A prompt that is
+    fed with each response; a number of tokens that is not the length of the stream.
     """
-    seen, tables = [], model.rotary_tables
+    seen, fed, tables, embed = [], [], model.rotary_tables, model.model.embed_tokens.forward
     monkeypatch.setattr(
         model,
         "rotary_tables",
         lambda positions: seen.extend(positions[0].tolist()) or tables(positions),
     )
-    metrics = gradient(model, rollout, torch.ones(12), space=space, samples="all")[1]
-    context = (
-        rollout.prompt_mask.sum(1) if space == "conditional" else torch.ones(12, dtype=torch.int64)
+    monkeypatch.setattr(
+        model.model.embed_tokens, "forward", lambda ids: fed.extend(ids[0].tolist()) or embed(ids)
     )
-    lengths = (context + rollout.response_mask.sum(1) - 1).tolist()
-    assert seen == [position for length in sorted(lengths) for position in range(length)]
-    assert metrics["tokens_forward"] == sum(lengths)
+    metrics = gradient(model, rollout, torch.ones(12), space=space, samples="all")[1]
+    expected = []  # (position, id)
+    prompts = [ids[mask].tolist() for ids, mask in zip(rollout.prompt_ids, rollout.prompt_mask)]
+    for row, prompt in enumerate(prompts if space == "conditional" else [[START]] * 12):
+        response = rollout.response_ids[row][rollout.response_mask[row]].tolist()
+        whole = list(enumerate(prompt + response[:-1]))
+        first = 0 if row % 4 == 0 else len(prompt) - 1  # the group's first row has the prompt
+        expected += whole[first:]
+    assert sorted(zip(seen, fed, strict=True)) == sorted(expected)
+    assert metrics["tokens_forward"] == len(expected)
 
 
 def test_inputs_are_not_written_to(model, rollout):
@@ -200,7 +207,7 @@ UPDATES = sorted(
 
 
 @pytest.mark.parametrize("names", UPDATES, ids="+".join)
-@pytest.mark.parametrize("budget", [None, 1, 17])
+@pytest.mark.parametrize("budget", [None, 1, 17, 30])  # a group whole, in 4 packs, in 2, in 2 or 1
 def test_gradient_equals_plain_autograd(model, rollout, names, budget):
     """Bug: a denominator per micro-batch, zero-advantage rows dropped from it, a wrong sign, a
     wrong row selection.
@@ -267,12 +274,39 @@ def test_bf16_gradient_is_close(model, rollout):
 
 
 def test_checkpointed_activations_change_nothing(model, rollout):
-    """Bug: recomputation that sees other inputs than the forward pass did."""
-    advantages = prerl.group_advantages(REWARDS, True).flatten()
-    expected, _ = gradient(model, rollout, advantages, space="conditional", samples="all")
+    """Bug: recomputation that sees other inputs than the forward pass did, or other rows before."""
     model.checkpoint_activations = True
-    found, _ = gradient(model, rollout, advantages, space="conditional", samples="all")
-    assert distance(found, expected) < 1e-6
+    for budget in (None, 17):
+        found, _ = push(model, rollout, ["grpo"], micro_batch_tokens=budget)
+        assert distance(found, oracle_gradient(model, rollout, ["grpo"])) < 1e-4
+
+
+def test_rows_left_out_leave_the_others_their_prompt(model, rollout):
+    """Bug: a prompt that goes missing where its group's first row has no advantage or is not kept,
+    or that another group's rows follow.
+    """
+    rewards = torch.tensor([[0.5, 0.0, 1.0, 0.5], [0.5, 0.5, 0.5, 0.5], [0.2, 0.5, 0.8, 0.5]])
+    for names in (["grpo"], ["nsr-rl"], ["psr-rl"]):
+        for budget in (None, 12):
+            found, metrics = push(model, rollout, names, rewards, micro_batch_tokens=budget)
+            expected = oracle_gradient(model, rollout, names, rewards)
+            assert distance(found, expected) < 1e-4, (names, budget)
+            assert metrics["rows_trained"] == (4 if names == ["grpo"] else 2)
+
+
+def test_groups_in_any_order_share_their_prompts(model, rollout):
+    """Bug: a prompt found only where the rows that have it are neighbours."""
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
+    mixed = copy.copy(rollout)
+    for name, value in vars(rollout).items():
+        if torch.is_tensor(value):
+            setattr(mixed, name, value[order])
+    expected = prerl.conditional_logprobs(model, rollout)[order]
+    assert torch.allclose(prerl.conditional_logprobs(model, mixed), expected, atol=1e-5)
+    options = dict(space="conditional", samples="all")
+    plain, fed = gradient(model, rollout, torch.linspace(-1, 1, 12), **options)
+    found, again = gradient(model, mixed, torch.linspace(-1, 1, 12)[order], **options)
+    assert distance(found, plain) < 1e-5 and fed["tokens_forward"] == again["tokens_forward"]
 
 
 @pytest.mark.parametrize("space", ["conditional", "marginal"])
@@ -533,14 +567,16 @@ def flops_of_update(model, rollout, advantages, **options):
 
 def test_prerl_costs_what_the_formula_says():
     """Bug: a second forward, padding, the conditional pass run in the PreRL phase too, prompt
-    tokens in the head.
+    tokens in the head, a prompt computed with each response.
 
     Products of matrices, W weights in the layers: 2 FLOPs a weight and token forward and 4
-    backward, so for rows of prompt L and
-    response R (the last token is never fed, the start token takes its place in P(y)) exactly
-        GRPO     6 W sum(L + R - 1) + 6 V D sum(R)   over the rows of A != 0
-        PreRL    6 W sum(R)         + 6 V D sum(R)   over the rows of A < 0
-    whose ratio is f (R+1) / (L+R) up to the head and to one token a row.
+    backward. A group's prompt but for its last token is fed once, that token before each response,
+    in whose P(y) the start token takes its place; the last response token is never fed. So for
+    prompts of L and responses of R, every group in one pack, exactly
+        GRPO     6 W (sum(L - 1) over the groups + sum(R)) + 6 V D sum(R)   over rows of A != 0
+        PreRL    6 W sum(R)                                + 6 V D sum(R)   over rows of A < 0
+    whose ratio is f G R / (L + G R) up to the head and to one token a group. A group that is cut
+    into packs has its prompt in each.
     """
     model, rollout = random_model(intermediate_size=512), long_rollout()
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
@@ -550,42 +586,41 @@ def test_prerl_costs_what_the_formula_says():
         for name, parameter in model.named_parameters()
         if name.endswith("proj.weight")
     )
-    head = model.lm_head.weight.numel()
-    prompt, response = rollout.prompt_mask.sum(1), rollout.response_mask.sum(1)
-    expected = {
-        "conditional": 6 * weights * int((prompt + response - 1).sum())
-        + 6 * head * int(response.sum()),
-        "marginal": 6 * (weights + head) * int(response[advantages < 0].sum()),
+    head, response = model.lm_head.weight.numel(), rollout.response_mask.sum(1)
+    negative = int(response[advantages < 0].sum())
+    fed = {  # (space, micro_batch_tokens): tokens; rows have 89 to 124 of them with their prompts
+        ("conditional", None): 2 * 39 + int(response.sum()),
+        ("conditional", 240): 4 * 39 + int(response.sum()),
+        ("conditional", 100): 8 * 39 + int(response.sum()),
+        ("marginal", None): negative,
+        ("marginal", 100): negative,
     }
     found = {}
-    for space, samples in (("conditional", "all"), ("marginal", "negative")):
-        for budget in (None, 100):
-            total, metrics = flops_of_update(
-                model, rollout, advantages, space=space, samples=samples, micro_batch_tokens=budget
-            )
-            assert total == expected[space], (space, budget, total / expected[space])
-        found[space] = total
-    assert (
-        metrics["tokens_trained"]
-        == metrics["tokens_forward"]
-        == int(response[advantages < 0].sum())
-    )
-    share = response[advantages < 0].sum() / response.sum()
-    formula = float(share * (response.float().mean() + 1) / (prompt + response).float().mean())
+    for (space, budget), tokens in fed.items():
+        samples = "all" if space == "conditional" else "negative"
+        total, metrics = flops_of_update(
+            model, rollout, advantages, space=space, samples=samples, micro_batch_tokens=budget
+        )
+        assert metrics["tokens_forward"] == tokens, (space, budget)
+        trained = negative if space == "marginal" else int(response.sum())
+        assert metrics["tokens_trained"] == trained
+        expected = 6 * weights * tokens + 6 * head * trained
+        assert total == expected, (space, budget, total / expected)
+        found.setdefault(space, total)
+    share, L, G, R = negative / response.sum(), 40, 4, response.float().mean()
+    formula = float(share * G * R / (L + G * R))
     assert found["marginal"] / found["conditional"] == pytest.approx(formula, rel=0.03)
 
 
 def long_rollout():
     """P = 2 prompts of 40 tokens, G = 4 responses of 50 to 85 tokens: long enough that one token a
-    row is little.
+    row is little. Sorted by length alone, the rows of both groups would take turns.
     """
-    lengths = torch.arange(50, 90, 5)
+    lengths = torch.tensor([50, 60, 70, 80, 55, 65, 75, 85])
     mask = torch.arange(90)[None] < lengths[:, None]
     ids = torch.randint(3, 64, (8, 90), generator=torch.Generator().manual_seed(0)) * mask
-    zeros = torch.zeros(8, 90)
-    return Rollout(
-        ids[:, :40], mask[:, :40], ids, mask, zeros, torch.ones(8, dtype=torch.bool)
-    )
+    prompts, zeros = ids[::4, :40].repeat_interleave(4, 0), torch.zeros(8, 90)
+    return Rollout(prompts, mask[:, :40], ids, mask, zeros, torch.ones(8, dtype=torch.bool))
 
 
 def test_random_model_is_not_degenerate():
