@@ -16,14 +16,13 @@
 
 1. N counts the kept response tokens of the WHOLE update (over all processes), before it is cut into
    packs of rows (micro-batches without padding), so the gradient does not depend on the cut. Rows
-   with A = 0 count in N but are not computed: they add nothing. Rows of one prompt in a pack
-   follow it in the stream: it is fed once, and their attention sees its keys and values.
+   with A = 0 count in N but are not computed, as this loss is 0 there. Rows of one prompt in a
+   pack follow it in the stream: it is fed once, and their attention sees its keys and values.
 2. One update per rollout is strictly on-policy: old = logprob.detach(), the ratio is exactly 1 and
    the gradient A grad log P. With several updates per rollout the caller passes `old_logprobs`.
 3. A group of equal rewards has A = 0, so the rows of an all-wrong group are NOT negative.
 
-`reference_update` is the update in plain PyTorch; `policy_gradient` makes the same gradient in
-packs, with the fused last layer. Both take their loss from `token_losses`.
+`policy_gradient` makes the gradient of the plain `reference_update`; both use `token_losses`.
 Shapes: P prompts, G group size, B = P*G rows, R response, n tokens of a pack, D width.
 
     python prerl.py     # one group in numbers: rewards, advantages, who is pushed where
@@ -122,8 +121,7 @@ def loss_mask(rollout, mask_eos=False, skip_first=0):
 def token_losses(logprobs, old_logprobs, advantages, clip_low, clip_high):
     """The loss of each token, (n,): PPO's clipped surrogate, with dual clip where A < 0.
 
-    For another loss change this function: autograd differentiates it. `policy_gradient` leaves out
-    rows with A = 0, as their loss is 0 here.
+    For another loss change this function: autograd differentiates it.
     logprobs, old_logprobs  (n,) nats, of the current weights and of those that sampled
     advantages              (n,) of each token's response
     """
