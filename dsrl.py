@@ -296,7 +296,7 @@ def start(config):
         return resume.export(config.out, config.export)
     device = processes.join_processes(config)
     with resume.open_folder(config.out, config.resume) as folder:
-        saved = resume.newest_whole(folder) if config.resume else None
+        saved = resume.where_to_go_on(folder) if config.resume else None
         grade = load_grader(config.reward)
         run = load(replace(config, model=saved.model) if saved else config, device)
         run.config = replace(run.config, model=config.model)

@@ -56,8 +56,8 @@ def open_folder(path, resume):
     halves = [half for half in folder.glob("checkpoint-*.partial") if NAME.fullmatch(half.stem)]
     with lock_folder(folder, [*OWN_FILES, *(half.stem for half in halves)]):
         found = [path.name for _, path in checkpoints(folder)]
-        if resume and not found:
-            raise ValueError(f"--resume: {folder} has no checkpoint: start without --resume")
+        if resume and not found and not run_of(folder):
+            raise ValueError(f"--resume: {folder} holds no run: start without --resume")
         found += [name for name in OWN_FILES if (folder / name).exists()]
         begun = found == ["config.json"] and run_of(folder)  # it stopped before it wrote more
         if found and not resume and not begun:
@@ -121,12 +121,18 @@ def read_checkpoint(path):
         raise ValueError(f"{path} is a copy of checkpoint-{trainer['step']}")
     if MOMENTS not in trainer["sha256"]:
         raise ValueError(f"{file} is damaged: it has no hash of {MOMENTS}")
-    known = {item.name for item in fields(Config)} & trainer["config"].keys()
+    config = config_of(file, trainer["config"])
+    return Checkpoint(**{name: trainer[name] for name in kinds} | {"path": path, "config": config})
+
+
+def config_of(file, settings=None):
+    """The Config in a file's settings, other keys left out. Raises ValueError, naming the file."""
+    settings = read_json(file) if settings is None else settings
+    known = {item.name for item in fields(Config)} & settings.keys()
     try:
-        config = Config(**{name: trainer["config"][name] for name in known})
+        return Config(**{name: settings[name] for name in known})
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-    return Checkpoint(**{name: trainer[name] for name in kinds} | {"path": path, "config": config})
 
 
 def as_of_now(trainer):
@@ -153,6 +159,16 @@ def read_checkpoints(folder):
     return [one for one in found if one.run == run], others
 
 
+def where_to_go_on(folder):
+    """The newest whole Checkpoint; None of a run that was ended before its first, to begin anew."""
+    if checkpoints(folder):
+        return newest_whole(folder)
+    say(f"{folder} has no checkpoint yet: its run begins anew")
+    if rank() == 0:
+        cut_back(folder, 0)
+    return None
+
+
 def newest_whole(folder):
     """The newest Checkpoint whose files are whole; names the others. Raises ValueError."""
     own, others = read_checkpoints(folder)
@@ -168,7 +184,9 @@ def newest_whole(folder):
 def saved_settings(out):
     """{field of Config: value} of the run in a folder as it last was; {} if there is none."""
     own, _ = read_checkpoints(Path(out))
-    return asdict(own[0].config) if own else {}
+    if own or not run_of(Path(out)):
+        return asdict(own[0].config) if own else {}
+    return asdict(config_of(Path(out, "config.json")))
 
 
 # --------------------------------------------------------------------------------------------------
