@@ -46,7 +46,9 @@ def test_two_processes_are_one(world, finished, tmp_path, dies, more):
     assert logs[1].read_text().count("\n") == lives  # one process speaks for both
     for one, two in zip(updates(finished), updates(out), strict=False):
         assert one.keys() == two.keys() and one["skipped"] == two["skipped"]
-        for name in one.keys() - {"phase", "skipped"}:
+        # Smaller packs feed a prompt more often: once each.
+        assert one.get("tokens_forward", 0) <= two.get("tokens_forward", 0)
+        for name in one.keys() - {"phase", "skipped", "tokens_forward"}:
             assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-6), name
     moments = [load_file(path / "checkpoint-1/optimizer.safetensors") for path in (finished, out)]
     for name in (name for name in moments[0] if name.startswith("exp_avg|")):  # 0.1 of the gradient
