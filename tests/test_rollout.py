@@ -220,10 +220,13 @@ def test_a_response_does_not_depend_on_the_batch(model, monkeypatch, blocked_fro
 
 
 def test_seeds(model):
+    """Bug: draws that ignore the seed, or that two prompts of a batch share."""
     first, again = generate(model, PROMPTS, **OPTIONS), generate(model, PROMPTS, **OPTIONS)
     assert torch.equal(first.response_ids, again.response_ids)
     assert torch.equal(first.logprobs, again.logprobs)
     assert rows_of(first) != rows_of(generate(model, PROMPTS, **{**OPTIONS, "seed": 12}))
+    twice = rows_of(generate(model, PROMPTS[:1] * 2, **OPTIONS))
+    assert twice[:3] != twice[3:]
 
 
 def test_masks_eos_and_padding(model):
