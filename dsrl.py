@@ -26,6 +26,7 @@ import math
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 # Idle threads sleep: two that spin for each other on a busy machine run 20 to 70 times slower.
@@ -291,7 +292,8 @@ def load(config, device):
 def start(config):
     """A run from its flags to its summary."""
     if config.dry_run:
-        return dry_run(config, load, sample, update, prompts_of)
+        saved = resume.newest_whole(Path(config.out)) if config.resume else config
+        return dry_run(replace(config, model=saved.model), load, sample, update, prompts_of)
     if config.export:
         return resume.export(config.out, config.export)
     device = processes.join_processes(config)

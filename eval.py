@@ -78,7 +78,9 @@ def read_results(path):
     results = read_json(path)
     try:
         for summary in results["tasks"].values():
-            summary["avg_at_k_se"], summary["pass_at_k"], summary["sampling"]
+            sum(summary[name] for name in ("problems", "k", "avg_at_k", "avg_at_k_se"))
+            sum(int(size) + share for size, share in summary["pass_at_k"].items())
+            dict(summary["sampling"]), dict(summary["thoughts"])
         return {"settings": dict(results["settings"]), "tasks": results["tasks"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): give another --out") from error

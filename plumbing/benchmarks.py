@@ -70,7 +70,7 @@ HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+){1,3}")  # OWNER/NAME[/CONFIG][/SPL
 
 def task_of(name):
     """The Task of a benchmark's name, "bbh/TASK" included; of any other name OTHER."""
-    return TASKS.get(name.partition("/")[0], OTHER)
+    return TASKS.get("bbh" if name.startswith("bbh/") else name, OTHER)
 
 # --------------------------------------------------------------------------------------------------
 # Finding files

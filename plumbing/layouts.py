@@ -80,7 +80,10 @@ def read_csv(path, columns):
     csv.field_size_limit(2**31 - 1)  # characters; a long solution passes the default
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        yield from ((f" line {reader.line_num}", row) for row in reader)
+        for row in reader:
+            if None in row:  # a comma that is not quoted moves all that follows it
+                raise ValueError(f"line {reader.line_num} has more cells than the first line")
+            yield f" line {reader.line_num}", row
 
 
 def read_jsonl(path, columns):
@@ -108,6 +111,7 @@ def read_json(path, columns):
 
 def clean(value):
     """A value as a text that every tokenizer takes: None and NaN "", a lone surrogate "?"."""
+    value = value.decode("utf-8") if isinstance(value, bytes) else value  # of a parquet file
     text = "" if value is None or value != value else str(value)
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -51,6 +51,14 @@ PANELS = {  # of curves.png: metrics of updates and of evaluations
     "thoughts per response": ("reflection", "transition"),
     "nats per token": ("entropy", "logprob_conditional", "logprob_marginal"),
 }
+NUMBER = int | float
+DRAWN = [name for names in PANELS.values() for name in names]
+FIGURES = ("avg_at_k", "avg_at_k_se", "pass_at_k", "reflection", "transition", "length")
+KINDS = {  # what a record that has the first name, or is of that file, must hold
+    "reward": {"phase": str},
+    "avg_at_k": dict.fromkeys(FIGURES, NUMBER),
+    "samples.jsonl": {"problem": str, "response": str, "correct": NUMBER},
+}
 OWN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "curves.png")
 TOO_MANY_CUT = 0.2  # share of responses
 UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
@@ -245,11 +253,27 @@ def console_line(metrics):
     )
 
 
+def read_records(file):
+    """The records of metrics.jsonl or samples.jsonl, which a person may have edited.
+
+    Raises ValueError naming the file, the line and what is not as a run writes it.
+    """
+    records = read_lines(file)
+    for number, record in enumerate(records, 1):
+        kinds = {"step": int} | {name: NUMBER | None for name in DRAWN if name in record}
+        for name in KINDS:
+            kinds |= KINDS[name] if name in record or name == file.name else {}
+        for name, kind in kinds.items():
+            if not isinstance(record.get(name), kind):
+                raise ValueError(f"{file}, line {number}: {name} is {record.get(name)!r}")
+    return records
+
+
 def draw_curves(folder):
     """curves.png over updates, dots where evaluated; the switch of the phases is marked."""
     from matplotlib.figure import Figure  # slow to import
 
-    records = read_lines(folder / "metrics.jsonl")
+    records = read_records(folder / "metrics.jsonl")
     updates = [record for record in records if "reward" in record]
     evaluations = [record for record in records if "avg_at_k" in record]
     switch = next((record["step"] for record in updates if record["phase"] == "rl"), 0)
@@ -301,13 +325,13 @@ def show_text(label, text):
 def summarize_run(config, folder):
     """Before, at the switch and after, as recorded; a response from before and one from after."""
     say(f"\n{config.variant} on {config.data}, {config.steps} updates:")
-    records = read_lines(folder / "metrics.jsonl")
+    records = read_records(folder / "metrics.jsonl")
     evaluations = {record["step"]: record for record in records if "avg_at_k" in record}
     moments = {config.prerl_steps: "at the switch", 0: "before", config.steps: "after"}
     for step, name in sorted(moments.items()):
         if step in evaluations:
             show_figures(f"{name:>13}", evaluations[step])
-    samples = read_lines(folder / "samples.jsonl")
+    samples = read_records(folder / "samples.jsonl")
     before, after = ([row for row in samples if row["step"] == step] for step in (0, config.steps))
     if before and after:
         show_text("asked", after[0]["problem"])

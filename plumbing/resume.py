@@ -32,11 +32,11 @@ from safetensors.torch import load_file
 from plumbing.checkpoints import fill_adapters, load_model, save_adapters, save_model
 from plumbing.checkpoints import write_tensors
 from plumbing.console import say
-from plumbing.files import hash_of, is_plain_name, lock_folder, read_json, read_lines, write_json
+from plumbing.files import hash_of, is_plain_name, lock_folder, read_json, write_json
 from plumbing.files import write_lines, written_whole
 from plumbing.flags import FIXED, FREE, Config, flag_of
 from plumbing.processes import gather, gather_tensors, part_of, rank
-from plumbing.records import OWN_FILES
+from plumbing.records import OWN_FILES, read_records
 
 FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
 NAME = re.compile(r"checkpoint-([1-9][0-9]*)")
@@ -362,7 +362,7 @@ def is_of_others(path, run):
 def cut_back(folder, step):
     """Drop the records from `step` on, evaluation included: a resumed run writes them again."""
     for name in ("metrics.jsonl", "samples.jsonl"):
-        found = [one for one in read_lines(folder / name) if type(one.get("step")) is int]
+        found = read_records(folder / name)
         write_lines(folder / name, [one for one in found if one["step"] < step])
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from test_layouts import CLAYS, GSM8K, verl, write
 
 import dsrl
-from plumbing.benchmarks import load_data, load_problems
+from plumbing.benchmarks import OTHER, TASKS, load_data, load_problems, task_of
 from plumbing.flags import Config
 from plumbing.grading import grade_all
 
@@ -427,3 +427,10 @@ def test_real_golds_grade_themselves_right(name, size):
     if name.startswith("gsm8k"):
         texts = [f"#### {problem['answer']}" for problem in problems]
         assert sum(grade_all(problems, texts)) == size
+
+
+@pytest.mark.parametrize("name", ["math/foo", "gsm8k/main", "aime24/x/y/z"])
+def test_an_owner_named_like_a_benchmark_is_another(name):
+    """Bug: --data math/foo loads the benchmark "math" without a word."""
+    assert task_of(name) is OTHER
+    assert task_of("bbh/navigate") is TASKS["bbh"]

@@ -225,3 +225,19 @@ def test_demo_runs(capsys):
     """Bug: a demo that no longer agrees with the formulas, or that needs a flag."""
     assert benchmarks.main([]) == 0
     assert "avg_at_k           0.2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("edit", [{"k": "8"}, {"avg_at_k": None}, {"pass_at_k": {"x": 1}},
+                                  {"sampling": 3}, {"problems": []}])  # fmt: skip
+def test_an_edited_results_file_is_named(tmp_path, edit):
+    """Bug: --compare ends in a traceback on results of the right keys and wrong types."""
+    summary = {"problems": 1, "k": 8, "avg_at_k": 0.5, "avg_at_k_se": 0.1, "thoughts": {},
+               "pass_at_k": {"1": 0.5}, "sampling": {}}  # fmt: skip
+    file = tmp_path / "results.json"
+    for more in ({}, edit):
+        file.write_text(json.dumps({"settings": {}, "tasks": {"a": summary | more}}))
+        if more:
+            with pytest.raises(ValueError, match="results.json is damaged"):
+                benchmarks.compare([tmp_path], tmp_path / "a.png")
+        else:
+            benchmarks.compare([tmp_path], tmp_path / "a.png")

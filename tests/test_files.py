@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 def test_records_hold_any_text(tmp_path):
     """Bug: a line separator of Unicode in a response, which JSON leaves as it is, ends a record."""
-    record = {"step": 1, "text": "one\u2028two\x85three\x0cfour\nfive"}
+    text = "one\u2028two\x85three\x0cfour\nfive"
+    record = {"step": 1, "problem": text, "response": text, "correct": 1.0}
     for name in ("metrics.jsonl", "samples.jsonl"):
         files.append_line(tmp_path / name, record)
     assert files.read_lines(tmp_path / "samples.jsonl") == [record]

@@ -282,3 +282,19 @@ def test_a_message_names_the_file_and_the_row(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message) as error:
         load_problems(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_a_comma_without_quotes_is_told(tmp_path):
+    """Bug: "What is 1,000 + 1?,1001" is read as "What is 1" with the answer "000 + 1?"."""
+    file = tmp_path / "a.csv"
+    file.write_text("problem,answer\nx,3\nWhat is 1,000 + 1?,1001\n")
+    with pytest.raises(ValueError, match=r"a\.csv.*line 3"):
+        load_problems(file)
+
+
+def test_bytes_of_a_parquet_file_are_text(tmp_path):
+    """Bug: a column of bytes is read as "b'...'"."""
+    table = pyarrow.table({"problem": ["2 \u00d7 2".encode()], "answer": [b"4"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    (found,) = load_problems(tmp_path / "a.parquet")
+    assert (found["problem"], found["answer"]) == ("2 \u00d7 2", "4")

@@ -19,6 +19,7 @@ from test_dsrl import no_curves, updates  # noqa: F401
 import dsrl
 from plumbing import checkpoints, console, records, resume
 from plumbing.checkpoints import load_model
+from plumbing.flags import Config
 
 ROOT = Path(__file__).parent.parent
 
@@ -204,3 +205,26 @@ def test_a_phase_that_is_never_reached_is_said(tmp_path, capsys, more, said):
     )
     records.start_records(run)
     assert ("phase 2 is never reached" in capsys.readouterr().out) == said
+
+
+EVALUATION = {"step": 0, **dict.fromkeys(records.FIGURES, 0.5)}
+UPDATE = {"step": 1, "phase": "rl", "reward": 0.5}
+SAMPLE = {"step": 0, "problem": "p", "response": "r", "correct": 0.0}
+
+
+@pytest.mark.parametrize(("name", "record"), [
+    *(("metrics", {**EVALUATION, name: value}) for name in EVALUATION for value in ("x", {})),
+    *(("metrics", {**UPDATE, name: []}) for name in UPDATE),
+    *(("samples", {**SAMPLE, name: None}) for name in SAMPLE),
+    ("metrics", {}), ("samples", {"step": 0}),
+])  # fmt: skip
+def test_an_edited_record_is_named(tmp_path, name, record):
+    """Bug: a traceback, or "Unknown format code", after all updates of a resumed run are made."""
+    for other, right in (("metrics", UPDATE), ("samples", SAMPLE)):
+        wrong = json.dumps(record) + "\n" if other == name else ""
+        (tmp_path / f"{other}.jsonl").write_text(json.dumps(right) + "\n" + wrong)
+    config = Config(prerl_steps=0, steps=1)
+    for read in (lambda: records.summarize_run(config, tmp_path),
+                 lambda: resume.cut_back(tmp_path, 9)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name}.jsonl, line 2: "):
+            read()

@@ -305,6 +305,7 @@ def test_a_checkpoint_needs_no_base_model(world, finished, tmp_path, capsys):
     assert dsrl.main(words) == 0
     shutil.rmtree(base)
     words = ["--out", str(tmp_path / "a"), "--resume", "--steps", "4", "--model", str(base)]
+    assert dsrl.main([*words, "--dry-run"]) == 0
     assert dsrl.main(words) == 0
     assert same_weights(finished / "checkpoint-4", tmp_path / "a/checkpoint-4")
     assert json.loads((tmp_path / "a/config.json").read_text())["model"] == str(base)
