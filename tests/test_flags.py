@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
         (("--out", "/proc/nothing"), "cannot write to /proc/nothing"),
         (("--device", "cuda"), "--device cpu"),
         (("--model", "{tmp}/no_tokenizer"), "no tokenizer"),
-        (("--resume",), "has no checkpoint"),
+        (("--resume",), "holds no run"),
         (("--shard",), "torchrun"),
         (("--shard", "--offload"), "--shard excludes --offload"),
     ],
