@@ -50,7 +50,7 @@ class Config:
 
     model: str = flag("tiny", "tiny, a folder, a short name (Qwen2.5-1.5B) or a hub id")
     preset: str | None = flag(None, "defaults by name; other flags override", choices=PRESETS)
-    data: str | None = flag(None, "a file or a benchmark's name (default: the tiny world's, math)")
+    data: str | None = flag(None, "a file, a benchmark, or NAME=FILE (default: the tiny world's, math)")
     eval_data: str | None = flag(None, "default: the test set of --data, or held out of it")
     reward: str | None = flag(None, "file.py:function, (problem, response) -> float in [0, 1]")
     device: str = flag("auto", "auto is CUDA where there is one", choices=("auto", "cpu", "cuda"))
