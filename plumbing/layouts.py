@@ -79,15 +79,21 @@ def read_parquet(path, columns):
 
 def read_csv(path, columns):
     csv.field_size_limit(2**31 - 1)  # characters; a long solution passes the default
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)  # else an open quote takes in all that follows
-        names = list(filter(None, reader.fieldnames or ()))
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two columns {', '.join(twice)}: one would hide the other")
-        for row in reader:
-            if None in row:  # a comma that is not quoted moves all that follows it
-                raise ValueError(f"line {reader.line_num} has more cells than the first line")
-            yield f" line {reader.line_num}", row
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)  # else an open quote takes in the rest
+            names = list(filter(None, reader.fieldnames or ()))
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two columns {', '.join(twice)}: one would hide the other")
+            for row in reader:
+                if None in row:  # a comma that is not quoted moves all that follows it
+                    raise ValueError(f"line {reader.line_num} has more cells than the first line")
+                yield f" line {reader.line_num}", row
+    except UnicodeDecodeError as error:  # its own position is that in a block of the file
+        with path.open("rb") as file:
+            line = next(i for i, line in enumerate(file, 1)
+                        if line.decode("utf-8", "ignore").encode() != line)  # fmt: skip
+        raise ValueError(f"line {line} is not utf-8: save the file as utf-8") from error
 
 
 def read_jsonl(path, columns):

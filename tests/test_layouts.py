@@ -257,7 +257,7 @@ FILES = [  # name, content; what the message must hold
      "cannot be read: .*latin.jsonl line 2: 'utf-8' codec"),
     ("wide.jsonl", '{"problem": "p", "answer": "4"}'.encode("utf-16"),
      "wide.jsonl line 1: 'utf-8' codec"),
-    ("wide.csv", "problem,answer\np,4\n".encode("utf-16"), "wide.csv: 'utf-8' codec"),
+    ("wide.csv", "problem,answer\np,4\n".encode("utf-16"), "wide.csv: line 1 is not utf-8"),
     ("wide.json", "[]".encode("utf-16"), "wide.json: 'utf-8' codec"),
     ("cut.json", b'[{"problem": "p"', "cannot be read: .*cut.json: "),
     ("deep.jsonl", b"[" * 100_000, "deep.jsonl"),
@@ -278,6 +278,8 @@ FILES = [  # name, content; what the message must hold
      b' "answerKey": "B"}', "labels.jsonl line 1: 3 options with 2 labels"),
     ("none.jsonl", b'{"problem": "p", "answer": {}}', "none.jsonl holds no problem"),
     ("large.jsonl", b'{"problem": "p", "answer": 1e999}', "large.jsonl holds no problem"),
+    ("latin.csv", b"problem,answer\np,2\n" + "caf\u00e9,2\n".encode("latin-1"),
+     "latin.csv: line 3 is not utf-8"),
     ("half.jsonl", b'{"question": 1, "pear": 2}',
      "half.jsonl holds no problem with an answer: expected problem, answer"),
 ]  # fmt: skip
