@@ -250,15 +250,17 @@ def explain(text, ground_truth, loose, strict):
     if rule == "no answer" and not loose:
         answer, rule = text, "bare answer"
     print(f"extracted     {answer or 'nothing'} ({rule})")
-    right = False
+    right = is_read = False
     if answer:
         for label, side in (("predicted", answer), ("ground truth", ground_truth)):
             try:
                 trees = " or ".join(map(show, readings(normalise(side))))
                 print(f"{label:13} {normalise(side)} reads as {trees}")
+                is_read = True
             except ValueError as error:
                 print(f"{label:13} {normalise(side)} cannot be read: {error}")
         right, rule = compare(answer, ground_truth, strict)
+        rule = rule if is_read or rule != "same text" else "equal as text only"
     print(f"verdict       {'right' if right else 'not right'} ({rule})")
 
 

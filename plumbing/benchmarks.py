@@ -5,7 +5,7 @@ answers is right), `kind` (how it is prompted and graded: prompts.py, grading.py
 kind needs (`options`, `error`, `group`, `shots`), every other column of the file, and `row`: the
 row as it stands in the file, which a verifier gets. layouts.py reads them.
 
-    --data NAME | FILE | FOLDER | OWNER/NAME[/CONFIG][/SPLIT]
+    --data NAME | FILE | NAME=FILE (a copy of that benchmark) | FOLDER | OWNER/NAME[/CONFIG][/SPLIT]
 
 On the hub the config is the one named, else `default`, else the only one; the split is `train` for
 training and `test` for evaluation, else the only one. What was taken is printed.
@@ -157,6 +157,11 @@ def is_hub_name(source):
 
 def find_files(source, split, copy_of):
     """(files, Task, what was taken) of a benchmark, "bbh/TASK", a file, a folder or a hub name."""
+    name, _, copy = source.partition("=")
+    if copy and task_of(name) is not OTHER and not Path(source).exists():
+        if not Path(copy).exists():
+            raise ValueError(f"no file {copy!r}, which {source} names as a copy of {name}")
+        source, copy_of = copy, name
     path = Path(resolve_model(source), f"{split}.jsonl") if source in NAMED_WORLDS else Path(source)
     if source and path.exists():
         files = [path] if path.is_file() else sorted(path.glob("*.json"))  # BBH's folder
@@ -298,7 +303,8 @@ def load_data(config, tokenizer, max_positions):
             print(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
                   f"{config.data} too")  # fmt: skip
     else:
-        count = min(config.eval_problems, len(problems) // 5)  # at most 20 %
+        most = max(len(problems) // 5, world_size())  # 20 %, but one for each process
+        count = min(config.eval_problems, most, len(problems))
         held_out, problems = problems[len(problems) - count :], problems[: len(problems) - count]
         print(f"the last {count} problems of {config.data} are held out for evaluation "
               "(--eval-data gives others)")  # fmt: skip

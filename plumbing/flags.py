@@ -50,14 +50,16 @@ class Config:
 
     model: str = flag("tiny", "tiny, a folder, a short name (Qwen2.5-1.5B) or a hub id")
     preset: str | None = flag(None, "defaults by name; other flags override", choices=PRESETS)
-    data: str | None = flag(None, "a file or a benchmark's name (default: the tiny world's, math)")
+    data: str | None = flag(None, "a file, a benchmark, or NAME=FILE (default: the tiny world's, math)")
     eval_data: str | None = flag(None, "default: the test set of --data, or held out of it")
     reward: str | None = flag(None, "file.py:function, (problem, response) -> float in [0, 1]")
     device: str = flag("auto", "auto is CUDA where there is one", choices=("auto", "cpu", "cuda"))
 
     variant: str = flag("dsrl", "which objectives, see the table in the README", choices=VARIANTS)
     prerl_steps: int = flag(20, "updates of phase 1; 0 is plain GRPO", 0)
-    prerl_coef: float | None = flag(None, "coefficient of P(y) losses, of the twin's (default: 0.01)")
+    prerl_coef: float | None = flag(
+        None, "coefficient of P(y) losses, of the twin's (default: 0.01)", 0
+    )
     advantage: str | None = flag(
         None, "override the objective's normalisation", choices=("mean", "zscore", "sign")
     )
@@ -109,6 +111,8 @@ class Config:
             if type(value) not in kinds and not whole:
                 raise ValueError(f"{name} is {value!r}: it must be of type {item.type}")
             least, most = item.metadata["bounds"]
+            if value == "":  # as --data=$UNSET gives, which is not the default
+                raise ValueError(f"{name} is empty: give a value or leave it out")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: it must be finite")
             if isinstance(value, int | float) and not least <= value <= most:
@@ -118,6 +122,9 @@ class Config:
                 raise ValueError(f"{name} is {value}: it must be one of {', '.join(choices)}")
         if self.shard and (self.offload or self.alignment_every or self.lora_rank):
             raise ValueError("--shard excludes --offload, --alignment-every and --lora-rank")
+        if self.skip_first >= self.max_response_tokens:
+            raise ValueError(f"--skip-first {self.skip_first} leaves nothing of "
+                             f"--max-response-tokens {self.max_response_tokens}")  # fmt: skip
         losses = {name for phase in VARIANTS[self.variant] for name in phase}
         if self.prerl_coef is not None and all(OBJECTIVES[name].coef == 1 for name in losses):
             raise ValueError(f"--prerl-coef: {self.variant} has no loss that it scales")
@@ -195,7 +202,9 @@ def parse_args(argv, saved_settings=None):
         settings["lr"] = round(settings["lr"] * (10 if given.get("lora_rank") else 1), 9)
     settings |= given
     own = settings["model"] if settings["model"] in NAMED_WORLDS else "math"
-    settings["data"] = settings["data"] or own
+    settings["data"] = own if settings["data"] is None else settings["data"]
+    if "lora_alpha" in given and not settings["lora_rank"]:
+        raise ValueError("--lora-alpha: give --lora-rank too, the adapters that it scales")
     first, second = VARIANTS[settings["variant"]]
     if first == second:
         if "prerl_steps" in given:

@@ -255,9 +255,10 @@ def told(error):
 def reward_of(value):
     """A verifier's value, a number or a bool (numpy's and torch's too), as a float in [0, 1]."""
     reward = math.nan
-    if not isinstance(value, str | bytes):
-        with suppress(TypeError, ValueError):
-            reward = float(value)
+    with suppress(TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
+        plain = value.item() if hasattr(value, "item") else value
+        if not isinstance(plain, str | bytes | bytearray):
+            reward = float(plain)
     if not 0 <= reward <= 1:  # NaN fails too
         raise ValueError(f"it gives {value!r:.80}: it must lie in [0, 1]")
     return reward

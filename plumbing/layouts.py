@@ -11,6 +11,7 @@ Names of columns may be in capitals. A row without a question or a gold has "" t
 import ast
 import csv
 import json
+import math
 import random
 import re
 from contextlib import suppress
@@ -24,7 +25,7 @@ GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer
 CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index", *GOLDS)
 GPQA = ("correct_answer", "incorrect_answer_1", "incorrect_answer_2", "incorrect_answer_3")
 COLUMNS = {*QUESTIONS, *CHOICE_GOLDS, *GPQA, *"abcde", "reward_model", "solution", "options",
-           "choices", "kind", "error", "category", "cot_content"}  # fmt: skip
+           "choices", "kind", "error", "category", "cot_content", "instruction"}  # fmt: skip
 GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solution")  # of a dict
 NO_GOLDS = ("", "proof", "notfound", "not found")  # NuminaMath's, where there is no answer
 SHORT_SOLUTION = 10  # words: without a box, such a solution is itself the answer
@@ -78,12 +79,21 @@ def read_parquet(path, columns):
 
 def read_csv(path, columns):
     csv.field_size_limit(2**31 - 1)  # characters; a long solution passes the default
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            if None in row:  # a comma that is not quoted moves all that follows it
-                raise ValueError(f"line {reader.line_num} has more cells than the first line")
-            yield f" line {reader.line_num}", row
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)  # else an open quote takes in the rest
+            names = list(filter(None, reader.fieldnames or ()))
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two columns {', '.join(twice)}: one would hide the other")
+            for row in reader:
+                if None in row:  # a comma that is not quoted moves all that follows it
+                    raise ValueError(f"line {reader.line_num} has more cells than the first line")
+                yield f" line {reader.line_num}", row
+    except UnicodeDecodeError as error:  # its own position is that in a block of the file
+        with path.open("rb") as file:
+            line = next(i for i, line in enumerate(file, 1)
+                        if line.decode("utf-8", "ignore").encode() != line)  # fmt: skip
+        raise ValueError(f"line {line} is not utf-8: save the file as utf-8") from error
 
 
 def read_jsonl(path, columns):
@@ -101,7 +111,11 @@ def read_json(path, columns):
         yield from read_jsonl(path, columns)
         return
     if isinstance(rows, dict) and not set(QUESTIONS) & set(rows):
-        rows = next((value for value in rows.values() if isinstance(value, list)), rows)
+        lists = {name: value for name, value in rows.items()
+                 if isinstance(value, list) and value and isinstance(value[0], dict)}  # fmt: skip
+        if len(lists) > 1:
+            raise ValueError(f"it holds the lists {', '.join(lists)}: give a file of one")
+        rows = next(iter(lists.values()), rows)
     rows = rows if isinstance(rows, list) else [rows]
     yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
 
@@ -110,9 +124,10 @@ def read_json(path, columns):
 
 
 def clean(value):
-    """A value as a text that every tokenizer takes: None and NaN "", a lone surrogate "?"."""
+    """A value as a text that every tokenizer takes: None, NaN, inf "", a lone surrogate "?"."""
     value = value.decode("utf-8") if isinstance(value, bytes) else value  # of a parquet file
-    text = "" if value is None or value != value else str(value)
+    is_none = value is None or isinstance(value, float) and not math.isfinite(value)
+    text = "" if is_none else str(value)
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -143,6 +158,8 @@ def golds_of(value):
     value = unpacked(value)
     if isinstance(value, dict):
         keys = [key for key in GOLD_KEYS if key in value]
+        if not value:
+            return []
         if not keys and len(value) > 1:
             raise ValueError(f"a gold with {', '.join(value)}; expected one of {GOLD_KEYS}")
         return golds_of(value[(keys or list(value))[0]])
@@ -161,13 +178,17 @@ def options_of(row):
     if not given and {"A", "B", "C"} <= set(row):
         given = {letter: row.get(letter) for letter in "ABCDE"}
     if isinstance(given, dict) and isinstance(given.get("text"), list):
-        given = dict(zip(given.get("label") or LETTERS, given["text"], strict=False))
+        labels, texts = given.get("label") or LETTERS[: len(given["text"])], given["text"]
+        if len(labels) != len(texts):
+            raise ValueError(f"{len(texts)} options with {len(labels)} labels")
+        given = dict(zip(labels, texts, strict=True))
     elif isinstance(given, list) and len(given) <= len(LETTERS):
         given = [one.get("text") if isinstance(one, dict) else one for one in given]
         given = dict(zip(LETTERS, given, strict=False))
     if not isinstance(given, dict):
         raise ValueError(f"options {str(given)[:60]}: expected a list or an object, up to Z")
-    options = {str(key): clean(text) for key, text in given.items() if text not in (None, "N/A")}
+    there = {key: text for key, text in given.items() if text not in (None, "", "N/A")}
+    options = {str(key): clean(text) for key, text in there.items()}
     starts = {key: re.match(rf"\(?{re.escape(key)} ?[).:]\s*", options[key]) for key in options}
     if all(starts.values()):  # AQuA's "A)21"
         options = {key: text[starts[key].end() :] for key, text in options.items()}
@@ -184,10 +205,14 @@ def choice_of(gold, options):
         place = labels.index(text)
     elif text.casefold() in texts and isinstance(gold, str):
         place = texts.index(text.casefold())
-    elif letter := re.match(r"\(?([A-Za-z])(?:\W*$|[).:])", text):
-        place = LETTERS.index(letter[1].upper())
-    elif text.isdecimal():
-        place = int(text)
+    else:
+        letter = re.match(r"\(?([A-Za-z])(?:\W*$|[).:])", text)
+        if letter:
+            place = LETTERS.index(letter[1].upper())
+        elif text.isdecimal():
+            place = int(text)
+        if 0 <= place < len(LETTERS) and LETTERS[place] in labels:  # one before may be missing
+            place = labels.index(LETTERS[place])
     if not 0 <= place < len(options):
         raise ValueError(f"the answer {text[:60]!r} is none of its {len(options)} options")
     return LETTERS[place]
@@ -205,6 +230,7 @@ def gold_of(low, task):
         gold = ", ".join(map(str, low["final_answer"])).replace("$", "").strip().removesuffix(".")
         with suppress(ValueError, TypeError, KeyError):  # an error of "none" is no tolerance
             error = float(low["error"] or 0)
+            error = error if 0 <= error < math.inf else None
     if task.kind == "minerva":  # partly Python: np.arcsin(10/13), -3./2
         gold = re.sub(r"(\d)\./", r"\1/", str(gold or "").replace("np.", "\\"))
     return gold, error
@@ -222,6 +248,8 @@ def to_problem(row, task):
     if not there:
         raise ValueError(f"{columns} are no known layout; expected {task.columns}")
     question = question_of(next((low[name] for name in there if low[name]), None))
+    if there == ["input"] and low.get("instruction"):
+        question = f"{clean(low['instruction'])}\n\n{question}".strip()
     problem = {"problem": question, "answer": "", "alternatives": None, "kind": task.kind,
                "options": None, "error": None}  # fmt: skip
     if isinstance(verl := unpacked(low.get("reward_model")), dict):

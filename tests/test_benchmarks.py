@@ -314,6 +314,25 @@ def test_training_and_evaluation_that_share_problems_say_so(tmp_path, capsys):
     assert f"1 of 2 evaluation problems of {other} are in {own} too" in capsys.readouterr().out
 
 
+def test_few_problems_are_held_out_too(tmp_path, capsys):
+    """Bug: "the last 0 problems are held out", then an error; 8 problems for two processes too."""
+    own = write(tmp_path, "own.jsonl", sums(1, 2, 3))
+    problems, held_out = load_data(Config(data=str(own)), Prose(), 4096)
+    assert [one["answer"] for one in held_out] == ["6"] and len(problems) == 2
+    assert f"the last 1 problems of {own} are held out" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="leaves 0 problems to train on and 1 to evaluate on"):
+        load_data(Config(data=str(write(tmp_path, "one.jsonl", sums(1)))), Prose(), 4096)
+
+
+def test_a_copy_of_a_benchmark_is_given_as_the_advice_says(tmp_path):
+    """Bug: without a network, "give a copy, --data minerva=FILE", which no run took."""
+    file = write(tmp_path, "own.jsonl", [{"question": f"p{i}", "answer": f"{i}"} for i in range(5)])
+    problems, held_out = load_data(Config(data=f"minerva={file}"), Prose(), 4096)
+    assert {one["kind"] for one in problems + held_out} == {"minerva"} and len(held_out) == 1
+    with pytest.raises(ValueError, match="no file 'nowhere.jsonl'"):
+        load_problems("gsm8k=nowhere.jsonl")
+
+
 def test_a_held_out_problem_that_is_too_long_is_left_out(tmp_path, capsys):
     """Bug: the run stops at evaluation 0, without the name of a problem."""
     rows = [*sums(1, 2, 3), {"problem": "long " * 200, "answer": "1"}]

@@ -86,6 +86,10 @@ def test_flags_are_read_and_spelled_either_way():
      ("--lr 1e999", "--lr is inf"), ("--kv-cache-gb inf", "finite"), ("--kv-cache-gb nan", "finite"),
      ("--kv-cache-gb=-1", "at least 0"), ("--prerl-coef nan", "finite"),
      ("--prerl-coef=-inf", "finite"), ("--variant grpo --prerl-coef 1", "no loss"), ("--keep 0", "at least 1"),
+     ("--prerl-coef=-1", "--prerl-coef is -1.0: it must be at least 0"),
+     ("--data=", "--data is empty"), ("--out=", "--out is empty"), ("--eval-data=", "is empty"),
+     ("--skip-first 128", "--skip-first 128 leaves nothing of --max-response-tokens 128"),
+     ("--lora-alpha 64", "--lora-alpha: give --lora-rank"),
      ("--seed 99999999999999999999", "at most 1000000000000"), ("--save-every 0", "at least 1")],
 )  # fmt: skip
 def test_numbers_that_make_no_run_are_refused(capsys, words, message):

@@ -286,6 +286,15 @@ def test_a_verifier_that_fails_says_on_what(tmp_path, code, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", ['bytearray(b"1")', 'numpy.array("1")', 'numpy.str_("1")'])
+def test_a_text_is_no_reward(tmp_path, value):
+    """Bug: a text that is not a str counts as the number that it reads."""
+    file = tmp_path / "own.py"
+    file.write_text(f"import numpy\ndef f(problem, response):\n    return {value}\n")
+    with pytest.raises(ValueError, match="it must lie in"):
+        load_grader(f"{file}:f")([{"problem": "p"}], ["r"])
+
+
 def test_a_verifier_that_fails_now_and_then_is_told_once(tmp_path, capsys):
     """Bug: one response in ten thousand ends the run, and the resumed run ends there again."""
     check, counts = grader(tmp_path, f"{CHECK}return int(response)\n"), {}

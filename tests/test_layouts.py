@@ -257,7 +257,7 @@ FILES = [  # name, content; what the message must hold
      "cannot be read: .*latin.jsonl line 2: 'utf-8' codec"),
     ("wide.jsonl", '{"problem": "p", "answer": "4"}'.encode("utf-16"),
      "wide.jsonl line 1: 'utf-8' codec"),
-    ("wide.csv", "problem,answer\np,4\n".encode("utf-16"), "wide.csv: 'utf-8' codec"),
+    ("wide.csv", "problem,answer\np,4\n".encode("utf-16"), "wide.csv: line 1 is not utf-8"),
     ("wide.json", "[]".encode("utf-16"), "wide.json: 'utf-8' codec"),
     ("cut.json", b'[{"problem": "p"', "cannot be read: .*cut.json: "),
     ("deep.jsonl", b"[" * 100_000, "deep.jsonl"),
@@ -270,6 +270,16 @@ FILES = [  # name, content; what the message must hold
      "a.jsonl line 1: columns apple, pear .* expected problem, answer"),
     ("dict.jsonl", b'{"problem": "p", "answer": {"x": 1, "y": 2}}',
      "dict.jsonl line 1: a gold with x, y"),
+    ("twice.csv", b"problem,answer,answer\np,2,3\n", "twice.csv: .*two columns answer"),
+    ("open.csv", b'problem,answer\np,2\n"q,3\nr,4\n', "open.csv after line 2: unexpected end"),
+    ("both.json", b'{"train": [{"problem": "p"}], "test": [{"problem": "q"}]}',
+     "both.json: .*lists train, test: .*one"),
+    ("labels.jsonl", b'{"question": "q", "choices": {"text": ["u", "v", "w"], "label": ["A", "B"]},'
+     b' "answerKey": "B"}', "labels.jsonl line 1: 3 options with 2 labels"),
+    ("none.jsonl", b'{"problem": "p", "answer": {}}', "none.jsonl holds no problem"),
+    ("large.jsonl", b'{"problem": "p", "answer": 1e999}', "large.jsonl holds no problem"),
+    ("latin.csv", b"problem,answer\np,2\n" + "caf\u00e9,2\n".encode("latin-1"),
+     "latin.csv: line 3 is not utf-8"),
     ("half.jsonl", b'{"question": 1, "pear": 2}',
      "half.jsonl holds no problem with an answer: expected problem, answer"),
 ]  # fmt: skip
@@ -290,6 +300,36 @@ def test_a_comma_without_quotes_is_told(tmp_path):
     file.write_text("problem,answer\nx,3\nWhat is 1,000 + 1?,1001\n")
     with pytest.raises(ValueError, match=r"a\.csv.*line 3"):
         load_problems(file)
+
+
+def test_the_list_of_rows_is_found_behind_others(tmp_path):
+    """Bug: {"authors": ["me"], "examples": [...]} is read as the list of authors."""
+    path = tmp_path / "a.json"
+    path.write_text('{"authors": ["me"], "examples": [{"problem": "p", "answer": "4"}]}')
+    assert [one["answer"] for one in load_problems(path)] == ["4"]
+
+
+@pytest.mark.parametrize("options, gold, text", [
+    ([None, "y", "z"], 1, "y"), ([None, "y", "z"], "(b)", "y"), (["x", None, "z"], "c.", "z"),
+    (["x", "y", ""], "B", "y"),
+])  # fmt: skip
+def test_an_option_that_is_missing_moves_no_gold(tmp_path, options, gold, text):
+    """Bug: without the first option, the gold 1 or (b) is the third; "" is shown as an option."""
+    found = read({"question": "p", "choices": options, "answer": gold}, tmp_path)
+    assert found["options"][ord(found["answer"]) - ord("A")] == text and "" not in found["options"]
+
+
+@pytest.mark.parametrize("error", [-1, "inf", "nan"])
+def test_a_tolerance_that_is_none_is_left_out(tmp_path, error):
+    """Bug: with an error of "inf" every number is right."""
+    found = read({"question": "p", "final_answer": ["2"], "error": error}, tmp_path)
+    assert (found["kind"], found["error"]) == ("math", None)
+
+
+def test_an_instruction_stands_before_its_input(tmp_path):
+    """Bug: of {"instruction": "Solve.", "input": "x + 1 = 2"} a model sees the input alone."""
+    row = {"instruction": "Solve.", "input": "x + 1 = 2", "answer": "1"}
+    assert read(row, tmp_path)["problem"] == "Solve.\n\nx + 1 = 2"
 
 
 def test_bytes_of_a_parquet_file_are_text(tmp_path):

@@ -642,6 +642,8 @@ def test_command_line():
     assert "0.5 (box)" in shown and "ground truth" in shown and "right (same value)" in shown
     assert "not right (truncated)" in run(r"\boxed{5", "5")
     assert "FAIL" not in run()
+    assert "right (equal as text only)" in run("((((", "((((")
+    assert "right (same text)" in run("1/2", "1/2") and "right (strict)" in run("(", "(", "--strict")
 
 
 # --------------------------------------------------------------------------------------------------
