@@ -292,8 +292,9 @@ def load(config, device):
 def start(config):
     """A run from its flags to its summary."""
     if config.dry_run:
-        saved = resume.newest_whole(Path(config.out)) if config.resume else config
-        return dry_run(replace(config, model=saved.model), load, sample, update, prompts_of)
+        saved = resume.where_to_go_on(Path(config.out), dry_run=True) if config.resume else None
+        config = replace(config, model=(saved or config).model)
+        return dry_run(config, load, sample, update, prompts_of)
     if config.export:
         return resume.export(config.out, config.export)
     device = processes.join_processes(config)

@@ -18,7 +18,8 @@ import transformers
 from plumbing.benchmarks import TASKS, load_problems, task_of
 from plumbing.checkpoints import best_device, load_model
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, rounded, summarize
-from plumbing.files import append_line, lock_folder, read_json, read_lines, write_json, write_lines
+from plumbing.files import NUMBER, append_line, check_record, lock_folder, read_json, read_lines
+from plumbing.files import write_json, write_lines
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import describe_template, encode_prompt
 from plumbing.records import report_errors
@@ -27,6 +28,8 @@ __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "
 
 MAX_NEW_TOKENS = 8192  # the response limit of the paper's training
 ROWS_PER_CALL = 512  # responses sampled together, then saved
+ROW = {"sample": int, "problem": str, "answer": str | None, "correct": NUMBER, "finished": bool,
+       "tokens": int, "reflection": int, "transition": int}  # what `summarize` reads  # fmt: skip
 
 
 def run_task(model, tokenizer, name, problems, args, path):
@@ -44,9 +47,12 @@ def run_task(model, tokenizer, name, problems, args, path):
             f"of the model's {most}; {sum(room < 1 for room in rooms)} leave none"
         )
     recorded = read_lines(path)
+    for number, row in enumerate(recorded, 1):
+        check_record(f"{path}, line {number}", row, ROW)
     write_lines(path, recorded)  # without a last line that a kill cut short
     rows = [row for row in recorded if row.get("task") == name][: k * len(problems)]
-    if any(row.get("problem") != problems[i // k]["problem"] for i, row in enumerate(rows)):
+    expected = [(problem["problem"], sample) for problem in problems for sample in range(k)]
+    if [(row["problem"], row["sample"]) for row in rows] != expected[: len(rows)]:
         raise ValueError(f"{path} holds responses to other problems of {name}: give another --out")
     start, tokens, size = time.perf_counter(), 0, max(1, ROWS_PER_CALL // k)
     for first in range(len(rows) // k, len(problems), size):
@@ -80,9 +86,9 @@ def read_results(path):
         for summary in results["tasks"].values():
             sum(summary[name] for name in ("problems", "k", "avg_at_k", "avg_at_k_se"))
             sum(int(size) + share for size, share in summary["pass_at_k"].items())
-            dict(summary["sampling"]), dict(summary["thoughts"])
+            dict(**summary["sampling"]), dict(**summary["thoughts"])
         return {"settings": dict(results["settings"]), "tasks": results["tasks"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): give another --out") from error
 
 
@@ -92,7 +98,11 @@ def compare(folders, picture):
 
     runs_of = {}  # task -> {folder: summary}
     for folder in folders:
-        for task, summary in read_results(Path(folder) / "results.json")["tasks"].items():
+        file, trained = Path(folder, "results.json"), ("metrics.jsonl", "trainer.json")
+        if not file.exists() and any(Path(folder, name).exists() for name in trained):
+            advice = "give what eval.py --model CHECKPOINT --tasks ... --out NEW makes of it"
+            raise ValueError(f"--compare {folder}: that is of a training run; {advice}")
+        for task, summary in read_results(file)["tasks"].items():
             runs_of.setdefault(task, {})[folder] = summary
     if not runs_of:
         raise ValueError(f"{', '.join(folders)}: no task of these runs is finished")
@@ -103,13 +113,13 @@ def compare(folders, picture):
             error = f"+- {summary['avg_at_k_se']:.4f} over {summary['problems']} problems"
             print(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
             sizes, values = list(map(int, summary["pass_at_k"])), summary["pass_at_k"].values()
-            axis.plot(sizes, list(values), marker="o", label=folder)
+            axis.plot(sizes, list(values), marker="o", label=str(folder).replace("$", r"\$"))
         settings = [one["sampling"] | {"problems": one["problems"]} for one in runs.values()]
         for key in dict.fromkeys(key for one in settings for key in one):
             values = [str(one.get(key)) for one in settings]
             if len(set(values)) > 1:
                 print(f"{task}: not alike: {key} is {', '.join(values)}")
-        axis.set(title=task, xlabel="k", ylabel="pass@k", ylim=(0, 1))
+        axis.set(title=task.replace("$", r"\$"), xlabel="k", ylabel="pass@k", ylim=(0, 1))
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.legend(fontsize="small")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from model import CausalLM, whole
 from plumbing import lora
-from plumbing.files import is_plain_name, read_json, write_json
+from plumbing.files import NUMBER, check_record, is_plain_name, read_json, write_json
 from plumbing.hub import MODELS, fetch_folder, resolve_model  # noqa: F401, public here
 from plumbing.processes import part_of, world_size
 
@@ -28,6 +28,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no inpu
 # What the peft library offers beside plain LoRA
 UNKNOWN_LORA = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save",
                 "fan_in_fan_out", "lora_bias")  # fmt: skip
+HALVES = ("lora_A", "lora_B")  # of a layer's adapter
 PEFT_PREFIX = "base_model.model."  # the peft library wraps the model twice
 # What a config of wrong numbers or types raises where it is used
 WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -53,6 +54,8 @@ def load_config(folder):
     from transformers import AutoConfig
 
     kind = read_json(folder / "config.json").get("model_type")
+    if kind is None and any(folder.glob("checkpoint-*")):
+        raise ValueError(f"it is of a run, not of a model: give {folder}/checkpoint-N")
     if kind not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ValueError(f"this model is not supported: model_type {kind!r} (supported: {known})")
@@ -270,12 +273,12 @@ def read_adapters(folder):
     if not file.is_file():
         return {}
     settings = read_json(file)
-    needs = {"base_model_name_or_path": str, "r": int, "lora_alpha": int | float}
-    wrong = [name for name in needs if not isinstance(settings.get(name), needs[name])]
-    wrong += [name for name in UNKNOWN_LORA if settings.get(name)]
-    if wrong or settings["r"] < 1:
+    needs = {"base_model_name_or_path": str, "r": int, "lora_alpha": NUMBER}
+    check_record(f"{file} cannot be used", settings, needs)
+    wrong = [name for name in UNKNOWN_LORA if settings.get(name)]
+    if wrong or not 0 < settings["r"] < 2**16:
         name = (wrong or ["r"])[0]
-        raise ValueError(f"{file} cannot be used: {name} is {settings.get(name)!r}")
+        raise ValueError(f"{file} cannot be used: {name} is {settings[name]!r}")
     if Path(settings["base_model_name_or_path"], file.name).is_file():
         raise ValueError(f"{file} cannot be used: its base is no whole model, but adapters too")
     return settings
@@ -283,7 +286,14 @@ def read_adapters(folder):
 
 def fill_adapters(model, folder):
     file, parameters = folder / "adapter_model.safetensors", dict(model.named_parameters())
-    for key, tensor in load_file(file).items():
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or cut short ({error})") from error
+    a, b = ({key.replace(half, "") for key in tensors if half in key} for half in HALVES)
+    if not a or a != b:  # with one of them alone a layer is as in the base
+        raise ValueError(f"{file} lacks adapters: a layer needs {' and '.join(HALVES)}")
+    for key, tensor in tensors.items():
         fill(parameters.get(key.removeprefix(PEFT_PREFIX)), key, tensor, file)
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from plumbing.console import say
 from plumbing.processes import rank
 
+NUMBER = int | float
 TEXT = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}  # JSON knows \ud800
 
 
@@ -28,6 +29,8 @@ def lock_folder(folder, names):
     for name in (".lock", *names, *(f"{name}.partial" for name in names)):
         if (folder / name).is_symlink():
             raise ValueError(f"{folder / name} is a link, and may lead out of {folder}: remove it")
+        if (folder / name).is_dir() and not name.startswith("checkpoint-"):
+            raise ValueError(f"{folder / name} is a folder, in the place of a file: move it away")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
@@ -97,11 +100,20 @@ def read_lines(file):
     for number, line in enumerate(data.split(b"\n")[:-1], 1):  # a text may hold other separators
         try:
             records.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}, line {number}: not a record ({error})") from error
         if not isinstance(records[-1], dict):
             raise ValueError(f"{file}, line {number}: not a record, but {records[-1]!r}")
     return records
+
+
+def check_record(place, record, kinds):
+    """Raise ValueError, naming the place, where a record does not hold {name: type}, finite."""
+    for name, kind in kinds.items():
+        value = record.get(name, ...)
+        finite = not isinstance(value, NUMBER) or abs(value) < 1e300  # an int may be larger
+        if not isinstance(value, kind) or not finite or kind is int and value is True:
+            raise ValueError(f"{place}: {name} is {record.get(name)!r}")
 
 
 @contextmanager

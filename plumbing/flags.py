@@ -186,6 +186,8 @@ def parse_args(argv, saved_settings=None):
     # --group_size is right too
     hyphens = [re.sub("^--[^=]+", lambda match: match[0].replace("_", "-"), word) for word in argv]
     given = vars(parser.parse_args(hyphens))
+    for name in [name for name, value in given.items() if value == ""]:  # such as "$UNSET"
+        refuse(f"{flag_of(name)} is empty")
     settings = {item.name: item.default for item in fields(Config)}
     if given.get("resume") and saved_settings:
         before = saved_settings(given.get("out", settings["out"]))

@@ -98,12 +98,14 @@ def draw_tokens(title, tokens, bands, path):
             number = f"{value:+.2f}" if depth > 0.85 * SMALL else ""
             axis.text(column + 0.5, top + 0.47, number if place else token, ha="center",
                       va="center", fontsize=9,
-                      color="white" if depth > 0.5 else "black", family="monospace")  # fmt: skip
+                      color="white" if depth > 0.5 else "black", family="monospace",
+                      parse_math=False)  # fmt: skip
         for line in range(lines):
             axis.text(-0.1, 4 * line + place + 0.47, name, ha="right", va="center", fontsize=10)
     axis.set(xlim=(0, PER_LINE), ylim=(4 * lines - 1, 0))
     axis.axis("off")
-    figure.text(0.11, 1 - 0.1 / height, f"{title[:90]}\n{LEGEND}", va="top", fontsize=10)
+    figure.text(0.11, 1 - 0.1 / height, f"{title[:90]}\n{LEGEND}", va="top", fontsize=10,
+                parse_math=False)  # a lone $, or LaTeX that matplotlib lacks  # fmt: skip
     figure.savefig(path, dpi=110)
 
 

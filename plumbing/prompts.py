@@ -37,17 +37,18 @@ def render(tokenizer, turns, is_prompt=True):
 
     Raises ValueError where the template refuses it.
     """
-    from jinja2 import TemplateError  # Transformers imports it only where it renders.
-
     template = None  # Of several templates the tokenizer takes its default.
     if isinstance(own := tokenizer.chat_template, str):
         template = DATE_CALL.sub(lambda call: f"'{DATE.strftime(call[2])}'", own)
     try:
-        return tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=is_prompt, enable_thinking=False,
             date_string=DATE.strftime("%d %b %Y"), chat_template=template,
         )  # fmt: skip
-    except (TemplateError, TypeError) as error:
+        if not text:
+            raise ValueError("it writes nothing")
+        return text
+    except Exception as error:  # a template is a program, in a sandbox: it may raise anything
         roles = ", ".join(turn["role"] for turn in turns)
         raise ValueError(
             f"the chat template cannot write the turns {roles} ({error}): mend or remove it"
@@ -120,6 +121,6 @@ def start_token_of(tokenizer):
     """
     token = tokenizer.bos_token_id
     if token is None and tokenizer.chat_template:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        text = render(tokenizer, [{"role": "user", "content": "x"}])
         token = tokenizer(text, add_special_tokens=False).input_ids[0]
     return tokenizer.eos_token_id if token is None else token

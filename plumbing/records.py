@@ -29,7 +29,7 @@ from tqdm import tqdm
 from model import CausalLM
 from plumbing.console import printable, say
 from plumbing.evaluation import count_thoughts
-from plumbing.files import append_line, read_lines, write_json
+from plumbing.files import NUMBER, append_line, check_record, read_lines, write_json
 from plumbing.flags import VARIANTS, Config
 from plumbing.plan import Fit
 from plumbing.processes import rank, world_size
@@ -51,7 +51,6 @@ PANELS = {  # of curves.png: metrics of updates and of evaluations
     "thoughts per response": ("reflection", "transition"),
     "nats per token": ("entropy", "logprob_conditional", "logprob_marginal"),
 }
-NUMBER = int | float
 DRAWN = [name for names in PANELS.values() for name in names]
 FIGURES = ("avg_at_k", "avg_at_k_se", "pass_at_k", "reflection", "transition", "length")
 KINDS = {  # what a record that has the first name, or is of that file, must hold
@@ -263,9 +262,7 @@ def read_records(file):
         kinds = {"step": int} | {name: NUMBER | None for name in DRAWN if name in record}
         for name in KINDS:
             kinds |= KINDS[name] if name in record or name == file.name else {}
-        for name, kind in kinds.items():
-            if not isinstance(record.get(name), kind):
-                raise ValueError(f"{file}, line {number}: {name} is {record.get(name)!r}")
+        check_record(f"{file}, line {number}", record, kinds)
     return records
 
 

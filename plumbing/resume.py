@@ -159,12 +159,12 @@ def read_checkpoints(folder):
     return [one for one in found if one.run == run], others
 
 
-def where_to_go_on(folder):
+def where_to_go_on(folder, dry_run=False):
     """The newest whole Checkpoint; None of a run that was ended before its first, to begin anew."""
-    if checkpoints(folder):
+    if checkpoints(folder) or not run_of(folder):
         return newest_whole(folder)
     say(f"{folder} has no checkpoint yet: its run begins anew")
-    if rank() == 0:
+    if rank() == 0 and not dry_run:
         cut_back(folder, 0)
     return None
 
@@ -178,7 +178,9 @@ def newest_whole(folder):
                 say(f"{reason}: not used")
             return checkpoint
         others.append(f"{checkpoint.path} is damaged ({', '.join(damaged)})")
-    raise ValueError(f"--resume: no checkpoint in {folder} is whole ({'; '.join(others)})")
+    if not others:
+        raise ValueError(f"{folder} has no checkpoint")
+    raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(others)})")
 
 
 def saved_settings(out):

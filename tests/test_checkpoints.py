@@ -311,16 +311,32 @@ def test_an_index_maps_tensors_to_files(value, shards):
     {"r": None}, {"r": "8"}, {"r": 0}, {"r": -1}, {"lora_alpha": None}, {"lora_alpha": "x"},
     {"base_model_name_or_path": None}, {"base_model_name_or_path": 3}, {"use_dora": True},
     {"use_rslora": True}, {"rank_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]},
+    {"r": True}, {"r": 10**12}, {"lora_alpha": float("nan")},
     {"base_model_name_or_path": "itself"}, {"base_model_name_or_path": "/nowhere/at/all"},
 ])  # fmt: skip
 def test_adapters_that_are_not_plain_ones_are_refused(changes, folder, tmp_path):
-    """Bug: KeyError, RecursionError of a folder whose base is itself, rsLoRA at LoRA's scale."""
+    """Bug: KeyError, RecursionError of a folder whose base is itself, rsLoRA at LoRA's scale; the
+    base in silence where the file has no adapters, or one of two.
+    """
     adapters = tmp_path / "adapters"
     adapters.mkdir()
     settings = {"base_model_name_or_path": str(folder), "r": 2, "lora_alpha": 4}
-    save_file({}, adapters / "adapter_model.safetensors")
+    file, name = adapters / "adapter_model.safetensors", "model.layers.0.mlp.up_proj"
+    out_size, in_size = load_model(str(folder))[0].get_submodule(name).weight.shape
+    pair = {f"{name}.lora_A.weight": torch.ones(2, in_size),
+            f"{name}.lora_B.weight": torch.ones(out_size, 2)}  # fmt: skip
     (adapters / "adapter_config.json").write_text(json.dumps(settings))
+    for part in ({}, dict(list(pair.items())[:1]), dict(list(pair.items())[1:]), pair):
+        save_file(part, file)
+        if part is not pair:
+            with pytest.raises(ValueError, match="lacks adapters"):
+                load_model(str(adapters))
     load_model(str(adapters))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="is damaged or cut short"):
+        load_model(str(adapters))
+    file.write_bytes(whole)
     found = settings | changes
     if found["base_model_name_or_path"] == "itself":
         found["base_model_name_or_path"] = str(adapters)

@@ -228,16 +228,40 @@ def test_demo_runs(capsys):
 
 
 @pytest.mark.parametrize("edit", [{"k": "8"}, {"avg_at_k": None}, {"pass_at_k": {"x": 1}},
-                                  {"sampling": 3}, {"problems": []}])  # fmt: skip
+                                  {"sampling": 3}, {"sampling": []}, {"problems": []},
+                                  {"avg_at_k": 10**400}])  # fmt: skip
 def test_an_edited_results_file_is_named(tmp_path, edit):
     """Bug: --compare ends in a traceback on results of the right keys and wrong types."""
+    folder = tmp_path / "a$b_{$"  # no formula
+    folder.mkdir()
     summary = {"problems": 1, "k": 8, "avg_at_k": 0.5, "avg_at_k_se": 0.1, "thoughts": {},
                "pass_at_k": {"1": 0.5}, "sampling": {}}  # fmt: skip
-    file = tmp_path / "results.json"
+    file = folder / "results.json"
     for more in ({}, edit):
-        file.write_text(json.dumps({"settings": {}, "tasks": {"a": summary | more}}))
+        file.write_text(json.dumps({"settings": {}, "tasks": {"$_{$": summary | more}}))
         if more:
             with pytest.raises(ValueError, match="results.json is damaged"):
-                benchmarks.compare([tmp_path], tmp_path / "a.png")
+                benchmarks.compare([folder], tmp_path / "a.png")
         else:
-            benchmarks.compare([tmp_path], tmp_path / "a.png")
+            benchmarks.compare([str(folder)], tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("edit", [{"correct": "yes"}, {"correct": None}, {"tokens": None},
+                                  {"answer": 5}, {"finished": 1}, {"sample": 1}])  # fmt: skip
+def test_an_edited_response_is_named(stub, tmp_path, capsys, edit):
+    """Bug: a traceback, or other figures in silence, where a run goes on from edited responses."""
+    run, _ = stub
+    assert run() == 0
+    file = tmp_path / "out/responses.jsonl"
+    rows = files.read_lines(file)
+    files.write_lines(file, [rows[0] | edit, *rows[1:]])
+    assert run() == 2 and "responses.jsonl" in capsys.readouterr().err
+
+
+def test_a_folder_of_training_is_named(finished, tmp_path, capsys):
+    """Bug: "has no results.json", "model_type None": what to do with a run's folder is not said."""
+    for folder in (finished, finished / "checkpoint-4"):
+        assert benchmarks.main(["--compare", str(folder)]) == 2
+        assert "eval.py --model CHECKPOINT" in capsys.readouterr().err
+    words = ["--model", str(finished), "--tasks", "tiny", "--out", str(tmp_path)]
+    assert benchmarks.main(words) == 2 and f"{finished}/checkpoint-N" in capsys.readouterr().err

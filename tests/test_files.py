@@ -86,6 +86,10 @@ def test_a_folder_is_held_by_one(tmp_path, capsys):
                 pass
         (folder / name).unlink()
     assert not (tmp_path / "precious").exists()
+    (folder / "results.json").mkdir()  # as a file it could be written at the end of hours only
+    with pytest.raises(ValueError, match="results.json is a folder"):
+        with files.lock_folder(folder, ["results.json"]):
+            pass
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file/below", "/proc/nothing"):
         with pytest.raises(ValueError, match="cannot write to"):
@@ -93,3 +97,10 @@ def test_a_folder_is_held_by_one(tmp_path, capsys):
                 pass
     sources = [*ROOT.glob("*.py"), *ROOT.glob("plumbing/*.py")]
     assert not [path for path in sources if "fcntl" in path.read_text()]
+
+
+def test_a_line_of_too_many_brackets_is_named(tmp_path):
+    """Bug: RecursionError."""
+    (tmp_path / "a.jsonl").write_text("[" * 100_000 + "]" * 100_000 + "\n")
+    with pytest.raises(ValueError, match="a.jsonl, line 1"):
+        files.read_lines(tmp_path / "a.jsonl")

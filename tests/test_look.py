@@ -42,3 +42,6 @@ def test_a_response_token_by_token(world, tmp_path):
     assert torch.allclose(torch.tensor(bands["question"]), expected, atol=1e-4)
     draw_tokens(problem["problem"], tokens, bands, tmp_path / "tokens.png")
     assert (tmp_path / "tokens.png").stat().st_size > 5000
+    tokens[:2], title = ("$$", "$\\x$"), r"$\begin{array}{c}x\end{array}$ of $\dfrac{1}{2}$"
+    draw_tokens(title, tokens, bands, tmp_path / "mathematics.png")  # what matplotlib cannot set
+    assert (tmp_path / "mathematics.png").stat().st_size > 5000

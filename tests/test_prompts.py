@@ -99,7 +99,8 @@ def test_without_a_system_turn_the_user_turn_has_the_instruction(template):
 
 def test_a_template_that_writes_no_user_turn_says_so():
     """Bug: a traceback of jinja2 for a template of other roles, or one with a mistake in it."""
-    for template in ("{{ raise_exception('tools only') }}", "{% if %}",
+    for template in ("{{ raise_exception('tools only') }}", "{% if %}", "{{ 1 / 0 }}", "{{ '' }}",
+                     "{% for i in range(10**9) %}{% endfor %}", "{{ 'a'.index('b') }}",
                      "{{ messages[5]['content'] + 1 }}"):
         with pytest.raises(ValueError, match="chat template cannot write the turns user") as error:
             encode_prompt(make_tokenizer(template), MATH)
@@ -175,7 +176,7 @@ def test_start_token_order():
     class Tokenizer:
         bos_token_id, eos_token_id, chat_template = None, 9, None
 
-        def apply_chat_template(self, messages, tokenize):
+        def apply_chat_template(self, messages, tokenize, **how):
             return "<|im_start|>user\nx"
 
         def __call__(self, text, add_special_tokens):

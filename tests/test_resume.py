@@ -515,7 +515,9 @@ def test_export_is_a_plain_folder_in_bfloat16(copy, tmp_path, capsys):
     assert "after 3 updates" in capsys.readouterr().out and content(copy) == before
     assert dsrl.main(words) == 2 and "there already" in capsys.readouterr().err
     assert dsrl.main(["--out", str(tmp_path), "--export", f"{tmp_path}/x"]) == 2
-    assert "no checkpoint" in capsys.readouterr().err
+    assert f"error: {tmp_path} has no checkpoint\n" == capsys.readouterr().err
+    assert dsrl.main(["--out", f"{tmp_path}/new", "--export", ""]) == 2  # it began a run
+    assert "--export is empty" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
 def test_a_run_of_before_runs_had_names_goes_on(world, finished, tmp_path, capsys):
@@ -535,3 +537,14 @@ def test_a_run_of_before_runs_had_names_goes_on(world, finished, tmp_path, capsy
     assert resume.as_of_now(old)["config"] == {
         "model": "tiny-old", "data": "tiny-old", "eval_data": None
     }
+
+
+def test_a_dry_run_of_what_has_no_checkpoint_yet(copy, tmp_path, capsys):
+    """Bug: what --resume would begin anew has no plan; a plan of the defaults for no run at all."""
+    for _, path in resume.checkpoints(copy):
+        shutil.rmtree(path)
+    before = content(copy)
+    assert dsrl.main(["--out", str(copy), "--resume", "--dry-run"]) == 0
+    assert '"group_size": 4' in capsys.readouterr().out and content(copy) == before
+    assert dsrl.main(["--out", f"{tmp_path}/new", "--resume", "--dry-run"]) == 2
+    assert "has no checkpoint" in capsys.readouterr().err
