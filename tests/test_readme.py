@@ -121,7 +121,7 @@ def test_forks_apply_and_run(tmp_path, world):
     """Bug: an ablation shown as a diff that no longer fits the code, breaks it, changes one of the
     two forms of the update alone, or nothing.
     """
-    diffs, texts = DIFFS.findall(README), []
+    diffs, running, texts = DIFFS.findall(README), {}, []
     assert len(diffs) == 4
     for number, diff in enumerate(["", *diffs]):
         fork = tmp_path / str(number)
@@ -137,9 +137,12 @@ def test_forks_apply_and_run(tmp_path, world):
             assert ended.returncode == 0, ended.stderr
         flags = ["--updates-per-rollout", "2", "--prerl-steps", "1", "--steps", "2"]
         words = [sys.executable, "-c", FORKED, *arguments(world, fork / "out", *flags)]
-        ended = subprocess.run(words, cwd=fork, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        running[fork] = subprocess.Popen(words, cwd=fork, **pipes)  # all at the same time
+    for fork, process in running.items():
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
         updates = (fork / "out/metrics.jsonl").read_text().splitlines()
         norms = [json.loads(line).get("grad_norm") for line in updates]
-        texts.append(ended.stdout.splitlines()[-1] + str([norm for norm in norms if norm]))
+        texts.append(output.splitlines()[-1] + str([norm for norm in norms if norm]))
     assert len(set(texts)) == len(texts), "a fork pushes as another does"
