@@ -375,24 +375,26 @@ def part_tables(part, results):
 
 
 def difference_table(part, results, steps):
-    """The first variant minus each other, pair by pair: same base, same seed."""
-    (first, *others), rows = part.variants, []
+    """The first variant minus each other, pair by pair: same base, same seed. Two tables."""
+    (first, *others), rows, apart = part.variants, [], []
     for other in others:
         pairs = pairs_of(part, results, [first, other])
         if not pairs:
             continue
-        for key in ("avg_at_k", "pass_at_k"):
-            cells = [show_difference(differences(pairs, step, key)) for step in steps]
-            rows.append([f"{first} - {other}, {key}", *cells, ""])
-        rows[-2][-1] = show_difference([equal_tokens(*pair) for pair in pairs])
+        cells = [show_difference(differences(pairs, step)) for step in steps]
+        tokens = show_difference([equal_tokens(*pair) for pair in pairs])
+        rows.append([f"{first} - {other}, avg_at_k", *cells, tokens])
+        cells = [show(base_means(pairs, step), "+.3f") for step in steps]
+        rows.append(["the same over the means of the bases", *cells, ""])
+        cells = [show_difference(differences(pairs, step, "pass_at_k")) for step in steps]
+        apart.append([f"{first} - {other}, pass_at_k", *cells])
         for base in dict.fromkeys(ours["base"] for ours, _ in pairs):
             own = [pair for pair in pairs if pair[0]["base"] == base]
             cells = [show(differences(own, step), "+.3f") for step in steps]
-            rows.append([f"of base {base} alone, avg_at_k", *cells, ""])
-        cells = [show(base_means(pairs, step), "+.3f") for step in steps]
-        rows.append(["over the means of the bases, avg_at_k", *cells, ""])
-    heading = ["", *map(str, steps), "at equal tokens"]
-    return table(f"{part.title}: paired differences (positive of all)", heading, rows)
+            apart.append([f"{first} - {other}, avg_at_k, base {base}", *cells])
+    heading, title = ["", *map(str, steps)], f"{part.title}: paired differences"
+    return (table(f"{title} (positive of all)", [*heading, "at equal tokens"], rows)
+            + table(f"{title} of pass@8, and by base", heading, apart))  # fmt: skip
 
 
 def equal_tokens(ours, theirs):
