@@ -391,7 +391,7 @@ def difference_table(part, results, steps):
         for base in dict.fromkeys(ours["base"] for ours, _ in pairs):
             own = [pair for pair in pairs if pair[0]["base"] == base]
             cells = [show(differences(own, step), "+.3f") for step in steps]
-            apart.append([f"{first} - {other}, avg_at_k, base {base}", *cells])
+            apart.append([f"base {base}: {first} - {other}, avg_at_k", *cells])
     heading, title = ["", *map(str, steps)], f"{part.title}: paired differences"
     return (table(f"{title} (positive of all)", [*heading, "at equal tokens"], rows)
             + table(f"{title} of pass@8, and by base", heading, apart))  # fmt: skip
