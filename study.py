@@ -20,13 +20,14 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise, product
+from itertools import groupby, pairwise, product
 from math import inf
 from pathlib import Path
 
 from tqdm import tqdm
 
 from plumbing.alignment import alignment_by_probability, gradient_alignment
+from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
 from plumbing.evaluation import rounded
 from plumbing.files import append_line, read_json, read_lines, write_lines
@@ -120,8 +121,9 @@ GRID = {f"GRPO, lr {rate}": f"{GRPO} --lr {rate}" for rate in RATES} | {
     f"{name}, {count} of warm-up, lr {rate}": f"{flags} --prerl-steps {count} --lr {rate}".strip()
     for name, flags in (("DSRL", ""), ("twin", "--variant twin"))
     for count in (10, 20) for rate in RATES
-} | {f"GRPO, rank 8, lr {rate}": f"{GRPO} --lora-rank 8 --lr {rate}" for rate in ("1e-3", "2e-3")}
-# fmt: skip
+} | {
+    f"GRPO, rank 8, lr {rate}": f"{GRPO} --lora-rank 8 --lr {rate}" for rate in ("1e-3", "2e-3")
+}  # fmt: skip
 CONTROLS = {
     "DSRL": DSRL, "prompt shuffled": f"{DSRL}|shuffled", "PreRL, then GRPO":
     "--variant prerl-grpo --prerl-steps 20", "twin": TWIN, "GRPO": GRPO,
@@ -240,14 +242,13 @@ def run_parts(parts, path, jobs):
 
 def align(path):
     """Measure what the results lack of the bases of worlds D, M and old: the cosine of
-    grad log P(y) and grad log P(y | x), of the whole model, by position and by probability.
-    """
+    grad log P(y) and grad log P(y | x), of the whole model, by position and by probability."""
     done = {(line["world"], line["base"]) for line in read_lines(path) if "alignment" in line}
     wanted = product(("tiny", "tiny-m", "tiny-old"), (0, 1, 2))
     for world, base in [pair for pair in wanted if pair not in done]:
         folder = build(seed=base, quiet=True, world=WORLDS[world])
         model, tokenizer = load_model(folder)
-        sample = sampled(model, tokenizer, f"{folder}/test.jsonl")
+        sample = sampled(model, tokenizer, load_problems(f"{folder}/test.jsonl", limit=16))
         found = gradient_alignment(model, *sample) | alignment_by_probability(model, *sample)
         append_line(path, {"alignment": found, "world": world, "base": base})
 
@@ -304,13 +305,6 @@ def verdict(values, sign):
 def differences(pairs, step, key="avg_at_k"):
     """Of a figure after `step` updates, in each pair of records."""
     return [at(ours, step, key) - at(theirs, step, key) for ours, theirs in pairs]
-
-
-def base_means(pairs, step):
-    """The mean difference of Avg@8 in each base; runs of one base are not independent."""
-    bases = dict.fromkeys(ours["base"] for ours, _ in pairs)
-    return [statistics.fmean(differences([pair for pair in pairs if pair[0]["base"] == base], step))
-            for base in bases]  # fmt: skip
 
 
 def table(title, heading, rows):
@@ -384,12 +378,14 @@ def difference_table(part, results, steps):
         cells = [show_difference(differences(pairs, step)) for step in steps]
         tokens = show_difference([equal_tokens(*pair) for pair in pairs])
         rows.append([f"{first} - {other}, avg_at_k", *cells, tokens])
-        cells = [show(base_means(pairs, step), "+.3f") for step in steps]
+        # Pairs of one base are neighbours; they are not independent.
+        bases = {base: list(own) for base, own in groupby(pairs, lambda pair: pair[0]["base"])}
+        cells = [show([statistics.fmean(differences(own, step)) for own in bases.values()], "+.3f")
+                 for step in steps]  # fmt: skip
         rows.append(["the same over the means of the bases", *cells, ""])
         cells = [show_difference(differences(pairs, step, "pass_at_k")) for step in steps]
         apart.append([f"{first} - {other}, pass_at_k", *cells])
-        for base in dict.fromkeys(ours["base"] for ours, _ in pairs):
-            own = [pair for pair in pairs if pair[0]["base"] == base]
+        for base, own in bases.items():
             cells = [show(differences(own, step), "+.3f") for step in steps]
             apart.append([f"base {base}: {first} - {other}, avg_at_k", *cells])
     heading, title = ["", *map(str, steps)], f"{part.title}: paired differences"
@@ -473,8 +469,10 @@ def draw(part, results, path):
              differences([(row[0], row[column]) for row in rows], step), -1, 1)  # fmt: skip
     last.axhline(0, color="black", linewidth=0.8)
     last.set(title=f"Avg@8: differences in {len(rows)} pairs of runs")
+    switch = re.search(r"--prerl-steps (\d+)", part.variants[names[0]])
     for axis in (*axes, last):
-        axis.axvline(20, color="gray", linestyle=":", label="the switch to GRPO")
+        if switch:
+            axis.axvline(int(switch[1]), color="gray", linestyle=":", label="the switch to GRPO")
         axis.set(xlabel="updates")
     for axis in (axes[0], last):
         axis.legend(loc="upper left", fontsize=10)
@@ -497,21 +495,24 @@ def alignment_table(alignments):
 def report(parts, path):
     """Print the tables of these parts; keep those of all, and a figure, beside the results.
 
-    The tables between marks in README.md and STUDY.md are renewed from the study's own results.
+    The study's own results also renew the tables between marks in README.md and STUDY.md, and their
+    figure is always that of world D.
     """
     lines, results = read_lines(path), load_results(path)
     alignments = [line for line in lines if "alignment" in line]
-    every = [*PARTS.values(), *(part for part in parts if part not in PARTS.values())]
-    text = "".join(part_tables(part, results) for part in every)
-    text += claims_table(results, alignments) + alignment_table(alignments)
+    every = {part.title: part for part in (*PARTS.values(), *parts)}
+    tables = {title: part_tables(part, results) for title, part in every.items()}
     done = sum("curve" in line for line in lines)
-    text = f"Tables of {path.name}, {done} runs; `python study.py --report` writes them.{text}\n"
+    text = f"Tables of {path.name}, {done} runs; `python study.py --report` writes them."
+    text += "".join(tables.values()) + claims_table(results, alignments)
+    text += alignment_table(alignments) + "\n"
     path.with_suffix(".md").write_text(text)
-    draw(parts[0] if len(parts) == 1 else PARTS["D"], results, path.with_suffix(".png"))
+    part = parts[0] if parts and path != RESULTS else PARTS["D"]
+    draw(part, results, path.with_suffix(".png"))
     if path == RESULTS:
         for document in DOCUMENTS:
             document.write_text(with_tables(document.read_text(), text))
-    print("".join(part_tables(part, results) for part in parts))
+    print("".join(tables[part.title] for part in parts))
     print(f"{path.with_suffix('.md')} has every table, {path.with_suffix('.png')} the curves")
 
 

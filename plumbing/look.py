@@ -109,9 +109,8 @@ def draw_tokens(title, tokens, bands, path):
     figure.savefig(path, dpi=110)
 
 
-def sampled(model, tokenizer, data, prompts=16):
-    """(Rollout of 4 responses each to the first problems of a data set, start token)."""
-    problems = load_problems(data, limit=prompts)
+def sampled(model, tokenizer, problems):
+    """(Rollout of 4 responses to each problem, start token)."""
     ids = [encode_prompt(tokenizer, problem) for problem in problems]
     rollout = generate(model, ids, group_size=4, max_new_tokens=128, eos_ids=model.eos_ids)
     return rollout, start_token_of(tokenizer)
@@ -132,14 +131,14 @@ def print_habits(model, tokenizer, rollout, start):
 def look(name, data, text):
     """Print the cosines of both spaces' gradients and the habits in both; draw tokens.png."""
     model, tokenizer = load_model(name)
-    rollout, start = sampled(model, tokenizer, data)
+    problems = load_problems(data)
+    rollout, start = sampled(model, tokenizer, problems[:16])
     found = gradient_alignment(model, rollout, start)
     print(f"cos(grad log P(y), grad log P(y|x)): whole model {found['whole_model']:.4f}")
     for part in ("layers", "positions"):
         for place, value in found[part].items():
             print(f"  {part:9} {place:>14} {value:8.4f}")
     print_habits(model, tokenizer, rollout, start)
-    problems = load_problems(data)
     if text:
         problems = [one for one in problems if one["problem"] == text]
     for problem in problems:

@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import shutil
 import types
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ import dsrl
 import prerl
 import study
 
+ROOT = Path(__file__).parent.parent
 CURVE = [{"step": 0, "avg_at_k": 0.2, "tokens": 0}, {"step": 20, "avg_at_k": 0.6, "tokens": 40}]
 PART = study.Part("a part", study.THREE, bases=(0, 1), seeds=(0, 1), steps=20)
 
@@ -92,6 +95,23 @@ def test_runs_of_two_machines_are_not_paired():
     assert len(study.pairs_of(PART, results, ["DSRL", "GRPO"])) == 4
     with pytest.raises(ValueError, match="two machines"):
         study.pairs_of(PART, results, ["DSRL", "twin"])
+
+
+def test_every_table_shown_is_that_of_the_results(tmp_path, monkeypatch):
+    """Bug: a number in README.md, STUDY.md or study.md that is not of study.jsonl any more; the
+    README's figure replaced by that of another part.
+    """
+    for document in study.DOCUMENTS:
+        shutil.copy(document, tmp_path)
+    path = shutil.copy(study.RESULTS, tmp_path / "study.jsonl")
+    drawn = []
+    monkeypatch.setattr(study, "RESULTS", path)
+    monkeypatch.setattr(study, "DOCUMENTS", [tmp_path / one.name for one in study.DOCUMENTS])
+    monkeypatch.setattr(study, "draw", lambda part, *_: drawn.append(part))
+    study.report([study.PARTS["few"]], path)
+    assert drawn == [study.PARTS["D"]]
+    for kept in (ROOT / "README.md", ROOT / "STUDY.md", ROOT / "tests/results/study.md"):
+        assert (tmp_path / kept.name).read_text() == kept.read_text()
 
 
 def test_forks_change_what_they_name(monkeypatch, rollout, model):
