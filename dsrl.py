@@ -292,9 +292,9 @@ def load(config, device):
 def start(config):
     """A run from its flags to its summary."""
     if config.dry_run:
-        saved = resume.where_to_go_on(Path(config.out), dry_run=True) if config.resume else None
-        config = replace(config, model=(saved or config).model)
-        return dry_run(config, load, sample, update, prompts_of)
+        saved = resume.where_to_go_on(Path(config.out)) if config.resume else None
+        planned = replace(config, model=saved.model) if saved else config
+        return dry_run(planned, load, sample, update, prompts_of)
     if config.export:
         return resume.export(config.out, config.export)
     device = processes.join_processes(config)

@@ -31,6 +31,9 @@ ROWS_PER_CALL = 512  # responses sampled together, then saved
 ROW = {"sample": int, "problem": str, "answer": str | None, "correct": NUMBER, "finished": bool,
        "tokens": int, "reflection": int, "transition": int}  # what `summarize` reads  # fmt: skip
 
+SUMMARY = {"problems": int, "k": int, "avg_at_k": NUMBER, "avg_at_k_se": NUMBER, "pass_at_k": dict,
+           "sampling": dict, "thoughts": dict}  # what is read of a task's figures  # fmt: skip
+
 
 def run_task(model, tokenizer, name, problems, args, path):
     """Sample what `path` lacks of a task, chunk by chunk; returns the task's summary."""
@@ -81,15 +84,16 @@ def report(name, summary):
 
 def read_results(path):
     """What a run left in its results.json; raises ValueError if that is not there or not whole."""
-    results = read_json(path)
-    try:
-        for summary in results["tasks"].values():
-            sum(summary[name] for name in ("problems", "k", "avg_at_k", "avg_at_k_se"))
-            sum(int(size) + share for size, share in summary["pass_at_k"].items())
-            dict(**summary["sampling"]), dict(**summary["thoughts"])
-        return {"settings": dict(results["settings"]), "tasks": results["tasks"]}
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}): give another --out") from error
+    results, place = read_json(path), f"{path} is damaged, give another --out"
+    check_record(place, results, {"settings": dict, "tasks": dict})
+    check_record(place, results["tasks"], dict.fromkeys(results["tasks"], dict))
+    for name, summary in results["tasks"].items():
+        check_record(f"{place}: {name}", summary, SUMMARY)
+        sizes = summary["pass_at_k"]  # {k: share}
+        check_record(f"{place}: {name}", sizes, dict.fromkeys(sizes, NUMBER))
+        if not all(size.isdecimal() for size in sizes):
+            raise ValueError(f"{place}: {name}: pass_at_k is {sizes}")
+    return {"settings": results["settings"], "tasks": results["tasks"]}
 
 
 def compare(folders, picture):
@@ -162,8 +166,8 @@ def parse_args(argv):
 
 def run(args):
     """Evaluate the tasks one by one; results.json is whole after each."""
-    for flag in ("--k", "--limit", "--max-new-tokens"):
-        value = getattr(args, flag[2:].replace("-", "_"))
+    counts = {"--k": args.k, "--limit": args.limit, "--max-new-tokens": args.max_new_tokens}
+    for flag, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{flag} {value}: must be at least 1")
     if not args.tasks:

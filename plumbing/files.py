@@ -112,7 +112,7 @@ def check_record(place, record, kinds):
     for name, kind in kinds.items():
         value = record.get(name, ...)
         finite = not isinstance(value, NUMBER) or abs(value) < 1e300  # an int may be larger
-        if not isinstance(value, kind) or not finite or kind is int and value is True:
+        if not isinstance(value, kind) or not finite or kind is int and isinstance(value, bool):
             raise ValueError(f"{place}: {name} is {record.get(name)!r}")
 
 

@@ -50,7 +50,7 @@ class Config:
 
     model: str = flag("tiny", "tiny, a folder, a short name (Qwen2.5-1.5B) or a hub id")
     preset: str | None = flag(None, "defaults by name; other flags override", choices=PRESETS)
-    data: str | None = flag(None, "a file, a benchmark, or NAME=FILE (default: the tiny world's, math)")
+    data: str | None = flag(None, "file, benchmark or NAME=FILE (default: the tiny world's, math)")
     eval_data: str | None = flag(None, "default: the test set of --data, or held out of it")
     reward: str | None = flag(None, "file.py:function, (problem, response) -> float in [0, 1]")
     device: str = flag("auto", "auto is CUDA where there is one", choices=("auto", "cpu", "cuda"))
@@ -110,9 +110,9 @@ class Config:
             whole = type(value) is int and float in kinds  # 1 is a number too
             if type(value) not in kinds and not whole:
                 raise ValueError(f"{name} is {value!r}: it must be of type {item.type}")
-            least, most = item.metadata["bounds"]
             if value == "":  # as --data=$UNSET gives, which is not the default
                 raise ValueError(f"{name} is empty: give a value or leave it out")
+            least, most = item.metadata["bounds"]
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} is {value}: it must be finite")
             if isinstance(value, int | float) and not least <= value <= most:
@@ -186,8 +186,6 @@ def parse_args(argv, saved_settings=None):
     # --group_size is right too
     hyphens = [re.sub("^--[^=]+", lambda match: match[0].replace("_", "-"), word) for word in argv]
     given = vars(parser.parse_args(hyphens))
-    for name in [name for name, value in given.items() if value == ""]:  # such as "$UNSET"
-        refuse(f"{flag_of(name)} is empty")
     settings = {item.name: item.default for item in fields(Config)}
     if given.get("resume") and saved_settings:
         before = saved_settings(given.get("out", settings["out"]))

@@ -53,11 +53,7 @@ PANELS = {  # of curves.png: metrics of updates and of evaluations
 }
 DRAWN = [name for names in PANELS.values() for name in names]
 FIGURES = ("avg_at_k", "avg_at_k_se", "pass_at_k", "reflection", "transition", "length")
-KINDS = {  # what a record that has the first name, or is of that file, must hold
-    "reward": {"phase": str},
-    "avg_at_k": dict.fromkeys(FIGURES, NUMBER),
-    "samples.jsonl": {"problem": str, "response": str, "correct": NUMBER},
-}
+SAMPLE = {"step": int, "problem": str, "response": str, "correct": NUMBER}  # of samples.jsonl
 OWN_FILES = ("config.json", "metrics.jsonl", "samples.jsonl", "curves.png")
 TOO_MANY_CUT = 0.2  # share of responses
 UNREWARDED_IN_A_ROW = 3  # updates without a right response, before a warning
@@ -260,8 +256,12 @@ def read_records(file):
     records = read_lines(file)
     for number, record in enumerate(records, 1):
         kinds = {"step": int} | {name: NUMBER | None for name in DRAWN if name in record}
-        for name in KINDS:
-            kinds |= KINDS[name] if name in record or name == file.name else {}
+        if "reward" in record:  # an update
+            kinds["phase"] = str
+        if "avg_at_k" in record:  # an evaluation
+            kinds |= dict.fromkeys(FIGURES, NUMBER)
+        if file.name == "samples.jsonl":
+            kinds |= SAMPLE
         check_record(f"{file}, line {number}", record, kinds)
     return records
 

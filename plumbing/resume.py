@@ -56,8 +56,10 @@ def open_folder(path, resume):
     halves = [half for half in folder.glob("checkpoint-*.partial") if NAME.fullmatch(half.stem)]
     with lock_folder(folder, [*OWN_FILES, *(half.stem for half in halves)]):
         found = [path.name for _, path in checkpoints(folder)]
-        if resume and not found and not run_of(folder):
-            raise ValueError(f"--resume: {folder} holds no run: start without --resume")
+        if resume and not found:
+            if not run_of(folder):
+                raise ValueError(f"--resume: {folder} holds no run: start without --resume")
+            cut_back(folder, 0)  # it was ended before its first checkpoint, and begins anew
         found += [name for name in OWN_FILES if (folder / name).exists()]
         begun = found == ["config.json"] and run_of(folder)  # it stopped before it wrote more
         if found and not resume and not begun:
@@ -125,9 +127,8 @@ def read_checkpoint(path):
     return Checkpoint(**{name: trainer[name] for name in kinds} | {"path": path, "config": config})
 
 
-def config_of(file, settings=None):
+def config_of(file, settings):
     """The Config in a file's settings, other keys left out. Raises ValueError, naming the file."""
-    settings = read_json(file) if settings is None else settings
     known = {item.name for item in fields(Config)} & settings.keys()
     try:
         return Config(**{name: settings[name] for name in known})
@@ -159,13 +160,11 @@ def read_checkpoints(folder):
     return [one for one in found if one.run == run], others
 
 
-def where_to_go_on(folder, dry_run=False):
+def where_to_go_on(folder):
     """The newest whole Checkpoint; None of a run that was ended before its first, to begin anew."""
     if checkpoints(folder) or not run_of(folder):
         return newest_whole(folder)
     say(f"{folder} has no checkpoint yet: its run begins anew")
-    if rank() == 0 and not dry_run:
-        cut_back(folder, 0)
     return None
 
 
@@ -186,9 +185,10 @@ def newest_whole(folder):
 def saved_settings(out):
     """{field of Config: value} of the run in a folder as it last was; {} if there is none."""
     own, _ = read_checkpoints(Path(out))
-    if own or not run_of(Path(out)):
-        return asdict(own[0].config) if own else {}
-    return asdict(config_of(Path(out, "config.json")))
+    if own:
+        return asdict(own[0].config)
+    file = Path(out, "config.json")
+    return asdict(config_of(file, read_json(file))) if run_of(Path(out)) else {}
 
 
 # --------------------------------------------------------------------------------------------------

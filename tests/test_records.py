@@ -217,7 +217,8 @@ SAMPLE = {"step": 0, "problem": "p", "response": "r", "correct": 0.0}
     *(("metrics", {**UPDATE, name: []}) for name in UPDATE),
     *(("samples", {**SAMPLE, name: None}) for name in SAMPLE),
     ("metrics", {}), ("samples", {"step": 0}), ("metrics", {**UPDATE, "reward": 10**400}),
-    ("samples", {**SAMPLE, "correct": float("nan")}), ("samples", {**SAMPLE, "step": True}),
+    ("samples", {**SAMPLE, "correct": float("nan")}),
+    *(("samples", {**SAMPLE, "step": value}) for value in (True, False)),
 ])  # fmt: skip
 def test_an_edited_record_is_named(tmp_path, name, record):
     """Bug: a traceback, or "Unknown format code", after all updates of a resumed run are made."""

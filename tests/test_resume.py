@@ -37,6 +37,18 @@ def test_resume_ends_with_the_same_weights(world, finished, tmp_path, capsys):
     assert "--steps was 2, is now 4" in output and "changes the result" not in output
 
 
+def test_a_run_ended_before_its_first_checkpoint_begins_anew(finished, copy, capsys):
+    """Bug: --resume and a new start that send a person to each other; rows written twice; the
+    defaults instead of the run's flags.
+    """
+    for _, path in resume.checkpoints(copy):
+        shutil.rmtree(path)
+    assert dsrl.main(["--out", str(copy), "--resume"]) == 0
+    assert "has no checkpoint yet: its run begins anew" in capsys.readouterr().out
+    assert same_weights(finished / "checkpoint-4", copy / "checkpoint-4")
+    assert updates(finished) == updates(copy)
+
+
 def test_damaged_checkpoints_are_passed_over(finished, copy, capsys):
     """Bug: half a file taken for a checkpoint."""
     file = copy / "checkpoint-4/optimizer.safetensors"
