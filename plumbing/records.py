@@ -274,7 +274,8 @@ def draw_curves(folder):
     updates = [record for record in records if "reward" in record]
     evaluations = [record for record in records if "avg_at_k" in record]
     switch = next((record["step"] for record in updates if record["phase"] == "rl"), 0)
-    figure = Figure(figsize=(11, 7), layout="tight")
+    figure = Figure(figsize=(11, 7))  # A layout engine would draw it three times.
+    figure.subplots_adjust(0.05, 0.07, 0.98, 0.95, wspace=0.12, hspace=0.14)
     axes = figure.subplots(2, 2, sharex=True)
     for axis, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
         for color, name in enumerate(names):
@@ -286,9 +287,10 @@ def draw_curves(folder):
                     axis.plot(*zip(*points, strict=True), form, **style)
         if switch:
             axis.axvline(switch, color="grey", linestyle=":", label="PreRL | RL")
-        axis.set(title=title, xlabel="updates")
+        axis.set_title(title)
         if axis.lines:
             axis.legend(fontsize=7)
+    figure.supxlabel("updates", y=0.01, fontsize=10)
     figure.savefig(folder / "curves.png.partial", format="png", dpi=110)
     os.replace(folder / "curves.png.partial", folder / "curves.png")
 

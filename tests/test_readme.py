@@ -6,13 +6,15 @@ python -m pytest tests/test_readme.py
 import ast
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-from conftest import arguments
+from conftest import arguments, start
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -112,9 +114,20 @@ for update in (prerl.reference_update, prerl.policy_gradient):
     gradients.append(torch.cat([one.grad.flatten() for one in model.parameters()]))
 assert torch.allclose(*gradients, atol=1e-6), (gradients[0] - gradients[1]).abs().max()
 variant = ["--variant", "psr-warmup"] if "psr-warmup" in VARIANTS else []
-assert dsrl.main(sys.argv[1:] + variant) == 0
+assert dsrl.main(words + variant) == 0
 print("pushed", gradients[0].norm().item())
 """
+
+
+def run_fork(fork, words):
+    """In a forked process: what is slow to import is there already, the files are the fork's."""
+    os.chdir(fork)
+    sys.path.insert(0, str(fork))
+    own = {"plumbing", *(path.stem for path in ROOT.glob("*.py"))}
+    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+        del sys.modules[name]
+    exec(FORKED, {"words": words})
+    return 0
 
 
 def test_forks_apply_and_run(tmp_path, world):
@@ -136,12 +149,12 @@ def test_forks_apply_and_run(tmp_path, world):
             ended = subprocess.run(apply, cwd=fork, capture_output=True, text=True)
             assert ended.returncode == 0, ended.stderr
         flags = ["--updates-per-rollout", "2", "--prerl-steps", "1", "--steps", "2"]
-        words = [sys.executable, "-c", FORKED, *arguments(world, fork / "out", *flags)]
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        running[fork] = subprocess.Popen(words, cwd=fork, **pipes)  # all at the same time
+        words = arguments(world, fork / "out", *flags)
+        running[fork] = start(words, output=fork / "log", main=partial(run_fork, fork))
     for fork, process in running.items():
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
+        process.join()
+        output = (fork / "log").read_text()
+        assert process.exitcode == 0, output
         updates = (fork / "out/metrics.jsonl").read_text().splitlines()
         norms = [json.loads(line).get("grad_norm") for line in updates]
         texts.append(output.splitlines()[-1] + str([norm for norm in norms if norm]))
