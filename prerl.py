@@ -29,6 +29,7 @@ Shapes: P prompts, G group size, B = P*G rows, R response, n tokens of a pack, D
 """
 
 from dataclasses import dataclass
+from itertools import chain, compress
 
 import torch
 import torch.distributed as dist
@@ -137,34 +138,32 @@ def token_losses(logprobs, old_logprobs, advantages, clip_low, clip_high):
 
 
 def contexts_of(rollout, space, start_token_id, vocab_size):
-    """B (L,) tensors: what precedes each response, its prompt unpadded or the start token alone."""
+    """B tuples of ids: what precedes each response, its prompt or the start token alone."""
     if space == "marginal":
-        return start_contexts(rollout.response_ids, start_token_id, vocab_size)
+        return [(check_start_token(start_token_id, vocab_size),)] * len(rollout.response_ids)
     if space != "conditional":
         raise ValueError(f"space {space!r}: legal are marginal, conditional")
-    pairs = zip(rollout.prompt_ids, rollout.prompt_mask, strict=True)
-    return [ids[mask] for ids, mask in pairs]
+    pairs = zip(rollout.prompt_ids.tolist(), rollout.prompt_mask.tolist(), strict=True)
+    return [tuple(compress(ids, mask)) for ids, mask in pairs]
 
 
-def start_contexts(response_ids, token, vocab_size):
-    return [response_ids.new_tensor([check_start_token(token, vocab_size)])] * len(response_ids)
-
-
-def check_mask(response_mask):
-    """Rows must be non-empty and right-padded: True up to the end of the response, then False."""
+def responses_of(response_ids, response_mask):
+    """B lists of ids. Rows must be non-empty and right-padded: True to their end, then False."""
     if not bool(response_mask[:, 0].all()):
         raise ValueError(f"row {int((~response_mask[:, 0]).nonzero()[0])} has no response token")
     if bool((response_mask[:, 1:] & ~response_mask[:, :-1]).any()):
         raise ValueError("response_mask has holes: it must be True to the end of each response")
+    pairs = zip(response_ids.tolist(), response_mask.sum(1).tolist(), strict=True)
+    return [ids[:length] for ids, length in pairs]
 
 
-def packs(model, rows, contexts, lengths, budget):
+def packs(model, rows, contexts, responses, budget):
     """Cut rows into lists of at most `budget` tokens, each row counted with its context, as its
     attention sees it; a row longer than that is alone in its list."""
     budget = budget or PACK_TOKENS[model.lm_head.weight.device.type]
     found, used = [], budget  # The first row opens a pack.
     for row in rows:
-        tokens = len(contexts[row]) + lengths[row] - 1  # The last response token is never fed.
+        tokens = len(contexts[row]) + len(responses[row]) - 1  # The last token is never fed.
         if used + tokens > budget:
             found.append([])
             used = 0
@@ -173,7 +172,7 @@ def packs(model, rows, contexts, lengths, budget):
     return found
 
 
-def predicting_hidden(model, contexts, response_ids, lengths, pack):
+def predicting_hidden(model, contexts, responses, pack):
     """Run a pack of rows; return the states (n, D) that predict response tokens, and tokens fed.
 
     A row is its last context token and its response but for the last token, which is never fed. It
@@ -181,24 +180,22 @@ def predicting_hidden(model, contexts, response_ids, lengths, pack):
     """
     numbers, follows, rows = {}, [], []  # numbers: {rest of a context: its place in the stream}
     for row in pack:
-        rest = tuple(contexts[row][:-1].tolist())
-        follows.append(numbers.setdefault(rest, len(numbers)) if rest else None)
-        rows.append(torch.cat([contexts[row][-1:], response_ids[row, : lengths[row] - 1]]))
-    stream = [*map(response_ids.new_tensor, numbers), *rows]
+        *rest, last = contexts[row]
+        follows.append(numbers.setdefault(tuple(rest), len(numbers)) if rest else None)
+        rows.append([last, *responses[row][:-1]])
+    stream = [*numbers, *rows]
     follows = [None] * len(numbers) + follows if numbers else None
-    sizes = [len(ids) for ids in stream]
-    hidden = model(torch.cat(stream)[None], row_lengths=sizes, follows=follows)[0]
+    ids = torch.tensor(list(chain(*stream)), device=model.lm_head.weight.device)
+    hidden = model(ids[None], row_lengths=[*map(len, stream)], follows=follows)[0]
     return hidden[sum(map(len, numbers)) :], len(hidden)
 
 
 def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_tokens):
-    check_mask(response_mask)
-    lengths = response_mask.sum(1).tolist()
-    scored = []
-    cut = packs(model, range(len(lengths)), contexts, lengths, micro_batch_tokens)
+    responses, scored = responses_of(response_ids, response_mask), []
+    cut = packs(model, range(len(responses)), contexts, responses, micro_batch_tokens)
     match_passes(model, len(cut))
     for pack in cut:
-        hidden, _ = predicting_hidden(model, contexts, response_ids, lengths, pack)
+        hidden, _ = predicting_hidden(model, contexts, responses, pack)
         targets = response_ids[pack][response_mask[pack]]
         scored.append(token_logprobs(hidden, model.lm_head.weight, targets))
     logprobs = torch.zeros(response_mask.shape, device=response_ids.device)
@@ -222,7 +219,8 @@ def marginal_logprobs(
     Returns        (B, R) float32 nats, 0 where the mask is False; carries gradient
     Raises         ValueError     if a row is empty or has holes, or s is not in the vocabulary
     """
-    contexts = start_contexts(response_ids, start_token_id, model.config.vocab_size)
+    start = check_start_token(start_token_id, model.config.vocab_size)
+    contexts = [(start,)] * len(response_ids)
     return response_logprobs(model, contexts, response_ids, response_mask, micro_batch_tokens)
 
 
@@ -263,20 +261,19 @@ def policy_gradient(
     tokens_trained (those computed); tokens_forward (fed through the model); and, if any token was
     trained, the means of logprob and entropy (nats) and clip_fraction.
     """
-    check_mask(rollout.response_mask)
+    responses = responses_of(rollout.response_ids, rollout.response_mask)
     contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
     token_mask = rollout.response_mask if token_mask is None else token_mask & rollout.response_mask
     kept = kept_rows(advantages, samples)
     num_tokens = all_sum(token_mask[kept].sum().double()).item()
-    lengths = rollout.response_mask.sum(1).tolist()
     rows = (kept & (advantages != 0) & token_mask.any(1)).nonzero()[:, 0].tolist()
     # Rows of one prompt share a pack, and neighbours of one length a call of attention.
-    rows.sort(key=lambda row: (len(contexts[row]), contexts[row].tolist(), lengths[row]))
+    rows.sort(key=lambda row: (len(contexts[row]), contexts[row], len(responses[row])))
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=advantages.device)
-    cut = packs(model, rows, contexts, lengths, micro_batch_tokens)
+    cut = packs(model, rows, contexts, responses, micro_batch_tokens)
     match_passes(model, len(cut))
     for pack in cut:
-        hidden, fed = predicting_hidden(model, contexts, rollout.response_ids, lengths, pack)
+        hidden, fed = predicting_hidden(model, contexts, responses, pack)
         mask, response_mask = token_mask[pack], rollout.response_mask[pack]
         hidden = hidden[mask[response_mask]]  # (n, D): only tokens that carry loss enter the head
         advantage = advantages[pack][:, None].expand_as(mask)[mask]  # (n,)
