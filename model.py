@@ -410,8 +410,8 @@ def flash_attention():
 
 
 def runs_flash(tensor):
-    """Whether flash attention takes it: half precision, on a GPU from Ampere (2020) on."""
-    fits = tensor.is_cuda and tensor.dtype != torch.float32
+    """Whether flash attention takes it: half precision, heads of 8 to 256, GPU from Ampere on."""
+    fits = tensor.is_cuda and tensor.dtype != torch.float32 and tensor.shape[-1] in range(8, 257, 8)
     return fits and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
 
 
