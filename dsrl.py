@@ -35,7 +35,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it when it is
 import torch
 from tqdm import tqdm, trange
 
-from plumbing import plan, processes, records, resume
+from plumbing import console, plan, processes, records, resume
 from plumbing.alignment import gradient_alignment
 from plumbing.benchmarks import load_data
 from plumbing.dryrun import dry_run
@@ -320,7 +320,7 @@ def start(config):
 
 
 def main(argv=None):
-    return records.report_errors(lambda: start(parse_args(argv, resume.saved_settings)))
+    return console.report_errors(lambda: start(parse_args(argv, resume.saved_settings)))
 
 
 if __name__ == "__main__":
