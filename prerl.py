@@ -55,7 +55,7 @@ class Objective:
 
 
 # The paper's ablation. DSRL: NSR-PreRL for `prerl_steps` updates, then GRPO; joint: both at once.
-OBJECTIVES = {
+OBJECTIVES = {  # space, samples, scale_std, coef
     "grpo": Objective("conditional", "all", True, 1.0),
     "nsr-rl": Objective("conditional", "negative", True, 1.0),
     "psr-rl": Objective("conditional", "positive", True, 1.0),

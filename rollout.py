@@ -234,9 +234,9 @@ def admit(model, request, rows, slots):
         cache.copy_rows([source], own + kept, len(request.prompt_ids[prompt]) - 1)
     if next_prompt in members:
         slots.kept_prompt = next_prompt
-    ids, device = [request.prompt_ids[prompt] for prompt in prompts], rows.count.device
-    cache.lengths[first : slots.live] = torch.tensor([len(row) - 1 for row in ids], device=device)
-    rows.last[admitted] = torch.tensor([row[-1] for row in ids], device=device)
+    asked, device = [request.prompt_ids[prompt] for prompt in prompts], rows.count.device
+    cache.lengths[first : slots.live] = torch.tensor([len(ids) - 1 for ids in asked], device=device)
+    rows.last[admitted] = torch.tensor([ids[-1] for ids in asked], device=device)
     slots.row[first : slots.live] = torch.tensor(admitted, device=device)
     rows.count[admitted] = 0
 
