@@ -35,7 +35,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it when it is
 import torch
 from tqdm import tqdm, trange
 
-from plumbing import plan, processes, records, resume
+from plumbing import console, plan, processes, records, resume
 from plumbing.alignment import gradient_alignment
 from plumbing.benchmarks import load_data
 from plumbing.dryrun import dry_run
@@ -82,7 +82,7 @@ def prompts_of(step, problems, config):
 
 
 def train(run):
-    """Both phases. The body of the loop is the algorithm of the header."""
+    """Both phases of a plumbing.records.Run. The loop's body is the algorithm of the header."""
     config = run.config
     tqdm.write("the loss tells nothing of progress, in GRPO it is near 0: watch the reward")
     tqdm.write(records.console_heading())
@@ -145,7 +145,7 @@ def update(run, rollout, rewards, step):
     """Push the active objectives, clip, step; returns the metrics of the last update made.
 
     "skipped" among them says why it was not applied, or is None; "row", only where it was not
-    finite, is the row of the rollout that stands out.
+    finite, is the row of the rollout that stands out. A second objective's begin with its space.
     """
     config, model, optimizer = run.config, run.model, run.optimizer
     objectives = active_objectives(config, step)
@@ -153,18 +153,20 @@ def update(run, rollout, rewards, step):
     if config.updates_per_rollout > 1:  # From the second on the ratio is not 1.
         old = {space: old_logprobs(run, rollout, space) for space in old}
     for turn in range(config.updates_per_rollout):
-        metrics = plan.fit_memory(accumulate_gradients, run, rollout, rewards, objectives, old)
+        found = plan.fit_memory(accumulate_gradients, run, rollout, rewards, objectives, old)
         processes.sum_gradients(model)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         grad_norm = float(processes.whole(norm))
-        losses = [value for name, value in metrics.items() if name.endswith("loss")]
-        metrics |= {"grad_norm": grad_norm, "skipped": None}
+        losses = [one["loss"] for one in found]
+        metrics = found[0] | {"grad_norm": grad_norm, "skipped": None}
+        for objective, other in zip(objectives[1:], found[1:], strict=True):  # joint has two
+            metrics |= {f"{objective.space}_{name}": value for name, value in other.items()}
         if not all(map(math.isfinite, (grad_norm, *losses))):
             applied = f", after {turn} updates on this rollout" if turn else ""
             metrics["skipped"] = f"the loss or the gradient is not finite{applied}"
             metrics["row"] = offending_row(run, rollout, objectives[0].space)
             break
-        if not any(value for name, value in metrics.items() if name.endswith("rows_trained")):
+        if not any(one["rows_trained"] for one in found):
             metrics["skipped"] = "no row carries a signal"
             break
         plan.adam_step(optimizer, model, run.fit.offload)
@@ -173,22 +175,20 @@ def update(run, rollout, rewards, step):
 
 
 def accumulate_gradients(run, rollout, rewards, objectives, old):
-    """Replace .grad by the objectives' gradient; returns the metrics. After "out of memory"
+    """Replace .grad by the objectives' gradient; returns the metrics of each. After "out of memory"
     `plan.fit_memory` calls this again, with smaller micro-batches."""
-    config, metrics = run.config, {}
+    config, found = run.config, []
     run.model.zero_grad(set_to_none=True)
     for objective in objectives:
-        overridden = config.prerl_coef is not None and objective.coef < 1
-        found = policy_gradient(
+        overridden = config.prerl_coef is not None and objective.coef < 1  # P(y), and its twin
+        found.append(policy_gradient(
             run.model, rollout, advantages_for(objective, rewards, config.advantage),
             space=objective.space, samples=objective.samples, start_token_id=config.start_token,
             coef=config.prerl_coef if overridden else objective.coef,
             micro_batch_tokens=run.fit.micro_batch_tokens, old_logprobs=old[objective.space],
             token_mask=loss_mask(rollout, config.mask_eos, config.skip_first),
-        )  # fmt: skip
-        prefix = "" if objective is objectives[0] else f"{objective.space}_"
-        metrics |= {prefix + name: value for name, value in found.items()}
-    return metrics
+        ))  # fmt: skip
+    return found
 
 
 def advantages_for(objective, rewards, override):
@@ -302,7 +302,7 @@ def start(config):
         saved = resume.where_to_go_on(folder) if config.resume else None
         grade = load_grader(config.reward)
         run = load(replace(config, model=saved.model) if saved else config, device)
-        run.config = replace(run.config, model=config.model)
+        run.config = replace(run.config, model=config.model)  # still named after its base
         run.folder, run.grade = folder, grade
         run.tracker = records.open_tracker(run, saved.run if saved else run.name)
         if saved:
@@ -320,7 +320,7 @@ def start(config):
 
 
 def main(argv=None):
-    return records.report_errors(lambda: start(parse_args(argv, resume.saved_settings)))
+    return console.report_errors(lambda: start(parse_args(argv, resume.saved_settings)))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ import transformers
 
 from plumbing.benchmarks import TASKS, load_problems, task_of
 from plumbing.checkpoints import best_device, load_model
+from plumbing.console import report_errors
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, rounded, summarize
 from plumbing.files import NUMBER, append_line, check_record, lock_folder, read_json, read_lines
 from plumbing.files import write_json, write_lines
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import describe_template, encode_prompt
-from plumbing.records import report_errors
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 

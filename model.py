@@ -311,7 +311,7 @@ def packed_scope(row_lengths, follows, kv_cache, filled, device):
     rows = [(len(row), len(places)) for row, places in zip(own, seen, strict=True)]
     lengths, seen_lengths = torch.tensor(rows, device=device).unbind(1)  # (rows,)
     ends, seen_ends = (F.pad(each.cumsum(0), (1, 0)) for each in (lengths, seen_lengths))
-    starts = (ends[1:] - seen_lengths).repeat_interleave(lengths)  # (N,): the last one sees all
+    starts = (ends[1:] - seen_lengths).repeat_interleave(lengths)  # (N,): where position 0 would be
     positions = (torch.arange(len(starts), device=device) - starts)[None]  # (1, N)
     scope = Scope(positions, rows, ends.int(), seen_ends.int(), kv_cache, filled, lengths)
     scope.seen = None if follows is None else torch.cat(seen).to(device)

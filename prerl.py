@@ -11,7 +11,7 @@
 
     A      = r - mean(r)   or   (r - mean(r)) / (std(r) + 1e-6)     per group of G responses
     loss   = - coef / N * sum_t min(ratio_t A, clip(ratio_t) A)     over the kept rows' tokens
-    ratio  = exp(logprob - old logprob); clip bounds it to [1 - clip_low, 1 + clip_high]
+    ratio  = exp(logprob - old logprob), clipped to [1 - low, 1 + high]; where A < 0, at most 10
     NSR    keeps rows of A < 0, PSR of A > 0 (negative / positive sample reinforcement), GRPO all
 
 1. N counts the kept response tokens of the WHOLE update (over all processes), before it is cut into
@@ -19,7 +19,7 @@
    with A = 0 count in N but are not computed, as this loss is 0 there. Rows of one prompt in a
    pack follow it in the stream: it is fed once, and their attention sees its keys and values.
 2. One update per rollout is strictly on-policy: old = logprob.detach(), the ratio is exactly 1 and
-   the gradient A grad log P. With several updates per rollout the caller passes `old_logprobs`.
+   the gradient -A grad log P. With several updates per rollout the caller passes `old_logprobs`.
 3. A group of equal rewards has A = 0, so the rows of an all-wrong group are NOT negative.
 
 `policy_gradient` makes the gradient of the plain `reference_update`; both use `token_losses`.
@@ -39,7 +39,7 @@ from logprobs import backward_losses, token_logprobs
 STD_EPSILON = 1e-6  # added to the group's std, as in GRPO
 CLIP_LOW, CLIP_HIGH = 0.2, 0.2  # PPO's ratio is clipped to [1 - low, 1 + high]
 DUAL_CLIP = 10.0  # bound on ratio for negative advantages (dual-clip PPO, arXiv 1912.09729)
-# Tokens of a pack where no budget is given. A CPU's hold a group of GSM8K's lengths, 8 (150 + 350).
+# Tokens of a pack where no budget is given. 4096 hold a group of GSM8K: 8 x (150 + 350) tokens.
 PACK_TOKENS = {"cpu": 4096, "cuda": 16384}
 # What an update adds up; the first three become means over its trained tokens.
 SUMS = "logprob entropy clip_fraction loss rows_trained tokens_trained tokens_forward".split()
@@ -56,7 +56,7 @@ class Objective:
 
 
 # The paper's ablation. DSRL: NSR-PreRL for `prerl_steps` updates, then GRPO; joint: both at once.
-OBJECTIVES = {
+OBJECTIVES = {  # space, samples, scale_std, coef
     "grpo": Objective("conditional", "all", True, 1.0),
     "nsr-rl": Objective("conditional", "negative", True, 1.0),
     "psr-rl": Objective("conditional", "positive", True, 1.0),
@@ -137,7 +137,7 @@ def token_losses(logprobs, old_logprobs, advantages, clip_low, clip_high):
 # Scoring responses in either space
 
 
-def contexts_of(rollout, space, start_token_id, vocab_size):
+def contexts_of(rollout, space, start_token_id=None, vocab_size=None):
     """B tuples of ids: what precedes each response, its prompt or the start token alone."""
     if space == "marginal":
         return [(check_start_token(start_token_id, vocab_size),)] * len(rollout.response_ids)
@@ -175,19 +175,20 @@ def packs(model, rows, contexts, responses, budget):
 def predicting_hidden(model, contexts, responses, pack):
     """Run a pack of rows; return the states (n, D) that predict response tokens, and tokens fed.
 
-    A row is its last context token and its response but for the last token, which is never fed. It
-    follows the rest of its context, which is fed once for all rows of the pack that have it.
+    Responses 1 2 3 and 4 5 to the prompt p q r make the stream  p q | r 1 2 | r 4  : a row is its
+    last context token and its response but for the last token, which is never fed. It follows the
+    rest of its context, which is fed once for all rows of the pack that have it.
     """
-    numbers, follows, rows = {}, [], []  # numbers: {rest of a context: its place in the stream}
+    shared, follows, rows = {}, [], []  # shared: {rest of a context: its number in the stream}
     for row in pack:
         *rest, last = contexts[row]
-        follows.append(numbers.setdefault(tuple(rest), len(numbers)) if rest else None)
+        follows.append(shared.setdefault(tuple(rest), len(shared)) if rest else None)
         rows.append([last, *responses[row][:-1]])
-    stream = [*numbers, *rows]
-    follows = [None] * len(numbers) + follows if numbers else None
+    stream = [*shared, *rows]
+    follows = [None] * len(shared) + follows if shared else None
     ids = torch.tensor(list(chain(*stream)), device=model.lm_head.weight.device)
-    hidden = model(ids[None], row_lengths=[*map(len, stream)], follows=follows)[0]
-    return hidden[sum(map(len, numbers)) :], len(hidden)
+    hidden = model(ids[None], row_lengths=list(map(len, stream)), follows=follows)[0]
+    return hidden[sum(map(len, shared)) :], len(hidden)
 
 
 def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_tokens):
@@ -204,7 +205,7 @@ def response_logprobs(model, contexts, response_ids, response_mask, micro_batch_
 
 def conditional_logprobs(model, rollout, *, micro_batch_tokens=None):
     """log P(y_t | x, y_<t): (B, R) float32, nats, 0 where the mask is False; carries gradient."""
-    contexts, ids = contexts_of(rollout, "conditional", None, None), rollout.response_ids
+    contexts, ids = contexts_of(rollout, "conditional"), rollout.response_ids
     return response_logprobs(model, contexts, ids, rollout.response_mask, micro_batch_tokens)
 
 
@@ -287,7 +288,7 @@ def policy_gradient(
         targets = rollout.response_ids[pack][mask]
         scored = backward_losses(hidden, model.lm_head.weight, targets, losses_of)
         values = (scored.logprobs, scored.entropy, scored.slopes == 0, scored.losses)
-        sums[:4] += torch.stack([value.double().sum() for value in values])
+        sums[:4] += torch.stack([value.double().sum() for value in values])  # as in SUMS
         sums[4:] += torch.tensor([len(pack), len(targets), fed], device=sums.device)
     metrics = dict(zip(SUMS, all_sum(sums).tolist(), strict=True)) | {"tokens": num_tokens}
     trained = metrics["tokens_trained"]

@@ -216,7 +216,7 @@ def free_bytes(device):
 
 def admit(model, request, rows, slots):
     """Waiting rows take the free slots; each prompt is prefilled once, copied to its samples."""
-    first, spare, cache = slots.live, len(slots.row), slots.cache
+    first, spare, cache = slots.live, len(slots.row), slots.cache  # first: of the free slots
     admitted = [slots.waiting.popleft() for _ in range(min(len(slots.waiting), spare - first))]
     if not admitted:
         return
@@ -234,9 +234,9 @@ def admit(model, request, rows, slots):
         cache.copy_rows([source], own + kept, len(request.prompt_ids[prompt]) - 1)
     if next_prompt in members:
         slots.kept_prompt = next_prompt
-    ids, device = [request.prompt_ids[prompt] for prompt in prompts], rows.count.device
-    cache.lengths[first : slots.live] = torch.tensor([len(row) - 1 for row in ids], device=device)
-    rows.last[admitted] = torch.tensor([row[-1] for row in ids], device=device)
+    asked, device = [request.prompt_ids[prompt] for prompt in prompts], rows.count.device
+    cache.lengths[first : slots.live] = torch.tensor([len(ids) - 1 for ids in asked], device=device)
+    rows.last[admitted] = torch.tensor([ids[-1] for ids in asked], device=device)
     slots.row[first : slots.live] = torch.tensor(admitted, device=device)
     rows.count[admitted] = 0
 
@@ -291,8 +291,7 @@ def generate(
     Raises ValueError for bad arguments, FloatingPointError when logits are not finite.
     """
     num_rows = len(prompt_ids) * group_size
-    one_limit = isinstance(max_new_tokens, int)
-    limits = [max_new_tokens] * num_rows if one_limit else list(max_new_tokens)
+    limits = [max_new_tokens] * num_rows if isinstance(max_new_tokens, int) else [*max_new_tokens]
     request = Request(
         prompt_ids=prompt_ids, group_size=group_size, limits=limits, temperature=temperature,
         top_k=top_k, top_p=top_p, eos_ids=eos_ids, stop_strings=tuple(stop_strings),
@@ -301,7 +300,8 @@ def generate(
     check(model, request)
     device = next(model.parameters()).device
     capacity = max(len(ids) for ids in prompt_ids) + max(limits) + CHECK_EVERY[device.type]
-    rows, model = make_rows(request, seed, first_prompt, device), sampling_copy(model)
+    rows = make_rows(request, seed, first_prompt, device)
+    network = sampling_copy(model)
     with tqdm(
         desc=progress, total=num_rows, unit="row", leave=False, delay=BAR_DELAY,
         disable=progress is None or None,  # None: no bar where there is no terminal
@@ -309,7 +309,7 @@ def generate(
         num_slots = choose_slots(model, num_rows, capacity, kv_cache_gb, device)
         while not rows.stopped.all():
             try:
-                stats = sample(model, request, rows, num_slots, capacity, bar)
+                stats = sample(network, request, rows, num_slots, capacity, bar)
             except torch.OutOfMemoryError:
                 if num_slots == 1:
                     raise

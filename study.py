@@ -29,10 +29,10 @@ from tqdm import tqdm
 from plumbing.alignment import alignment_by_probability, gradient_alignment
 from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
+from plumbing.console import report_errors
 from plumbing.evaluation import rounded
 from plumbing.files import append_line, read_json, read_lines, write_lines
 from plumbing.look import look, sampled
-from plumbing.records import report_errors
 from tiny import NAMED_WORLDS, build
 
 ROOT = Path(__file__).parent

@@ -12,7 +12,7 @@
     files.py         JSON, records, folders: whole or not there, one writer at a time
     resume.py        the run folder, checkpoints with AdamW's moments, --resume
     records.py       metrics, samples, curves, the console, the ways a run ends
-    console.py       what reaches the terminal
+    console.py       what reaches the terminal, and how a command ends
     processes.py     torchrun, --shard
     lora.py          --lora-rank: adapters beside frozen weights
     plan.py          memory: what a run needs and chooses, and what happens when it runs out

@@ -12,17 +12,6 @@ POSITION_BINS = (0, 1, 4, 16, 64, 256)  # first response token of each bin in `g
 PROBABILITY_BINS = (0.0, 0.1, 0.5, 0.9, 1.01)  # of a token
 
 
-def logprob_gradient(model, rollout, space, start_token_id, token_mask):
-    """Gradient of the mean log-prob over token_mask, {parameter name: tensor}; .grad stays."""
-    rows = token_mask.any(1).nonzero()[:, 0].tolist()
-    contexts = contexts_of(rollout, space, start_token_id, model.config.vocab_size)
-    contexts, ids = [contexts[row] for row in rows], rollout.response_ids[rows]
-    logprobs = response_logprobs(model, contexts, ids, rollout.response_mask[rows], None)
-    parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    gradients = torch.autograd.grad(logprobs[token_mask[rows]].mean(), parameters.values())
-    return dict(zip(parameters, gradients, strict=True))
-
-
 def cosine(first, second, names):
     """Cosine of the angle between two gradients, over the named parameters together."""
 
@@ -34,12 +23,18 @@ def cosine(first, second, names):
 
 
 def row_gradients(model, rollout, start_token_id, token_mask):
-    """Yield (grad log P(y), grad log P(y | x)) of each response, over its tokens in token_mask."""
+    """Yield (grad log P(y), grad log P(y | x)) of each response, {parameter name: tensor}: of the
+    mean over its tokens in token_mask; .grad stays."""
+    parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
     for row in token_mask.any(1).nonzero()[:, 0].tolist():
-        own = torch.zeros_like(token_mask)
-        own[row] = token_mask[row]
-        yield [logprob_gradient(model, rollout, space, start_token_id, own)
-               for space in ("marginal", "conditional")]  # fmt: skip
+        ids, mask, pair = rollout.response_ids[[row]], rollout.response_mask[[row]], []
+        for space in ("marginal", "conditional"):
+            context = contexts_of(rollout, space, start_token_id, model.config.vocab_size)[row]
+            logprobs = response_logprobs(model, [context], ids, mask, None)  # (1, R)
+            chosen = logprobs[token_mask[[row]]].mean()
+            gradients = torch.autograd.grad(chosen, parameters.values())
+            pair.append(dict(zip(parameters, gradients, strict=True)))
+        yield pair
 
 
 def mean_cosine(model, rollout, start_token_id, token_mask):

@@ -5,7 +5,7 @@ import sys
 import time
 
 from plumbing.checkpoints import best_device, load_model
-from plumbing.console import printable
+from plumbing.console import printable, report_errors
 from plumbing.prompts import encode_prompt
 from tiny import CHAT_TEMPLATE
 
@@ -48,14 +48,12 @@ def ask(generate, argv=None):
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    try:
+
+    def start():
         model, tokenizer = load_model(args.model, **best_device())
         kind = "tiny" if tokenizer.chat_template == CHAT_TEMPLATE else "math"
         ids = encode_prompt(tokenizer, {"problem": args.prompt, "answer": "", "kind": kind})
         limit = max(1, min(args.max_new_tokens, model.max_positions - len(ids)))
         answer(generate, model, tokenizer, ids, limit, args.temperature, args.seed)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # It came while the model was loaded.
-        return 130
+
+    return report_errors(start, "nothing was sampled", "lower --max-new-tokens")

@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import textwrap
 import uuid
 from collections.abc import Callable
@@ -22,12 +21,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import transformers
-from tqdm import tqdm
 
 from model import CausalLM
-from plumbing.console import printable, say
+from plumbing.console import say
 from plumbing.evaluation import count_thoughts
 from plumbing.files import NUMBER, append_line, check_record, read_lines, write_json
 from plumbing.flags import VARIANTS, Config
@@ -355,32 +352,3 @@ def catch_signals(run):
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
-
-
-def report_errors(
-    function, left="--resume goes on from the last checkpoint if any",
-    memory="see --dry-run; lower --max-response-tokens or --kv-cache-gb",
-):  # fmt: skip
-    """Run it; what a person can mend becomes one line. Returns the exit code.
-
-    2: a mistake, or a failure explained; 1: another process is gone; 130: a second Ctrl-C.
-    left, memory  what to say to one who left at once, and where memory ran out
-    """
-    for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters that a text has
-        stream.reconfigure(errors="backslashreplace")
-    try:
-        function()
-        return 0
-    except (ValueError, FloatingPointError, OSError) as error:
-        code, message = 2, "error: " + " ".join(str(error).split())
-    except KeyboardInterrupt:
-        code, message = 130, f"\nleft at once; {left}"
-    except torch.OutOfMemoryError:
-        code, message = 2, f"error: out of memory: {memory}"
-    except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            raise
-        lost = f"error: process {rank()} lost the others ({str(error).splitlines()[0]})"
-        code, message = 1, f"{lost}; go on with --resume"
-    tqdm.write(printable(message), file=sys.stderr)  # below the progress bar
-    return code

@@ -32,8 +32,8 @@ from safetensors.torch import load_file
 from plumbing.checkpoints import fill_adapters, load_model, save_adapters, save_model
 from plumbing.checkpoints import write_tensors
 from plumbing.console import say
-from plumbing.files import hash_of, is_plain_name, lock_folder, read_json, write_json
-from plumbing.files import write_lines, written_whole
+from plumbing.files import check_record, hash_of, is_plain_name, lock_folder, read_json
+from plumbing.files import write_json, write_lines, written_whole
 from plumbing.flags import FIXED, FREE, Config, flag_of
 from plumbing.processes import gather, gather_tensors, part_of, rank
 from plumbing.records import OWN_FILES, read_records
@@ -116,9 +116,7 @@ def read_checkpoint(path):
     file = path / "trainer.json"
     trainer = as_of_now(read_json(file))
     kinds = {"step": int, "run": str, "config": dict, "inputs": dict, "sha256": dict}
-    for name, kind in kinds.items():
-        if not isinstance(trainer.get(name), kind):
-            raise ValueError(f"{file} is damaged: it has no {name}")
+    check_record(f"{file} is damaged", trainer, kinds)
     if path.name != f"checkpoint-{trainer['step']}":
         raise ValueError(f"{path} is a copy of checkpoint-{trainer['step']}")
     if MOMENTS not in trainer["sha256"]:

@@ -5,7 +5,8 @@ lengths (limits per row here, a StoppingCriteria with a mask per row there), no 
 no top-k, no top-p; prefill counts, so does everything else that a call does. Engines run in turn,
 round by round, after one warm-up; a ratio is that of the medians, its range that of the rounds,
 and "tie" where the range spans 1. CPU: one thread, seconds of CPU time: other processes slow caches
-and memory, not the count; the load of the machine is reported. CUDA: bf16, wall seconds.
+and memory, not the count; the load of the machine is reported. CUDA: wall seconds; gpu_bench.py has
+the cases for a GPU.
 
 "without X" is our sampler with one technique replaced by the usual way, and so what X buys.
 "of limit": the least time the work can take on this machine, by the rates of a large copy and a
@@ -14,8 +15,6 @@ large product measured in the same run, as a share of the engine's time (`least_
     tiny    6 layers, D 256, V 4096 (5.5M), 64 prompts of 32 tokens, 64 tokens each
     tail    the same model, 16 prompts x 8, lengths lognormal: median 60, sigma 0.7, at most 256
     135M    the checkpoint in DSRL_REAL_MODEL, 32 prompts of 32 tokens, 64 tokens each
-    1.5B    CUDA: the shape of Qwen2.5-1.5B, 256 prompts of 150 tokens, 512 tokens each
-    1.5B-64, 1.5B-512, 1.5B-tail  CUDA: other batches; 64 x 8, median 700, sigma 0.8, at most 1024
 
     python tests/bench_rollout.py --quick
     python tests/bench_rollout.py --dtype bfloat16 --peer-only
@@ -35,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from bench_logprob import DEVICE, about_this_machine, seconds
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import rollout
@@ -66,15 +65,6 @@ def make_tiny(folder):
     sizes = dict(vocab_size=4096, hidden_size=256, intermediate_size=704, num_hidden_layers=6)
     sizes |= dict(num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=True)
     AutoModelForCausalLM.from_config(LlamaConfig(**sizes)).save_pretrained(folder)
-    return folder
-
-
-def make_large(folder):
-    torch.manual_seed(0)
-    sizes = dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28)
-    sizes |= dict(num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)
-    config = Qwen2Config(**sizes, max_position_embeddings=4096)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
 
 
@@ -232,8 +222,6 @@ def run_case(name, folder, workload, engines, args):
     models = load_both(folder, getattr(torch, args.dtype))
     workload = workload(models["ours"].config.vocab_size)
     least = least_seconds(models["ours"], *workload, *rates(models["ours"].compute_dtype))
-    if DEVICE == "cuda" and len(set(workload[2])) == 1:
-        engines = engines | ON_CUDA_EQUAL_LENGTHS
     results = measure(engines, models, workload, args.rounds)
     rows, tokens = len(workload[2]), sum(workload[2])
     limit = f"at most {tokens / least:,.0f} tokens/s"
@@ -253,10 +241,9 @@ def parse_args():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="a shorter tail, two engines, 1 round")
-    small, large = ["tiny", "tail", "135M"], ["1.5B-64", "1.5B", "1.5B-512", "1.5B-tail"]
-    cases, dtype = (small, "float32") if DEVICE == "cpu" else (large, "bfloat16")
+    cases = ["tiny", "tail", "135M"]
     parser.add_argument("--cases", nargs="+", default=cases, metavar="CASE")
-    parser.add_argument("--dtype", default=dtype, choices=("float32", "bfloat16"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-only", action="store_true", help="no techniques switched off")
     parser.add_argument("--save", help="write the JSON line to this file too")
@@ -275,17 +262,11 @@ def main():
     cases = {}
     with tempfile.TemporaryDirectory() as folder:
         tiny, real = make_tiny(f"{folder}/tiny"), os.environ.get("DSRL_REAL_MODEL")
-        large = make_large(f"{folder}/large") if any("1.5B" in name for name in names) else None
-        of = dict(prompt_tokens=150)
         known = {
             "tiny": (tiny, lambda vocab: equal_lengths(vocab, 64, 64)),
             "tail": (tiny, lambda vocab: long_tail(vocab, prompts=16, median=60, longest=256)),
             "quick": (tiny, lambda vocab: long_tail(vocab, prompts=4, median=15, longest=64)),
             "135M": (real, lambda vocab: equal_lengths(vocab, 32, 64)),
-            "1.5B-64": (large, lambda vocab: equal_lengths(vocab, 64, 512, **of)),
-            "1.5B": (large, lambda vocab: equal_lengths(vocab, 256, 512, **of)),
-            "1.5B-512": (large, lambda vocab: equal_lengths(vocab, 512, 512, **of)),
-            "1.5B-tail": (large, lambda vocab: long_tail(vocab, 64, 700, 1024, sigma=0.8, **of)),
         }
         for name in names:
             if known[name][0] is None:

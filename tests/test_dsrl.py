@@ -223,7 +223,6 @@ def moments(folder, step):
     return found
 
 
-
 def dsrl_run(world, out, *flags):
     """The updates' records of a run that changes nothing but these flags."""
     data = ["--data", f"{world}/train.jsonl", "--eval-data", f"{world}/test.jsonl"]

@@ -30,11 +30,8 @@ def oracle_of(model):
 
 def oracle_logprobs(oracle, rollout, row, space):
     """(r,) log-probs of one response, computed alone, without padding, from full logits."""
-    context = (
-        rollout.prompt_ids[row][rollout.prompt_mask[row]]
-        if space == "conditional"
-        else torch.tensor([START])
-    )
+    prompt = rollout.prompt_ids[row][rollout.prompt_mask[row]]
+    context = prompt if space == "conditional" else torch.tensor([START])
     response = rollout.response_ids[row][rollout.response_mask[row]]
     logits = oracle(torch.cat([context, response])[None]).logits[0, len(context) - 1 : -1].double()
     return logits.log_softmax(-1).gather(1, response[:, None])[:, 0]
@@ -50,37 +47,31 @@ def oracle_gradient(
     """
     oracle, loss = oracle_of(model), 0.0
     mask = rollout.response_mask if mask is None else mask
+    keep = {"all": lambda a: True, "negative": lambda a: a < 0, "positive": lambda a: a > 0}
     for name in names:
         o = prerl.OBJECTIVES[name]
         centred = rewards - rewards.mean(1, keepdim=True)
-        advantages = (
-            (centred / (rewards.std(1, keepdim=True) + 1e-6) if o.scale_std else centred)
-            .flatten()
-            .tolist()
-        )
-        keep = {"all": lambda a: True, "negative": lambda a: a < 0, "positive": lambda a: a > 0}[
-            o.samples
-        ]
-        rows = [row for row in range(12) if keep(advantages[row])]
+        scaled = centred / (rewards.std(1, keepdim=True) + 1e-6)
+        advantages = (scaled if o.scale_std else centred).flatten().tolist()
+        rows = [row for row in range(12) if keep[o.samples](advantages[row])]
         num_tokens = sum(int(mask[row].sum()) for row in rows)
         for row in rows:
             logprobs = oracle_logprobs(oracle, rollout, row, o.space)
             before = logprobs.detach() if old is None else old[row, : len(logprobs)].double()
             ratio = (logprobs - before).exp()
-            reach = (
-                ratio.clamp(max=1 + high)
-                if advantages[row] > 0
-                else ratio.clamp(min=1 - low).clamp(max=10)
-            )
-            loss = (
-                loss - o.coef / num_tokens * advantages[row] * reach[mask[row, : len(reach)]].sum()
-            )
+            if advantages[row] > 0:
+                reach = ratio.clamp(max=1 + high)
+            else:
+                reach = ratio.clamp(min=1 - low).clamp(max=10)
+            pushed = reach[mask[row, : len(reach)]].sum()
+            loss = loss - o.coef / num_tokens * advantages[row] * pushed
     loss.backward()
-    return {
-        name: parameter.grad
-        for name, parameter in oracle.named_parameters()
-        if parameter.grad is not None
-    }
+    return gradients_of(oracle)
+
+
+def gradients_of(model):
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
 
 def push(model, rollout, names, rewards=REWARDS, **options):
@@ -89,21 +80,17 @@ def push(model, rollout, names, rewards=REWARDS, **options):
     for name in names:
         o = prerl.OBJECTIVES[name]
         advantages = prerl.group_advantages(rewards, o.scale_std).flatten()
-        same = dict(
-            space=o.space, samples=o.samples, coef=o.coef, start_token_id=START, clip_high=0.3
-        )
-        metrics = prerl.policy_gradient(model, rollout, advantages, **same, **options)
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}, metrics
+        metrics = prerl.policy_gradient(
+            model, rollout, advantages, space=o.space, samples=o.samples, coef=o.coef,
+            start_token_id=START, clip_high=0.3, **options,
+        )  # fmt: skip
+    return gradients_of(model), metrics
 
 
 def gradient(model, rollout, advantages, **options):
     model.zero_grad(set_to_none=True)
     metrics = prerl.policy_gradient(model, rollout, advantages, start_token_id=START, **options)
-    return {
-        name: parameter.grad.clone()
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }, metrics
+    return gradients_of(model), metrics
 
 
 def distance(first, second):
@@ -128,9 +115,8 @@ def test_logprobs_equal_transformers(model, rollout, space):
     assert bool((logprobs[~rollout.response_mask] == 0).all())
     for row in range(12):
         expected = oracle_logprobs(oracle, rollout, row, space)
-        assert torch.allclose(
-            logprobs[row][rollout.response_mask[row]].double(), expected, atol=1e-4
-        ), row
+        found = logprobs[row][rollout.response_mask[row]].double()
+        assert torch.allclose(found, expected, atol=1e-4), row
 
 
 def test_marginal_ignores_the_prompt_to_the_bit(model, rollout):
@@ -152,14 +138,10 @@ def test_positions_and_what_is_fed(model, rollout, space, monkeypatch):
     fed with each response; a number of tokens that is not the length of the stream.
     """
     seen, fed, tables, embed = [], [], model.rotary_tables, model.model.embed_tokens.forward
-    monkeypatch.setattr(
-        model,
-        "rotary_tables",
-        lambda positions: seen.extend(positions[0].tolist()) or tables(positions),
-    )
-    monkeypatch.setattr(
-        model.model.embed_tokens, "forward", lambda ids: fed.extend(ids[0].tolist()) or embed(ids)
-    )
+    note_positions = lambda positions: seen.extend(positions[0].tolist()) or tables(positions)
+    note_ids = lambda ids: fed.extend(ids[0].tolist()) or embed(ids)
+    monkeypatch.setattr(model, "rotary_tables", note_positions)
+    monkeypatch.setattr(model.model.embed_tokens, "forward", note_ids)
     metrics = gradient(model, rollout, torch.ones(12), space=space, samples="all")[1]
     expected = []  # (position, id)
     prompts = [ids[mask].tolist() for ids, mask in zip(rollout.prompt_ids, rollout.prompt_mask)]
@@ -176,34 +158,21 @@ def test_inputs_are_not_written_to(model, rollout):
     """Bug: a mask or an advantage changed in place, which the next objective of the same update
     would then see.
     """
-    advantages, mask = (
-        prerl.group_advantages(REWARDS, True).flatten(),
-        prerl.loss_mask(rollout, True, 1),
-    )
-    inputs = {
-        **{name: value for name, value in vars(rollout).items() if torch.is_tensor(value)},
-        "advantages": advantages,
-        "mask": mask,
-    }
+    advantages = prerl.group_advantages(REWARDS, True).flatten()
+    mask = prerl.loss_mask(rollout, True, 1)
+    inputs = {name: value for name, value in vars(rollout).items() if torch.is_tensor(value)}
+    inputs |= {"advantages": advantages, "mask": mask}
     before = copy.deepcopy(inputs)
     weights = copy.deepcopy(model.state_dict())
-    gradient(
-        model,
-        rollout,
-        advantages,
-        space="conditional",
-        samples="all",
-        token_mask=mask,
-        old_logprobs=rollout.logprobs,
-    )
+    options = dict(token_mask=mask, old_logprobs=rollout.logprobs)
+    gradient(model, rollout, advantages, space="conditional", samples="all", **options)
     gradient_alignment(model, rollout, START)
     assert all(torch.equal(inputs[name], before[name]) for name in inputs)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-UPDATES = sorted(
-    {phase for phases in VARIANTS.values() for phase in phases}
-)  # what one update of any variant pushes
+# What one update of any variant pushes
+UPDATES = sorted({phase for phases in VARIANTS.values() for phase in phases})
 
 
 @pytest.mark.parametrize("names", UPDATES, ids="+".join)
@@ -233,32 +202,17 @@ def test_gradient_off_policy(model, rollout, names, budget):
     tokens of this update.
     """
     space = prerl.OBJECTIVES[names[0]].space
-    oracle, old = oracle_of(model), torch.zeros(12, 7)
+    oracle, (old, shifts) = oracle_of(model), torch.zeros(2, 12, 7)
     generator = torch.Generator().manual_seed(1)
     for row in range(12):
         logprobs = oracle_logprobs(oracle, rollout, row, space).detach()
-        old[row, : len(logprobs)] = logprobs - torch.randn(len(logprobs), generator=generator).mul(
-            2.0
-        ).clamp(-4, 4)
+        shift = torch.randn(len(logprobs), generator=generator).mul(2.0).clamp(-4, 4)
+        old[row, : len(logprobs)], shifts[row, : len(logprobs)] = logprobs - shift, shift
     found, metrics = push(model, rollout, names, micro_batch_tokens=budget, old_logprobs=old)
     assert distance(found, oracle_gradient(model, rollout, names, old=old)) < 1e-4
     assert 0.2 < metrics["clip_fraction"] < 0.8
-    logprobs = torch.stack(
-        [
-            torch.nn.functional.pad(oracle_logprobs(oracle, rollout, row, space).detach(), (0, 7))[
-                :7
-            ]
-            for row in range(12)
-        ]
-    )
-    ratio, negative = (
-        (logprobs - old).exp()[rollout.response_mask],
-        prerl.group_advantages(REWARDS, False).flatten() < 0,
-    )
-    of_negative = negative[:, None].expand_as(old)[rollout.response_mask]
-    assert (
-        (ratio[of_negative] > 10).any() and (ratio[of_negative] < 0.8).any() and (ratio > 1.3).any()
-    )
+    ratio, negative = shifts.exp(), prerl.group_advantages(REWARDS, False).flatten() < 0
+    assert (ratio[negative] > 10).any() and (ratio[negative] < 0.8).any() and (ratio > 1.3).any()
 
 
 def test_bf16_gradient_is_close(model, rollout):
@@ -315,9 +269,7 @@ def test_on_policy_needs_no_second_pass(model, rollout, space):
     every bit must be the same.
     """
     advantages = prerl.group_advantages(REWARDS, True).flatten()
-    options = dict(
-        micro_batch_tokens=1
-    )  # both passes score a row alone, so no sum is in another order
+    options = dict(micro_batch_tokens=1)  # Both score a row alone: no sum is in another order.
     if space == "conditional":
         old = prerl.conditional_logprobs(model, rollout, **options).detach()
     else:
@@ -409,9 +361,8 @@ def test_only_negative_rows_are_computed(model, rollout):
     assert prerl.is_negative(advantages).nonzero().flatten().tolist() == [1, 2]
     _, metrics = gradient(model, rollout, advantages, space="marginal", samples="negative")
     assert metrics["rows_trained"] == 2 and metrics["tokens"] == metrics["tokens_trained"] == 1 + 7
-    assert (
-        metrics["tokens_forward"] == 1 + 7
-    )  # start token + response - the last token, which is never fed
+    # The start token and the response, but for the last token, which is never fed
+    assert metrics["tokens_forward"] == 1 + 7
 
 
 def test_groups_without_variance_are_exactly_zero():
@@ -436,9 +387,8 @@ def test_no_signal_leaves_no_gradient(model, rollout):
     found, metrics = gradient(model, rollout, torch.zeros(12), space="marginal", samples="negative")
     assert not found and metrics["tokens"] == 0 and metrics["loss"] == 0
     found, metrics = gradient(model, rollout, torch.zeros(12), space="conditional", samples="all")
-    assert (
-        not found and metrics["rows_trained"] == metrics["tokens_forward"] == 0
-    )  # the caller's sign to skip the step
+    # The caller's sign to skip the step
+    assert not found and metrics["rows_trained"] == metrics["tokens_forward"] == 0
 
 
 def test_no_rows_of_a_kind(model, rollout):
@@ -478,18 +428,10 @@ def test_sign_takes_every_wrong_answer():
     """Bug: an all-wrong group left out by --advantage sign (NSR as in RLVR-Decomposed), or right
     answers of it pushed by NSR.
     """
-    advantages = dsrl.advantages_for(
-        prerl.OBJECTIVES["nsr-prerl"], torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]), "sign"
-    )
+    rewards = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    advantages = dsrl.advantages_for(prerl.OBJECTIVES["nsr-prerl"], rewards, "sign")
     assert advantages.tolist() == [-1, -1, 1, -1, 1, 1]
-    assert prerl.kept_rows(advantages, "negative").tolist() == [
-        True,
-        True,
-        False,
-        True,
-        False,
-        False,
-    ]
+    assert prerl.kept_rows(advantages, "negative").nonzero().flatten().tolist() == [0, 1, 3]
 
 
 def test_bad_masks_and_tokens_are_refused(model, rollout):
@@ -509,17 +451,11 @@ def test_gradient_alignment(model, rollout):
     """
     model.zero_grad(set_to_none=True)
     plain = gradient_alignment(model, rollout, START)
-    assert -1 <= plain["whole_model"] < 0.999 and all(
-        parameter.grad is None for parameter in model.parameters()
-    )
+    assert -1 <= plain["whole_model"] < 0.999 and not gradients_of(model)
     rollout.prompt_ids[:], rollout.prompt_mask[:] = START, torch.tensor([False, False, False, True])
     same = gradient_alignment(model, rollout, START)
-    assert same["whole_model"] == pytest.approx(1, abs=1e-6) and set(same["layers"]) >= {
-        "layer 0",
-        "layer 1",
-        "embed_tokens",
-        "norm",
-    }
+    assert same["whole_model"] == pytest.approx(1, abs=1e-6)
+    assert set(same["layers"]) >= {"layer 0", "layer 1", "embed_tokens", "norm"}
     assert all(value == pytest.approx(1, abs=1e-6) for value in same["positions"].values())
 
 
@@ -533,36 +469,24 @@ def test_alignment_equals_plain_autograd(model, rollout):
         for space in ("marginal", "conditional"):
             oracle = oracle_of(model)
             oracle_logprobs(oracle, rollout, row, space).mean().backward()
-            flat.append(
-                torch.cat(
-                    [
-                        p.grad.flatten()
-                        for _, p in sorted(oracle.named_parameters())
-                        if p.grad is not None
-                    ]
-                )
-            )
+            flat.append(torch.cat([one.flatten() for one in gradients_of(oracle).values()]))
         cosines.append(torch.nn.functional.cosine_similarity(*flat, dim=0))
     found = gradient_alignment(model, rollout, START, by_position=False)
-    assert (
-        found["whole_model"] == pytest.approx(float(sum(cosines) / 12), abs=1e-4)
-        and found["positions"] == {}
-    )
+    assert found["whole_model"] == pytest.approx(float(sum(cosines) / 12), abs=1e-4)
+    assert found["positions"] == {}
 
 
 def flops_of_update(model, rollout, advantages, **options):
     """FLOPs of all products of matrices but those inside attention, and the update's metrics."""
-    in_place = lambda _, first, second, **__: (
-        2 * first[0] * first[1] * second[1]
-    )  # the gradient of the head's weight
-    with FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.addmm_: in_place}
-    ) as counter:
+
+    def in_place(_, first, second, **__):  # the gradient of the head's weight
+        return 2 * first[0] * first[1] * second[1]
+
+    mapping = {torch.ops.aten.addmm_: in_place}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         metrics = gradient(model, rollout, advantages, **options)[1]
     counts = counter.get_flop_counts()["Global"]
-    return sum(
-        flops for operator, flops in counts.items() if "attention" not in str(operator)
-    ), metrics
+    return sum(counts[name] for name in counts if "attention" not in str(name)), metrics
 
 
 def test_prerl_costs_what_the_formula_says():
@@ -581,11 +505,8 @@ def test_prerl_costs_what_the_formula_says():
     model, rollout = random_model(intermediate_size=512), long_rollout()
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
     advantages = prerl.group_advantages(rewards, False).flatten()
-    weights = sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if name.endswith("proj.weight")
-    )
+    parameters = dict(model.named_parameters())
+    weights = sum(parameters[name].numel() for name in parameters if name.endswith("proj.weight"))
     head, response = model.lm_head.weight.numel(), rollout.response_mask.sum(1)
     negative = int(response[advantages < 0].sum())
     fed = {  # (space, micro_batch_tokens): tokens; rows have 89 to 124 of them with their prompts

@@ -160,7 +160,7 @@ def test_texts_do_not_rule_the_terminal(capsys):
     def fail():
         raise ValueError(HOSTILE)
 
-    assert records.report_errors(fail) == 2
+    assert console.report_errors(fail) == 2
     found = capsys.readouterr()
     for text in (found.out, found.err):
         assert "\\x1b[2J" in text and "a\\u202eb" in text and "\\x00" in text
@@ -171,7 +171,7 @@ def test_a_text_that_the_terminal_lacks_ends_no_run(monkeypatch):
     """Bug: "'ascii' codec can't encode", on Windows or where no locale is set."""
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert records.report_errors(lambda: console.say("\u2713 \u00fc")) == 0
+    assert console.report_errors(lambda: console.say("\u2713 \u00fc")) == 0
     terminal.flush()
     assert terminal.buffer.getvalue() == b"\\u2713 \\xfc\n"
 

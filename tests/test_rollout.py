@@ -461,3 +461,15 @@ def test_an_answer_is_printed_as_it_comes(capsys, interrupt):
 def test_an_error_of_the_command_is_one_line(capsys):
     assert sampling.main(["--model", "no-such-model", "x"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("error", [FloatingPointError("not finite"), torch.OutOfMemoryError()])
+def test_an_answer_that_fails_is_one_line(world, capsys, error):
+    """Bug: a traceback where the model's logits are not finite, or memory runs out."""
+
+    def fails(*_, **__):
+        raise error
+
+    assert ask.ask(fails, ["--model", str(world), "2 + 3?"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
