@@ -106,10 +106,11 @@ def majority(problem, rows):
 
 
 def thought_rates(rows, name):
-    """How often these responses reflect or change course; 0 for no responses."""
+    """How often these responses reflect or change course, and the share that do at all."""
     total, tokens = sum(row[name] for row in rows), sum(row["tokens"] for row in rows)
-    per_token = total / max(1, tokens)
-    return {"per_response": total / max(1, len(rows)), "per_1000_tokens": 1000 * per_token}
+    having, count = sum(row[name] > 0 for row in rows), max(1, len(rows))
+    return {"per_response": total / count, "share": having / count,
+            "per_1000_tokens": 1000 * total / max(1, tokens)}  # fmt: skip
 
 
 def rounded(value):

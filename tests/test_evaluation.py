@@ -79,7 +79,8 @@ def test_summary_by_hand():
     assert (summary["no_answer"], summary["length"], summary["cut"]) == (0.4, 30.0, 0.2)
     rates = summary["thoughts"]["reflection"]
     # The right rows have 0, 4 and 2 reflections in 10, 50 and 30 tokens.
-    assert rates["right"] == {"per_response": 2.0, "per_1000_tokens": pytest.approx(6000 / 90)}
+    expected = {"per_response": 2.0, "share": 2 / 3, "per_1000_tokens": 6000 / 90}
+    assert rates["right"] == pytest.approx(expected)
     assert rates["wrong"]["per_response"] == 2.0 and rates["per_response"] == 2.0
     # Equal answers are one, no answer is no vote, a tie is for the first.
     for answers, grades, expected in (
