@@ -202,10 +202,8 @@ class CausalLM(nn.Module):
 
 
 class BlockedLinear(nn.Module):
-    """A Linear on a CPU whose weight lies in oneDNN's blocks, as torch.compile would have it.
-
-    A product of few rows takes 0.4 to 0.9 of Linear's time, so the copy pays after many products.
-    """
+    """A Linear on a CPU whose weight lies in oneDNN's blocks, as torch.compile would have it: a
+    product of few rows takes 0.4 to 0.9 of Linear's time, so the copy pays after many products."""
 
     def __init__(self, weight, bias):
         super().__init__()
@@ -304,7 +302,9 @@ class Scope:
 
 def packed_scope(row_lengths, follows, kv_cache, filled, device):
     """Each token sees its own row up to itself, and before it all of the row that its row follows;
-    with a cache, its key and value are stored too."""
+    with a cache, its key and value are stored too. Rows of 2, 3 and 2 tokens, of which the last two
+    follow the first, see places 0 1, 0 1 2 3 4 and 0 1 5 6 of the stream: positions 0 1 2 3 4 2 3,
+    ends 0 2 5 7, seen_ends 0 2 7 11."""
     own = torch.arange(sum(row_lengths)).split(row_lengths)  # (length,) each, places in the stream
     pairs = zip(own, follows or [None] * len(own), strict=True)
     seen = [row if first is None else torch.cat([own[first], row]) for row, first in pairs]
