@@ -34,10 +34,13 @@ BRACES = re.compile(BOX.pattern + "|[{}]")
 BRACES_AND_ESCAPES = re.compile(BOX.pattern + r"|\\[{}\\]|[{}]")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
-CUE = re.compile(  # "The answer is", "Answer:", "the correct option is (B)", "answer 7"
-    r"(?<!this )(?<!that )(?:answer|correct (?:option|choice))(?:(?: (?:to|of|for) [^.\n]{1,60})? "
-    r"is\b|[\s*]*:|(?=\s*\\\[)|(?=\s\$?-?\d)|\*\*\n)[\s:*]*"
-    r"(?:the (?:final )?answer is:?\s*)?(?:(?:therefore|approximately|about) )?", re.I)
+CUE = re.compile(r"""
+    (?<!this\ )(?<!that\ )(?:answer|correct\ (?:option|choice))  # "The answer", not "this answer"
+    (?:(?:\ (?:to|of|for)\ [^.\n]{1,60})?\ is\b   # " is", " to the second part is"
+    | [\s*]*: | \*\*\n                            # "Answer:", "**Answer**:"
+    | (?=\s*\\\[) | (?=\s\$?-?\d))                # "answer 7", "answer \[7\]"
+    [\s:*]*(?:the\ (?:final\ )?answer\ is:?\s*)?  # "Answer: The final answer is"
+    (?:(?:therefore|approximately|about)\ )?""", re.I | re.X)
 STOP = re.compile(r"\.(?=\s|$)|\n| \(?(?:because|since)\b|, (?=[a-z])")  # ends a stated answer
 SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
                   r"\*\*([^*]+)\*\*)", re.S)
@@ -115,10 +118,14 @@ def extract_answer(response, loose=False):
 # --------------------------------------------------------------------------------------------------
 # Equal: two answers -> right or not, and the rule that decided
 
-CHOICE = re.compile(  # B, (b), option B, B. five; but no second letter: C. or D
-    r"\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):? )?[(\[]?([A-Ja-j])(?:[)\].:\s]*|[).:]+"
-    r"(?:\s+|(?<=\))(?=\w))(?!(?:or|and|not|false|incorrect|is|no wait)\b|"
-    r".*\b(?:[B-J]|A(?! [a-z]))\b|\(?[a-j](?:\)| is\b)|(?:.*[a-z]{2} )?[b-j]\b\W*$)(.+))")
+CHOICE = re.compile(r"""
+    \s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\ )?[(\[]?([A-Ja-j])  # B, (b), Option B
+    (?:[)\].:\s]*                                       # and no more; or the option's text after it
+    | [).:]+(?:\s+|(?<=\))(?=\w))                       # B. five; (B)five
+      (?!(?:or|and|not|false|incorrect|is|no\ wait)\b   # but no "B) or ...", "B. not"
+      | .*\b(?:[B-J]|A(?!\ [a-z]))\b                    # nor a second letter: "C. or D"
+      | \(?[a-j](?:\)|\ is\b)|(?:.*[a-z]{2}\ )?[b-j]\b\W*$)
+      (.+))""", re.X)
 SPACE = re.compile(r"(?<![\d.]) | (?![\d.])")  # A space between digits stays.
 LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
 # Signs that make a formula of a text: a-b is not ab, north-east is northeast
