@@ -84,7 +84,9 @@ class Config:
         None, "compute layers again in backward: less memory (default: as the GPU needs)"
     )
     offload: bool | None = flag(None, "AdamW's moments in host memory (default: as the GPU needs)")
-    lora_rank: int = flag(0, "train adapters of this rank; the default --lr is then ten times", 0, 10**4)
+    lora_rank: int = flag(
+        0, "train adapters of this rank; the default --lr is then ten times", 0, 10**4
+    )
     lora_alpha: int = flag(32, "the adapters' scale is alpha / rank", 1)
     shard: bool = flag(False, "weights, gradients and moments cut over the processes of torchrun")
 
