@@ -168,11 +168,12 @@ def run(args):
     """Evaluate the tasks one by one; results.json is whole after each."""
     counts = {"--k": args.k, "--limit": args.limit, "--max-new-tokens": args.max_new_tokens}
     for flag, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{flag} {value}: must be at least 1")
+        if value is not None and not 1 <= value <= 10**9:
+            raise ValueError(f"{flag} {value}: must be at least 1, at most 10^9")
     if not args.tasks:
         raise ValueError("nothing to do: give --tasks or --compare, or --help")
-    tasks, data = args.tasks.split(","), dict(item.partition("=")[::2] for item in args.data)
+    tasks = [name.strip() for name in args.tasks.split(",")]
+    data = dict(item.partition("=")[::2] for item in args.data)
     for name, file in data.items():
         if not file or name not in tasks:
             raise ValueError(f"--data {name}: must read TASK=FILE, TASK of --tasks {args.tasks}")

@@ -246,6 +246,8 @@ def load_problems(
     problems = list(islice(found, limit))
     told = f"{name_or_path}{taken}: {counts.pop('rows'):,} rows, {len(problems):,} problems"
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+    kinds = sorted({problem["kind"] for problem in problems} - {"math", "tiny"})
+    told += f", graded as {' and '.join(kinds)}" if kinds else ""
     print(f"{told}; dropped {dropped}" if dropped else told)
     if not problems:
         raise ValueError(
@@ -258,6 +260,10 @@ def load_problems(
     for index, problem in enumerate(problems):
         problem |= {"index": index, "shots": shots.get(problem["group"], "")}
     golds = {one["answer"] for one in problems if one["kind"] not in ("choice", "bbh")} - {""}
+    if letters := [one["problem"] for one in problems if re.fullmatch("[A-Ea-e]", one["answer"])
+                   and one["kind"] == "math" and not re.search(r"\b[Bb]\b", one["problem"])]:
+        print(f"warning: {len(letters)} golds of {name_or_path} are a letter, and neither a column "
+              f"nor the question has options, as in {letters[0][:80]!r}")  # fmt: skip
     if unread := [gold[:80] for gold in sorted(golds) if not parses(gold)]:
         print(f"{name_or_path}: {len(unread)} golds match as text only: {unread[:20]}")
     return problems

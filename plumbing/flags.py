@@ -38,7 +38,7 @@ FREE = (  # flags that change nothing of the result
 )  # fmt: skip
 
 
-def flag(default, help_text, least=None, most=math.inf, **options):
+def flag(default, help_text, least=None, most=10**12, **options):
     """A field of Config: its default, and what `--help` says of the flag that sets it."""
     bounds = (-math.inf if least is None else least, most)
     return field(default=default, metadata={"help": help_text, "bounds": bounds, **options})
@@ -68,8 +68,8 @@ class Config:
     skip_first: int = flag(0, "response tokens left out of the loss at its start", 0)
     updates_per_rollout: int = flag(1, "optimizer steps on one rollout; 1 is strictly on-policy", 1)
 
-    prompts_per_step: int = flag(64, "P, prompts per update", 1)
-    group_size: int = flag(8, "G, responses per prompt", 2)
+    prompts_per_step: int = flag(64, "P, prompts per update", 1, 10**6)
+    group_size: int = flag(8, "G, responses per prompt", 2, 10**6)
     max_prompt_tokens: int = flag(1024, "problems with a longer prompt are left out", 1)
     max_response_tokens: int = flag(2048, "tokens; a longer response is cut", 1)
     kv_cache_gb: float | None = flag(None, "GB for the KV cache (default: what is left)", 0)
@@ -84,7 +84,9 @@ class Config:
         None, "compute layers again in backward: less memory (default: as the GPU needs)"
     )
     offload: bool | None = flag(None, "AdamW's moments in host memory (default: as the GPU needs)")
-    lora_rank: int = flag(0, "train adapters of this rank; the default --lr is then ten times", 0)
+    lora_rank: int = flag(
+        0, "train adapters of this rank; the default --lr is then ten times", 0, 10**4
+    )
     lora_alpha: int = flag(32, "the adapters' scale is alpha / rank", 1)
     shard: bool = flag(False, "weights, gradients and moments cut over the processes of torchrun")
 
@@ -97,7 +99,7 @@ class Config:
         None, "log there too; project and run by WANDB_PROJECT, WANDB_RUN_ID, TRACKIO_PROJECT",
         choices=("wandb", "trackio", "tensorboard"),
     )  # fmt: skip
-    seed: int = flag(0, "of data order, sampling and evaluation", 0, 10**12)  # times 10^6: 64 bits
+    seed: int = flag(0, "of data order, sampling and evaluation", 0)  # times 10^6: 64 bits
     out: str = flag("out", "folder of the run")
     resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
     export: str | None = flag(None, "write the newest model in --out to this folder, in bfloat16")

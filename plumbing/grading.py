@@ -9,6 +9,7 @@ r"""Grading by the kind of problem: response -> answer -> 1 or 0; and verifiers 
 Where a problem has several golds (`alternatives`), an answer is right if any of them matches.
 """
 
+import copy
 import importlib.machinery
 import importlib.util
 import math
@@ -175,7 +176,9 @@ def is_right(problem, predicted, loose=True, strict=False):
         return any(is_right(one, predicted, loose, strict) for one in golds)
     kind, answer = problem["kind"], problem["answer"]
     if kind == "choice":
-        return predicted == answer
+        texts = dict(zip(LETTERS, problem.get("options") or (), strict=False))
+        alike = answer in texts and texts.get(predicted) == texts[answer]  # two equal options
+        return predicted == answer or alike
     if kind == "bbh":
         return same_text(predicted, answer)
     if strict or equal(predicted, answer):
@@ -222,7 +225,6 @@ def grade(problem, response, loose=True, strict=False):
 
 FAILED_SHARE = 0.1  # of the responses graded at once: as many may fail, beyond is an error
 SHOWN = 300  # characters of a problem, a response, an error
-STRANGERS_ERRORS = (Exception, SystemExit)  # a verifier is other people's code: it may raise any
 
 
 def load_function(spec):
@@ -237,7 +239,7 @@ def load_function(spec):
     sys.path.insert(0, folder)  # for its neighbours
     try:
         loader.exec_module(module)
-    except STRANGERS_ERRORS as error:
+    except BaseException as error:  # other people's code: it may raise any
         raise ValueError(f"--reward {spec!r}: {path} does not load: {told(error)}") from error
     finally:
         sys.path.remove(folder)
@@ -248,8 +250,13 @@ def load_function(spec):
 
 
 def told(error):
-    """An error of a verifier in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:SHOWN]
+    """An error of a verifier in one line. Ctrl-C is none, and is raised again."""
+    if type(error) is KeyboardInterrupt:
+        raise error
+    text = "it has no text"
+    with suppress(Exception):
+        text = str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())[:SHOWN]
 
 
 def reward_of(value):
@@ -277,9 +284,10 @@ def load_grader(spec):
     def grade(problems, responses, counts=None):
         rewards, failures, counts = [], [], {} if counts is None else counts
         for problem, response in zip(problems, responses, strict=True):
-            try:  # it gets the row as it stands in the file
-                rewards.append(reward_of(function(dict(problem.get("row") or problem), response)))
-            except STRANGERS_ERRORS as error:
+            try:  # it gets the row as it stands in the file, each time, whatever it does to it
+                row = copy.deepcopy(problem.get("row") or problem)
+                rewards.append(reward_of(function(row, response)))
+            except BaseException as error:
                 rewards.append(0.0)
                 asked = str(problem.get("problem"))[:SHOWN]
                 failures.append(f"--reward {spec!r} failed ({told(error)}) on the problem "

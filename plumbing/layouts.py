@@ -5,7 +5,8 @@
 | prompt, messages: a text, or turns of a   | ground_truth, reward_model.ground_truth: a text,    |
 | conversation, of which the last user's    | a list of which any is right, an object with either |
 | with options, choices, or columns A B C D | a letter, "(a)", an index from 0, an option's text  |
-Names of columns may be in capitals. A row without a question or a gold has "" there.
+Names of columns may be in capitals. A row without a question or a gold has "" there. A text beside
+the question (MATERIAL) belongs to it: both are shown, in the order of the file.
 """
 
 import ast
@@ -14,20 +15,25 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from contextlib import suppress
 
 from plumbing.prompts import LETTERS
 from reward import extract_answer
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-QUESTIONS = ("problem", "question", "prompt", "messages", "conversations", "input", "query")
+QUESTIONS = ("problem", "question", "prompt", "messages", "conversations", "query", "input")
+MATERIAL = ("instruction", "context", "passage", "article", "story", "body", "input")
 GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer", "target", "gold")
 CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index", *GOLDS)
 GPQA = ("correct_answer", "incorrect_answer_1", "incorrect_answer_2", "incorrect_answer_3")
-COLUMNS = {*QUESTIONS, *CHOICE_GOLDS, *GPQA, *"abcde", "reward_model", "solution", "options",
-           "choices", "kind", "error", "category", "cot_content", "instruction"}  # fmt: skip
+OPTIONS = {start + mark.lower(): mark for mark in LETTERS[:10] + "123456789"
+           for start in ("", "option", "option_", "choice", "choice_")}  # fmt: skip
+COLUMNS = {*QUESTIONS, *MATERIAL, *CHOICE_GOLDS, *GPQA, *OPTIONS, "reward_model", "solution",
+           "options", "choices", "answers", "kind", "error", "category", "cot_content"}  # fmt: skip
 GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solution")  # of a dict
-NO_GOLDS = ("", "proof", "notfound", "not found")  # NuminaMath's, where there is no answer
+# NuminaMath's, where there is no answer, and what programs write for none
+NO_GOLDS = ("", "proof", "notfound", "not found", "none", "null", "nan", "n/a")
 SHORT_SOLUTION = 10  # words: without a box, such a solution is itself the answer
 WRAPPER = re.compile(  # of BytedTsinghua's sets: asks for "Answer: 34", which no grader here wants
     r"\A\s*Solve the following math problem step by step\. The last line of your response should "
@@ -52,13 +58,14 @@ def read_rows(path, columns=None):
             raise ValueError(f"its name does not end in {', '.join(SUFFIXES)}")
         for place, row in readers[path.suffix.lower()](path, columns):
             if isinstance(row, bytes):
-                row = json.loads(row.decode("utf-8-sig"))
+                row = json.loads(row.decode("utf-8-sig"), object_pairs_hook=object_of)
             if not isinstance(row, dict):
                 raise ValueError(f"{str(row)[:40]} is no object such as {{'problem': 'p'}}")
             yield place, row
             place = f" after{place}"
-    except (ValueError, OSError, RecursionError, NotImplementedError, csv.Error) as error:
-        raise ValueError(f"cannot be read: {path}{place}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a stranger's file: pyarrow may raise anything
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"cannot be read: {path}{place}: {reason}") from error
 
 
 def plain_name(column):
@@ -66,15 +73,46 @@ def plain_name(column):
     return str(column).strip().lower().replace(" ", "_")
 
 
+def check_names(names):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ValueError(f"two columns {', '.join(twice)}: one would hide the other")
+
+
+def object_of(pairs):
+    """A JSON object; of two fields of one name, json would keep the last in silence."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        check_names(name for name, _ in pairs)
+    return row
+
+
+def shortest(value, narrow):
+    """Numbers of the type `narrow` as they were written: 0.1, not 0.10000000149011612."""
+    if isinstance(value, list):
+        return [shortest(one, narrow) for one in value]
+    if isinstance(value, dict):
+        return {name: shortest(one, narrow) for name, one in value.items()}
+    is_narrow = isinstance(value, float) and narrow(value) == value
+    return float(str(narrow(value))) if is_narrow else value
+
+
 def read_parquet(path, columns):
-    import pyarrow.parquet  # slow to import, and the other formats do without
+    import numpy  # these two are slow to import, and the other formats do without
+    import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
+        check_names(names)
+        narrow = {}  # column -> its type of floats, where that is not Python's own
+        for field in file.schema_arrow:
+            if found := re.search(r"\b(half)?float\b", str(field.type)):
+                narrow[field.name] = numpy.float16 if found[1] else numpy.float32
         needed = [name for name in names if columns is None or plain_name(name) in columns]
         batches = file.iter_batches(batch_size=1024, columns=needed or names)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
+        rows = (row for batch in batches for row in batch.to_pylist(maps_as_pydicts="strict"))
+        for number, row in enumerate(rows, 1):
+            short = {name: shortest(row[name], narrow[name]) for name in narrow.keys() & row}
+            yield f" row {number}", row | short
 
 
 def read_csv(path, columns):
@@ -82,9 +120,7 @@ def read_csv(path, columns):
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)  # else an open quote takes in the rest
-            names = list(filter(None, reader.fieldnames or ()))
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"two columns {', '.join(twice)}: one would hide the other")
+            check_names(filter(None, reader.fieldnames or ()))
             for row in reader:
                 if None in row:  # a comma that is not quoted moves all that follows it
                     raise ValueError(f"line {reader.line_num} has more cells than the first line")
@@ -104,7 +140,7 @@ def read_jsonl(path, columns):
 def read_json(path, columns):
     """A list of rows, or an object with one in it (BBH's "examples"); or really a .jsonl."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=object_of)
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
@@ -148,6 +184,7 @@ def question_of(value):
         users = [turn for turn in value if isinstance(turn, dict)
                  and turn.get("role", turn.get("from", "user")) in ("user", "human")]  # fmt: skip
         value = users[-1].get("content", users[-1].get("value")) if users else None
+    value = [value] if isinstance(value, dict) else value
     if isinstance(value, list):  # the parts of a turn
         value = "".join(part.get("text") or "" for part in value if isinstance(part, dict))
     return WRAPPER.sub(r"\1", clean(value))
@@ -172,11 +209,24 @@ def golds_of(value):
     return [] if text.casefold() in NO_GOLDS else [text]
 
 
-def options_of(row):
+def option_columns(row, gold):
+    """{label: text} of options in columns of their own: A, Option B, choice_3. Else {}.
+
+    Columns a, b, c may be numbers of the question: they are options where the gold is a letter.
+    """
+    found = {OPTIONS[name]: (name, value) for name, value in row.items() if name in OPTIONS}
+    is_named = any(len(name) > 1 for name, _ in found.values()) or {"A", "B", "C"} <= set(row)
+    if not is_named and not re.fullmatch(r"\W*[A-Ja-j]\W*", str(gold)):
+        return {}
+    is_whole = {"A", "B"} <= set(found) or {"1", "2"} <= set(found)
+    return {label: found[label][1] for label in sorted(found)} if is_whole else {}
+
+
+def options_of(row, gold):
     """{label: text} of the options of a row: a list, an object, ARC's texts and labels, columns."""
-    given = next((unpacked(row[key]) for key in ("options", "choices") if row.get(key)), {})
-    if not given and {"A", "B", "C"} <= set(row):
-        given = {letter: row.get(letter) for letter in "ABCDE"}
+    is_label = gold is not None and gold is row.get("label")
+    keys = ("options", "choices", "answers")[: 3 if is_label else 2]  # ReClor: answers, label
+    given = next((unpacked(row[key]) for key in keys if row.get(key)), option_columns(row, gold))
     if isinstance(given, dict) and isinstance(given.get("text"), list):
         labels, texts = given.get("label") or LETTERS[: len(given["text"])], given["text"]
         if len(labels) != len(texts):
@@ -186,7 +236,7 @@ def options_of(row):
         given = [one.get("text") if isinstance(one, dict) else one for one in given]
         given = dict(zip(LETTERS, given, strict=False))
     if not isinstance(given, dict):
-        raise ValueError(f"options {str(given)[:60]}: expected a list or an object, up to Z")
+        raise ValueError(f"options {str(given)[:60]!r}: expected a list or an object, up to Z")
     there = {key: text for key, text in given.items() if text not in (None, "", "N/A")}
     options = {str(key): clean(text) for key, text in there.items()}
     starts = {key: re.match(rf"\(?{re.escape(key)} ?[).:]\s*", options[key]) for key in options}
@@ -206,10 +256,11 @@ def choice_of(gold, options):
     elif text.casefold() in texts and isinstance(gold, str):
         place = texts.index(text.casefold())
     else:
-        letter = re.match(r"\(?([A-Za-z])(?:\W*$|[).:])", text)
+        # "A. clay", but not "A. and B." or "(A), (C)"
+        letter = re.match(r"\(?([A-Za-z])(?:\W*$|[).:](?!\W*(?:(?:and|or)\b|[A-Za-z]\))))", text)
         if letter:
             place = LETTERS.index(letter[1].upper())
-        elif text.isdecimal():
+        elif text.isdecimal() and "1" not in labels:  # labels 1, 2, 3 are not counted from 0
             place = int(text)
         if 0 <= place < len(LETTERS) and LETTERS[place] in labels:  # one before may be missing
             place = labels.index(LETTERS[place])
@@ -223,6 +274,7 @@ def gold_of(low, task):
     gold, error = next((low[name] for name in GOLDS if low.get(name) not in (None, "")), ""), None
     if not set(GOLDS) & set(low):
         gold = low.get("label")
+        gold = None if isinstance(gold, bool) else gold  # whether an answer is right is no gold
         if solution := str(low.get("solution") or ""):
             is_short = len(solution.split()) < SHORT_SOLUTION
             gold = extract_answer(solution, loose=True) or (solution if is_short else "")
@@ -244,16 +296,21 @@ def to_problem(row, task):
     """
     columns = f"columns {', '.join(map(str, row))}"
     low = {plain_name(name): value for name, value in row.items()} | row
-    there = [name for name in QUESTIONS if name in low]
+    there = [name for name in (*QUESTIONS, "instruction") if name in low]
     if not there:
         raise ValueError(f"{columns} are no known layout; expected {task.columns}")
-    question = question_of(next((low[name] for name in there if low[name]), None))
-    if there == ["input"] and low.get("instruction"):
-        question = f"{clean(low['instruction'])}\n\n{question}".strip()
+    check_names(name for name in map(plain_name, row) if name in QUESTIONS + GOLDS)
+    asked = next((name for name in there if low[name]), there[0])
+    question = question_of(low[asked])
+    texts = {name: question if name == asked else value.strip() for name, value in low.items()
+             if name == asked or name in MATERIAL and isinstance(value, str)}  # fmt: skip
+    question = "\n\n".join(clean(text) for name, text in texts.items() if name == asked
+                           or text not in question and question not in text)  # fmt: skip
     problem = {"problem": question, "answer": "", "alternatives": None, "kind": task.kind,
                "options": None, "error": None}  # fmt: skip
     if isinstance(verl := unpacked(low.get("reward_model")), dict):
         low["ground_truth"] = verl.get("ground_truth")
+    gold = next((low[name] for name in CHOICE_GOLDS if low.get(name) not in (None, "")), None)
     if set(GPQA) <= set(low):
         problem["kind"], (right, *wrong) = "choice", (low[name] for name in GPQA)
         options = [option for option in (right, *wrong) if option is not None]
@@ -261,10 +318,13 @@ def to_problem(row, task):
         if right:
             problem["options"] = [clean(option).strip() for option in options]
             problem["answer"] = LETTERS[options.index(right)]
-    elif options := options_of(low):
+    elif options := options_of(low, gold):
         problem |= {"kind": "choice", "options": list(options.values())}
-        golds = [low[name] for name in CHOICE_GOLDS if low.get(name) not in (None, "")]
-        problem["answer"] = choice_of(golds[0], options) if golds else ""
+        values = unpacked(low.get("options") or low.get("choices"))
+        if isinstance(values, list) and {type(gold), *map(type, values)} <= {int, float}:
+            # A number among numbers is one of them, not an index.
+            gold = LETTERS[values.index(gold)] if gold in values else gold
+        problem["answer"] = "" if gold is None else choice_of(gold, options)
     elif task.kind == "choice":
         raise ValueError(f"{columns} hold no options; expected {task.columns}")
     else:

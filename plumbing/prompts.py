@@ -65,14 +65,17 @@ def describe_template(tokenizer):
 
 def chat_prompt(tokenizer, instruction, question):
     """The chat prompt; if the template refuses or drops a system turn, the user turn has both."""
-    turns = [{"role": "user", "content": question}]
-    if not instruction:
-        return render(tokenizer, turns)
-    with suppress(ValueError):  # "System role not supported"
-        text = render(tokenizer, [{"role": "system", "content": instruction}, *turns])
-        if instruction in text:
-            return text
-    return render(tokenizer, [{"role": "user", "content": f"{instruction}\n\n{question}"}])
+    if instruction:
+        turns = [("system", instruction), ("user", question)]
+        with suppress(ValueError):  # "System role not supported"
+            text = render(tokenizer, [{"role": role, "content": one} for role, one in turns])
+            if instruction in text and question.strip() in text:
+                return text
+        question = f"{instruction}\n\n{question}"
+    text = render(tokenizer, [{"role": "user", "content": question}])
+    if question.strip() not in text:  # a template that wants parts, or that escapes < as &lt;
+        raise ValueError(f"the chat template drops or changes {question[:80]!r}: mend or remove it")
+    return text
 
 
 def encode_prompt(tokenizer, problem, template="chat"):

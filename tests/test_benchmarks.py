@@ -292,6 +292,19 @@ def test_questions_with_other_options_are_other_problems(tmp_path):
         assert len(load_problems(write(tmp_path, name, plain))) == 2
 
 
+def test_what_is_guessed_is_said(tmp_path, capsys):
+    """Bug: options in columns that are not known, or none at all, and "B" is the gold, in silence;
+    a file of input and target is taken for BBH's without a word.
+    """
+    rows = [{"question": "Which?", "choices": [], "answer": "B"},
+            {"question": "Which? (A) u (B) v", "choices": [], "answer": "B"}]
+    load_problems(write(tmp_path, "own.jsonl", rows))
+    printed = capsys.readouterr().out
+    assert "warning: 1 golds of " in printed and "as in 'Which?'" in printed
+    load_problems(write(tmp_path, "own.jsonl", [{"input": "2 + 3", "target": "5"}]))
+    assert "1 rows, 1 problems, graded as bbh" in capsys.readouterr().out
+
+
 def test_a_verifier_needs_no_answer(tmp_path):
     """Bug: problems for a verifier of one's own refused, as they have no gold."""
     path = write(tmp_path, "own.jsonl", [{"prompt": f"p{i}", "numbers": [i]} for i in range(5)])

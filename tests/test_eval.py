@@ -164,6 +164,8 @@ def test_prompts_with_little_room_are_said(stub, tmp_path, capsys):
     (["--k", "0"], "--k 0: must be at least 1"), (["--limit", "-1"], "--limit -1: must be"),
     (["--tasks", "nowhere"], "must read TASK=FILE"), (["--data", "x"], "--data x: must read"),
     (["--tasks", "own,nowhere"], "no file and no task 'nowhere'; known tasks: gsm8k"),
+    (["--k", f"{10**23}"], "at most 10^9"), (["--limit", f"{10**23}"], "at most 10^9"),
+    (["--tasks", "own, nowhere"], "no file and no task 'nowhere'"),
     (["--tasks", "own,"], "no file and no task ''"), (["--tasks", ""], "nothing to do"),
     (["--data", "own=nowhere.jsonl"], "no file and no task 'nowhere.jsonl'"),
     (["--data", "own={tmp}/out"], "responses|out"),

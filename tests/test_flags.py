@@ -90,6 +90,9 @@ def test_flags_are_read_and_spelled_either_way():
      ("--data=", "--data is empty"), ("--out=", "--out is empty"), ("--eval-data=", "is empty"),
      ("--skip-first 128", "--skip-first 128 leaves nothing of --max-response-tokens 128"),
      ("--lora-alpha 64", "--lora-alpha: give --lora-rank"),
+     (f"--steps {10**23}", "at most 1000000000000"),
+     (f"--prompts-per-step {10**8}", "at most 1000000"),
+     (f"--lora-rank {10**12}", "at most 10000"),
      ("--seed 99999999999999999999", "at most 1000000000000"), ("--save-every 0", "at least 1")],
 )  # fmt: skip
 def test_numbers_that_make_no_run_are_refused(capsys, words, message):

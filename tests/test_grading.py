@@ -249,6 +249,21 @@ def test_a_verifier_gets_the_row_of_the_file(tmp_path):
                    f"{CHECK}return problem.pop('answer') == 'work #### 6' and len(problem) == 2\n")
     row = {"problem": "p", "answer": "work #### 6", "numbers": [3, 3]}
     assert check([{**row, "answer": "6", "kind": "math", "row": row}] * 2, ["x"] * 2) == [1.0, 1.0]
+    check = grader(tmp_path, f"{CHECK}return problem['numbers'].pop() == 3 == len(problem)\n")
+    assert check([{"row": row}] * 2, ["x"] * 2) == [1.0, 1.0]
+
+
+def test_ctrl_c_in_a_verifier_stops(tmp_path):
+    """Bug: a Ctrl-C that comes while a verifier runs is taken for its failure."""
+    with pytest.raises(KeyboardInterrupt):
+        grader(tmp_path, f"{CHECK}raise KeyboardInterrupt\n")([MATH], ["x"])
+
+
+def test_two_equal_options_are_one_answer():
+    """Bug: the gold is B, A has the same text, and A is wrong."""
+    problem = {**OPTIONS, "options": ["clay", "clay", "sand"], "answer": "B"}
+    texts = ["\\boxed{A}", "\\boxed{clay}", "\\boxed{B}", "\\boxed{C}", "none"]
+    assert [grade(problem, text) for text in texts] == [1, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("code, message", [
@@ -275,7 +290,11 @@ def test_a_verifier_that_does_not_load_says_why(tmp_path, code, message):
     ("return {'score': 1.0}", "gives {'score'"),
     ("return int(response)", "ValueError: invalid literal for int"),
     ("return problem['x']", "KeyError: 'x'"),
-    ("raise SystemExit(3)", "SystemExit: 3"), ("return check(problem, response)", "RecursionError"),
+    ("raise SystemExit(3)", "SystemExit: 3"),
+    ("raise type('Slow', (BaseException,), {})(3)", "Slow: 3"),
+    ("raise type('Slow', (KeyboardInterrupt,), {})(3)", "Slow: 3"),
+    ("raise type('Odd', (Exception,), {'__str__': None})", "Odd: it has no text"),
+    ("return check(problem, response)", "RecursionError"),
 ])  # fmt: skip
 def test_a_verifier_that_fails_says_on_what(tmp_path, code, message):
     """Bug: a traceback that names neither the verifier nor the problem."""

@@ -105,6 +105,14 @@ LAYOUTS = [  # file, row in the columns of the public set; problem, answer, kind
     ("input.jsonl", {"input": "p", "target": "4", "id": 1}, "p", "4", "math"),
     ("surrogate.jsonl", {"problem": "p\ud83d", "answer": "4\udc00"}, "p?", "4?", "math"),
     ("upper.JSONL", {"problem": "p", "answer": "4"}, "p", "4", "math"),
+    # a text beside the question belongs to it
+    ("svamp.jsonl", {"Body": "b", "Question": "q", "Answer": 3.0}, "b\n\nq", "3", "math"),
+    ("query.jsonl", {"input": "2 3", "query": "sum?", "answer": "5"}, "2 3\n\nsum?", "5", "math"),
+    ("drop.jsonl", {"question": "q", "context": "c", "answer": "5"}, "q\n\nc", "5", "math"),
+    ("same.jsonl", {"problem": "Solve p.", "input": "p", "answer": "5"}, "Solve p.", "5", "math"),
+    ("alpaca.jsonl", {"instruction": "p", "input": "", "answer": "5"}, "p", "5", "math"),
+    ("part.jsonl", {"prompt": [{"role": "user", "content": {"text": "p"}}], "answer": 5}, "p", "5",
+     "math"),
     # a file's name and a column of the user's own decide nothing
     ("minerva_own.jsonl", {"problem": "p", "answer": "1000"}, "p", "1000", "math"),
     ("minerva.jsonl", {"problem": "p", "answer": "1000"}, "p", "1000", "math"),
@@ -193,6 +201,15 @@ CHOICES = [  # row beside the question; options, letter
      CLAYS[:2], "B"),
     ({"options": {"A": "clay", "B": "sand"}, "answer": "sand", "answer_idx": "B"}, CLAYS[:2], "B"),
     ({"A": "clay", "B": "sand", "C": "mud", "D": "silt", "answer": "C"}, CLAYS, "C"),  # C-Eval
+    ({"a": "clay", "b": "sand", "c": "mud", "d": "silt", "answer": "c"}, CLAYS, "C"),
+    ({"A": "clay", "B": "sand", "answer": "B"}, CLAYS[:2], "B"),
+    ({"option_a": "clay", "option_b": "sand", "answer": 1}, CLAYS[:2], "B"),
+    ({"Option A": "clay", "Option B": "sand", "answer": "sand"}, CLAYS[:2], "B"),
+    ({"option1": "clay", "option2": "sand", "answer": 1}, CLAYS[:2], "A"),
+    ({**dict(zip("ABCDEF", "uvwxyz", strict=True)), "answer": "F"}, list("uvwxyz"), "F"),
+    ({"answers": CLAYS, "label": 2}, CLAYS, "C"),  # ReClor
+    ({"options": [2, 4, 6], "answer": 2}, ["2", "4", "6"], "A"),  # a number among numbers
+    ({"options": [10, 20.5, 30], "answer": 20.5}, ["10", "20.5", "30"], "B"),
 ]  # fmt: skip
 
 
@@ -208,7 +225,8 @@ def test_choices_in_any_form(tmp_path, row, options, letter):
     {"options": CLAYS, "answer": -1},
     {"options": CLAYS, "answer": "clay and sand"}, {"options": "clay or sand", "answer": "A"},
     {"options": [f"o{i}" for i in range(27)], "answer": "A"},
-    {"options": CLAYS, "answer": ["A", "B"]},
+    {"options": CLAYS, "answer": ["A", "B"]}, {"options": CLAYS, "answer": "(A), (C)"},
+    {"options": CLAYS, "answer": "A) and B)"}, {"option1": "u", "option2": "v", "answer": 0},
 ])  # fmt: skip
 def test_a_gold_that_is_no_option_is_an_error(tmp_path, row):
     """Bug: a choice that no response can get right, in silence."""
@@ -280,6 +298,16 @@ FILES = [  # name, content; what the message must hold
     ("large.jsonl", b'{"problem": "p", "answer": 1e999}', "large.jsonl holds no problem"),
     ("latin.csv", b"problem,answer\np,2\n" + "caf\u00e9,2\n".encode("latin-1"),
      "latin.csv: line 3 is not utf-8"),
+    ("same.jsonl", b'{"problem": "p", "answer": "1", "answer": "2"}',
+     "same.jsonl line 1: two columns answer"),
+    ("same.json", b'[{"problem": "p", "answer": "1", "answer": "2"}]',
+     "same.json: two columns answer"),
+    ("case.csv", b"problem,answer,Answer\np,1,2\n", "case.csv line 2: two columns answer"),
+    ("text.jsonl", b'{"question": "p", "options": "A. u\\nB. v", "answer": "B"}',
+     "text.jsonl line 1: options 'A. u"),
+    ("none.csv", b"problem,answer\np,None\nq,nan\nr,NULL\ns,N/A\n", "none.csv holds no problem"),
+    ("kto.jsonl", b'{"prompt": "p", "completion": "It is 5.", "label": true}',
+     "kto.jsonl holds no problem"),
     ("half.jsonl", b'{"question": 1, "pear": 2}',
      "half.jsonl holds no problem with an answer: expected problem, answer"),
 ]  # fmt: skip
@@ -338,3 +366,30 @@ def test_bytes_of_a_parquet_file_are_text(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     (found,) = load_problems(tmp_path / "a.parquet")
     assert (found["problem"], found["answer"]) == ("2 \u00d7 2", "4")
+
+
+def test_a_parquet_file_says_what_was_written(tmp_path):
+    """Bug: 0.1 in float32 is the gold 0.10000000149011612; a map is read as pairs."""
+    options = pyarrow.array([[("A", "u"), ("B", "v")]], pyarrow.map_("string", "string"))
+    columns = {"answer": pyarrow.array([0.1], "float32"), "gold": pyarrow.array([[0.1, 7]]),
+               "target": pyarrow.array([0.1], "float32").cast("float16"), "options": options}
+    columns["gold"] = columns["gold"].cast(pyarrow.list_(pyarrow.float32()))
+    table = pyarrow.table({"problem": ["p"], **columns})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    ((_, row),) = read_rows(tmp_path / "a.parquet")
+    assert (row["answer"], row["gold"], row["target"]) == (0.1, [0.1, 7.0], 0.1)
+    assert row["options"] == {"A": "u", "B": "v"}
+
+
+@pytest.mark.parametrize("columns, message", [
+    ({"answer": pyarrow.array([2**40], pyarrow.timestamp("s"))}, "date value"),
+    ({"options": pyarrow.array([[("A", "u"), ("A", "v")]], pyarrow.map_("string", "string"))}, "A"),
+    ({"answer": ["1"], "answer ": ["2"]}, "two columns answer"),
+])  # fmt: skip
+def test_a_parquet_file_that_cannot_be_read_is_named(tmp_path, columns, message):
+    """Bug: the traceback of a date far off; of two columns of one name the last is read."""
+    names = [name.strip() for name in ("problem", *columns)]
+    table = pyarrow.table([pyarrow.array(["p"]), *columns.values()], names=names)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f"cannot be read: .*a.parquet.*: .*{message}"):
+        load_problems(tmp_path / "a.parquet")

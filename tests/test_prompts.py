@@ -191,3 +191,12 @@ def test_start_token_order():
     assert start_token_of(tokenizer) == 3
     with pytest.raises(ValueError, match="among 2 ids"):
         check_start_token(start_token_of(tokenizer), 2)
+
+
+@pytest.mark.parametrize("kind", ["math", "tiny"])
+@pytest.mark.parametrize("content", ["{{ m['content'][0]['text'] }}", "{{ m['content'] | e }}"])
+def test_a_template_that_loses_the_question_is_refused(content, kind):
+    """Bug: a template that wants parts, or that escapes <, and prompts without their question."""
+    problem = {**MATH, "kind": kind, "problem": "Is 2 < 3?"}
+    with pytest.raises(ValueError, match="chat template drops or changes '.*2 < 3"):
+        encode_prompt(make_tokenizer(EACH + "user: " + content + END), problem)
