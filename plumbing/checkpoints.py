@@ -8,6 +8,7 @@
 4. With --shard each process keeps its part of every tensor (`processes.part_of`).
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from model import CausalLM, whole
 from plumbing import lora
-from plumbing.files import NUMBER, check_record, is_plain_name, read_json, write_json
+from plumbing.console import say
+from plumbing.files import NUMBER, check_record, hash_of, is_plain_name, read_json, write_json
 from plumbing.hub import MODELS, fetch_folder, resolve_model  # noqa: F401, public here
 from plumbing.processes import part_of, world_size
 
@@ -113,7 +115,9 @@ def load_model(name, dtype=torch.float32, device="cpu", shard=False):
     """
     folder = fetch_folder(name)
     if adapters := read_adapters(folder):  # of LoRA: the base that they name, merged
-        model, tokenizer = load_model(adapters["base_model_name_or_path"], dtype, device, shard)
+        base = adapters["base_model_name_or_path"]
+        model, tokenizer = load_model(base, dtype, device, shard)
+        model.base = base_of(base)
         lora.add_adapters(model, adapters["r"], adapters["lora_alpha"])
         fill_adapters(model, folder)
         lora.merge(model)
@@ -180,6 +184,13 @@ def weight_files(folder):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} lacks {name}, which {index.name} names")
     return [folder / name for name in names]
+
+
+def base_of(name):
+    """What adapters keep of their base: its name, from any working folder; a hash of its weights."""
+    name, hashes = resolve_model(name), map(hash_of, weight_files(fetch_folder(name)))
+    name = str(Path(name).absolute()) if Path(name).is_dir() else name
+    return name, hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def fill_parameters(model, folder):
@@ -254,17 +265,16 @@ def save_model(model, tokenizer, path, weights=None):
     write_tensors(tensors, path / "model.safetensors")
 
 
-def save_adapters(config, weights, path):
+def save_adapters(config, weights, path, base):
     """Write LoRA's adapters, {name: tensor}, without their base, as the peft library would."""
-    base = resolve_model(config.model)
     settings = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base[0],
         "r": config.lora_rank, "lora_alpha": config.lora_alpha, "lora_dropout": 0.0, "bias": "none",
         "target_modules": sorted({name.split(".")[-3] for name in weights}),
     }  # fmt: skip
     write_json(path / "adapter_config.json", settings)
     named = {PEFT_PREFIX + name: weight for name, weight in weights.items()}
-    write_tensors(named, path / "adapter_model.safetensors")
+    write_tensors(named, path / "adapter_model.safetensors", base_hash=base[1])
 
 
 def read_adapters(folder):
@@ -281,6 +291,11 @@ def read_adapters(folder):
         raise ValueError(f"{file} cannot be used: {name} is {settings[name]!r}")
     if Path(settings["base_model_name_or_path"], file.name).is_file():
         raise ValueError(f"{file} cannot be used: its base is no whole model, but adapters too")
+    try:
+        fetch_folder(settings["base_model_name_or_path"], ["config.json"])
+    except ValueError as error:
+        remedy = "a folder is looked for from where you start: go there, or put a link there"
+        raise ValueError(f"{file} cannot be used, for its base: {error}; {remedy}") from error
     return settings
 
 
@@ -288,8 +303,12 @@ def fill_adapters(model, folder):
     file, parameters = folder / "adapter_model.safetensors", dict(model.named_parameters())
     try:
         tensors = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            known = (opened.metadata() or {}).get("base_hash")
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or cut short ({error})") from error
+    if known and known != model.base[1]:
+        say(f"warning: {file} was trained on a base of other weights (this changes the result)")
     a, b = ({key.replace(half, "") for key in tensors if half in key} for half in HALVES)
     if not a or a != b:  # with one of them alone a layer is as in the base
         raise ValueError(f"{file} lacks adapters: a layer needs {' and '.join(HALVES)}")
@@ -327,12 +346,12 @@ def save_tokenizer(tokenizer, path):
         write_json(file, changed)
 
 
-def write_tensors(tensors, file):
+def write_tensors(tensors, file, **metadata):
     """A .safetensors file, readable by whom the umask lets. Raises OSError, as for a full disk."""
     file.touch()
     mode = file.stat().st_mode
     try:
-        save_file(tensors, file, metadata={"format": "pt"})  # makes it anew, for its owner alone
+        save_file(tensors, file, metadata={"format": "pt"} | metadata)  # anew, for its owner alone
     except SafetensorError as error:
         raise OSError(f"{file}: {error}") from error
     file.chmod(mode)

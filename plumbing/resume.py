@@ -100,7 +100,10 @@ class Checkpoint:
     @property
     def model(self):
         """Where the weights are; those of LoRA's checkpoints are added to it."""
-        return self.config.model if self.config.lora_rank else str(self.path)
+        if not self.config.lora_rank:
+            return str(self.path)
+        base = read_json(self.path / "adapter_config.json")["base_model_name_or_path"]
+        return base if Path(base).is_dir() else self.config.model  # from any working folder
 
     def damaged(self):
         """The names of the files that are not as they were written."""
@@ -253,7 +256,7 @@ def save_checkpoint(target, run):
     run.inputs = run.inputs or hashes_of_inputs(run)
     with written_whole(target) as folder:
         if run.config.lora_rank:
-            save_adapters(run.config, weights, folder)
+            save_adapters(run.config, weights, folder, run.model.base)
         else:
             save_model(run.model, run.tokenizer, folder, weights)
         write_tensors(moments, folder / MOMENTS)
