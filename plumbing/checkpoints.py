@@ -187,7 +187,7 @@ def weight_files(folder):
 
 
 def base_of(name):
-    """What adapters keep of their base: its name, from any working folder; a hash of its weights."""
+    """What adapters keep of their base: its name, in any working folder, and its weights' hash."""
     name, hashes = resolve_model(name), map(hash_of, weight_files(fetch_folder(name)))
     name = str(Path(name).absolute()) if Path(name).is_dir() else name
     return name, hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -107,13 +107,28 @@ def read_lines(file):
     return records
 
 
+def read_checked(file, kinds_of):
+    """As `read_lines`, and checked: each record against the kinds that a function gives for it."""
+    records = read_lines(file)
+    for number, record in enumerate(records, 1):
+        check_record(f"{file}, line {number}", record, kinds_of(record))
+    return records
+
+
 def check_record(place, record, kinds):
-    """Raise ValueError, naming the place, where a record does not hold {name: type}, finite."""
+    """Raise ValueError, naming the place, where a record does not hold {name: type}, finite.
+
+    In the place of a type {name: type} stands for a record, and [{name: type}] for a list of them.
+    """
     for name, kind in kinds.items():
-        value = record.get(name, ...)
+        value, inner = record.get(name, ...), kind
+        kind = type(inner) if isinstance(inner, dict | list) else kind
         finite = not isinstance(value, NUMBER) or abs(value) < 1e300  # an int may be larger
         if not isinstance(value, kind) or not finite or kind is int and isinstance(value, bool):
             raise ValueError(f"{place}: {name} is {record.get(name)!r}")
+        for one in value if isinstance(inner, list) else [value] * isinstance(inner, dict):
+            within = inner[0] if isinstance(inner, list) else inner
+            check_record(place, one if isinstance(one, dict) else {name: one}, within)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from model import CausalLM
 from plumbing.console import printable, say
 from plumbing.evaluation import count_thoughts
-from plumbing.files import NUMBER, append_line, check_record, read_lines, write_json
+from plumbing.files import NUMBER, append_line, read_checked, write_json
 from plumbing.flags import VARIANTS, Config
 from plumbing.plan import Fit
 from plumbing.processes import rank, world_size
@@ -253,17 +253,14 @@ def read_records(file):
 
     Raises ValueError naming the file, the line and what is not as a run writes it.
     """
-    records = read_lines(file)
-    for number, record in enumerate(records, 1):
+
+    def kinds_of(record):
         kinds = {"step": int} | {name: NUMBER | None for name in DRAWN if name in record}
-        if "reward" in record:  # an update
-            kinds["phase"] = str
-        if "avg_at_k" in record:  # an evaluation
-            kinds |= dict.fromkeys(FIGURES, NUMBER)
-        if file.name == "samples.jsonl":
-            kinds |= SAMPLE
-        check_record(f"{file}, line {number}", record, kinds)
-    return records
+        kinds |= {"phase": str} if "reward" in record else {}  # an update
+        kinds |= dict.fromkeys(FIGURES, NUMBER) if "avg_at_k" in record else {}  # an evaluation
+        return kinds | (SAMPLE if file.name == "samples.jsonl" else {})
+
+    return read_checked(file, kinds_of)
 
 
 def draw_curves(folder):
