@@ -97,10 +97,13 @@ def read_lines(file):
     `write_lines`; to read changes nothing, as a run may be writing.
     """
     data, records = file.read_bytes() if file.exists() else b"", []
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):  # a text may hold other separators
+    lines = data.split(b"\n")  # a text may hold other separators
+    for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
         except (ValueError, RecursionError) as error:
+            if number == len(lines):  # nothing, or cut; a whole one, of an editor, counts
+                break
             raise ValueError(f"{file}, line {number}: not a record ({error})") from error
         if not isinstance(records[-1], dict):
             raise ValueError(f"{file}, line {number}: not a record, but {records[-1]!r}")

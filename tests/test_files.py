@@ -32,6 +32,9 @@ def test_reading_writes_nothing(tmp_path):
         assert (file.stat().st_mtime_ns, file.read_bytes()) == before
     files.write_lines(file, files.read_lines(file))  # as the one who appends does
     assert file.read_bytes() == whole.encode()
+    file.write_bytes(whole.encode().rstrip())  # an editor took the end of the last line
+    files.write_lines(file, files.read_lines(file))
+    assert file.read_bytes() == whole.encode()
 
 
 def test_readers_lose_no_record(tmp_path):

@@ -193,6 +193,8 @@ def test_what_is_refused(run, world, tmp_path, capsys):
     assert dsrl.main(["--out", f"{tmp_path}/out", "--resume", "--steps", "2"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "the base of adapters" in error
+    words = arguments(world, tmp_path / "second", *LORA, "--model", f"{run}/checkpoint-4")
+    assert dsrl.main(words) == 2 and "holds adapters: merge" in capsys.readouterr().err
     assert dsrl.parse_args(["--lora-rank", "8"]).lr == 10 * dsrl.parse_args([]).lr
     assert dsrl.parse_args(["--lora-rank", "8", "--lr", "1e-6"]).lr == 1e-6
 
@@ -213,9 +215,18 @@ def test_the_base_is_known_again(world, tmp_path, monkeypatch, capsys):
     tensors = load_file(base / "model.safetensors")
     tensors["model.norm.weight"] += 0.1
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    for act in (lambda: dsrl.main([*again, "3"]), lambda: load_model(f"{newest}")):
-        act()
-        assert f"{newest}/adapter_model.safetensors was trained on" in capsys.readouterr().out
+    load_model(f"{newest}")
+    assert f"{newest}/adapter_model.safetensors was trained on" in capsys.readouterr().out
+    assert dsrl.main([*again, "3"]) == 0
+    assert f"the base's weights are not those of {newest}" in capsys.readouterr().out
+    assert dsrl.main([*again, "3", "--model", str(world)]) == 2  # the newest is of the changed one
+    assert "cannot change within a run" in capsys.readouterr().err
+    shutil.move(base, tmp_path / "moved")
+    assert dsrl.main([*again, "4", "--model", f"{tmp_path}/moved"]) == 0
+    output = capsys.readouterr().out
+    assert "--model was models/base, is now" in output and "changes the result" not in output
+    newest = tmp_path / "out/checkpoint-4"
+    load_model(f"{newest}")
     edited = json.loads((newest / "adapter_config.json").read_text())
     edited["base_model_name_or_path"] = "models/base"
     (newest / "adapter_config.json").write_text(json.dumps(edited))
