@@ -67,8 +67,18 @@ def write_json(file, value):
 def write_text(file, text):
     """Write beside and rename: a reader, or a kill, never meets half a file."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, **TEXT)
-    os.replace(partial, file)
+    with named(file):
+        partial.write_text(text, **TEXT)
+        os.replace(partial, file)
+
+
+@contextmanager
+def named(file):
+    """An OSError of writing, as for a full disk, names the file, as those of opening do."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(file)) from error
 
 
 def line_of(record):
@@ -81,7 +91,7 @@ def line_of(record):
 def append_line(file, record):
     """Add a record to a .jsonl file, by the first process."""
     if rank() == 0:
-        with file.open("a", **TEXT) as lines:
+        with named(file), file.open("a", **TEXT) as lines:
             lines.write(line_of(record))
 
 

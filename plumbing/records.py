@@ -350,6 +350,9 @@ def catch_signals(run):
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
+    # the terminal was closed; nohup ignores it, and Windows has none
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, ask)
 
 
 def report_errors(

@@ -102,6 +102,17 @@ def test_a_folder_is_held_by_one(tmp_path, capsys):
     assert not [path for path in sources if "fcntl" in path.read_text()]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_names_the_file(tmp_path):
+    """Bug: "No space left on device", of which disk is not said."""
+    (tmp_path / "a.jsonl").symlink_to("/dev/full")
+    (tmp_path / "a.json.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left.*a.jsonl"):
+        files.append_line(tmp_path / "a.jsonl", {"step": 0})
+    with pytest.raises(OSError, match="No space left.*a.json"):
+        files.write_json(tmp_path / "a.json", {"step": 0})
+
+
 def test_a_line_of_too_many_brackets_is_named(tmp_path):
     """Bug: RecursionError."""
     (tmp_path / "a.jsonl").write_text("[" * 100_000 + "]" * 100_000 + "\n")

@@ -24,9 +24,9 @@ from plumbing.flags import Config
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_go_on(world, tmp_path, number):
-    """Bug: Ctrl-C that loses the run."""
+    """Bug: Ctrl-C, or a terminal that is closed, loses the run."""
     out, log = tmp_path / "a", tmp_path / "log"
     process = start(arguments(world, out, "--steps", "500", "--save-every", "500"), output=log)
     wait_for(lambda: len(updates(out)) >= 2, process)
