@@ -293,7 +293,7 @@ def start(config):
     """A run from its flags to its summary."""
     if config.dry_run:
         saved = resume.where_to_go_on(Path(config.out)) if config.resume else None
-        planned = replace(config, model=saved.model) if saved else config
+        planned = replace(config, model=saved.model_for(config)) if saved else config
         return dry_run(planned, load, sample, update, prompts_of)
     if config.export:
         return resume.export(config.out, config.export)
@@ -301,7 +301,7 @@ def start(config):
     with resume.open_folder(config.out, config.resume) as folder:
         saved = resume.where_to_go_on(folder) if config.resume else None
         grade = load_grader(config.reward)
-        run = load(replace(config, model=saved.model) if saved else config, device)
+        run = load(replace(config, model=saved.model_for(config)) if saved else config, device)
         run.config = replace(run.config, model=config.model)  # still named after its base
         run.folder, run.grade = folder, grade
         run.tracker = records.open_tracker(run, saved.run if saved else run.name)

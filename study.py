@@ -31,7 +31,7 @@ from plumbing.benchmarks import load_problems
 from plumbing.checkpoints import load_model
 from plumbing.console import report_errors
 from plumbing.evaluation import rounded
-from plumbing.files import append_line, read_json, read_lines, write_lines
+from plumbing.files import NUMBER, append_line, read_checked, read_json, read_lines, write_lines
 from plumbing.look import look, sampled
 from tiny import NAMED_WORLDS, build
 
@@ -101,10 +101,8 @@ class Part:
 
     def runs(self):
         """All of them; a study that is stopped has every variant from the bases it has begun."""
-        return [
-            self.run_of(name, base, seed)
-            for seed in self.seeds for base in self.bases for name in self.variants
-        ]  # fmt: skip
+        places = product(self.seeds, self.bases, self.variants)
+        return [self.run_of(name, base, seed) for seed, base, name in places]
 
 
 def plain(*names):
@@ -163,6 +161,8 @@ KEPT = (
     "step", "avg_at_k", "pass_at_k", "reflection", "transition", "length", "cut", "reads_right",
     "first_look_right", "look_changes", "look_mends", "right_after_look", "looks_again",
 )  # fmt: skip
+POINT = {"step": int} | dict.fromkeys(KEPT[1:6] + ("tokens",), NUMBER)
+RUN = {one.name: one.type for one in fields(Run)} | {"curve": [POINT]}
 
 
 def train(run):
@@ -178,10 +178,9 @@ def train(run):
                 "--out", out)  # fmt: skip
         record = asdict(run) | curve_of(out)
         if run.steps == 160 and not run.fork:
-            tasks = [f"{base}/{name}.jsonl" for name in OUTSIDE]
             command("eval.py", "--model", out / f"checkpoint-{run.steps}", "--tasks",
-                    ",".join(tasks), "--limit", 128, "--k", 8, "--temperature", 1,
-                    "--max-new-tokens", 256, "--out", out / "outside")  # fmt: skip
+                    ",".join(f"{base}/{name}.jsonl" for name in OUTSIDE), "--limit", 128, "--k", 8,
+                    "--temperature", 1, "--max-new-tokens", 256, "--out", out / "outside")
             found = read_json(out / "outside/results.json")["tasks"]
             record |= {Path(task).stem: rounded(found[task]["avg_at_k"]) for task in found}
         return record
@@ -191,7 +190,7 @@ def command(*words):
     words, environment = [sys.executable, *map(str, words)], os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment)
     if ended.returncode:
-        raise RuntimeError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
+        raise ValueError(f"{' '.join(words)} failed:\n{ended.stderr[-2000:]}")
 
 
 def curve_of(out):
@@ -206,12 +205,19 @@ def curve_of(out):
     return {"commit": read_json(out / "config.json")["commit"], "curve": curve}
 
 
+def read_results(path):
+    """The lines of a file of results. Raises ValueError for one that is not as a study wrote it."""
+    measured = {"world": str, "base": int, "alignment": {"whole_model": NUMBER, "positions": dict}}
+    return read_checked(path, lambda line: measured if "alignment" in line else RUN)
+
+
 def load_results(path):
     """{run: record}; a run answers for every shorter one that it passed, at its evaluations."""
-    results = {}
-    runs = [record for record in read_lines(path) if "curve" in record]
+    results, runs = {}, [record for record in read_results(path) if "curve" in record]
     for record in sorted(runs, key=lambda record: record["steps"]):
         run, curve = Run(**{one.name: record[one.name] for one in fields(Run)}), record["curve"]
+        if lacks := {*range(0, run.steps + 1, 20)} - {point["step"] for point in curve}:
+            raise ValueError(f"{path}: {run} lacks the evaluation after {min(lacks)} updates")
         for count, point in enumerate(curve[:-1], 1):
             part = {"base": run.base, "seed": run.seed, "curve": curve[:count]}
             results[replace(run, steps=point["step"])] = part
@@ -222,7 +228,7 @@ def load_results(path):
 def run_parts(parts, path, jobs):
     """Train what the results lack, in the order of the parts; each run is kept as soon as done."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_lines(path, read_lines(path))  # without a last line that a kill cut short
+    write_lines(path, read_results(path))  # without a last line that a kill cut short
     done = load_results(path)
     runs = dict.fromkeys(run for part in parts for run in part.runs())  # each once, in order
     missing = [run for run in runs if run not in done]
@@ -236,14 +242,10 @@ def run_parts(parts, path, jobs):
         list(tqdm(pool.map(train_and_keep, missing), total=len(missing), desc="runs", disable=None))
 
 
-# --------------------------------------------------------------------------------------------------
-# Alignment: do both spaces pull the same way, and on which tokens?
-
-
 def align(path):
     """Measure what the results lack of the bases of worlds D, M and old: the cosine of
     grad log P(y) and grad log P(y | x), of the whole model, by position and by probability."""
-    done = {(line["world"], line["base"]) for line in read_lines(path) if "alignment" in line}
+    done = {(line["world"], line["base"]) for line in read_results(path) if "alignment" in line}
     wanted = product(("tiny", "tiny-m", "tiny-old"), (0, 1, 2))
     for world, base in [pair for pair in wanted if pair not in done]:
         folder = build(seed=base, quiet=True, world=WORLDS[world])
@@ -347,8 +349,7 @@ def part_tables(part, results):
     if not done:
         return f"\n\n### {part.title}\n\nNothing is done yet."
     steps = sorted({step for step in SHOWN if step <= part.steps} | {part.steps})
-    text = ""
-    heading = ["", "runs", *map(str, steps)]
+    text, heading = "", ["", "runs", *map(str, steps)]
     for key in ("avg_at_k", "pass_at_k", "reflection"):
         rows = [
             [name, str(len(runs)), *(show([at(run, step, key) for run in runs]) for step in steps)]
@@ -372,8 +373,7 @@ def difference_table(part, results, steps):
     """The first variant minus each other, pair by pair: same base, same seed. Two tables."""
     (first, *others), rows, apart = part.variants, [], []
     for other in others:
-        pairs = pairs_of(part, results, [first, other])
-        if not pairs:
+        if not (pairs := pairs_of(part, results, [first, other])):
             continue
         cells = [show_difference(differences(pairs, step)) for step in steps]
         tokens = show_difference([equal_tokens(*pair) for pair in pairs])
@@ -498,7 +498,7 @@ def report(parts, path):
     The study's own results also renew the tables between marks in README.md and STUDY.md, and their
     figure is always that of world D.
     """
-    lines, results = read_lines(path), load_results(path)
+    lines, results = read_results(path), load_results(path)
     alignments = [line for line in lines if "alignment" in line]
     every = {part.title: part for part in (*PARTS.values(), *parts)}
     tables = {title: part_tables(part, results) for title, part in every.items()}
@@ -536,7 +536,7 @@ def main():
     parser.add_argument("--problem", help="with --look: its text (default: one solved at times)")
     args = parser.parse_args()
     if args.look:
-        return report_errors(lambda: look(args.look, args.data, args.problem))
+        return look(args.look, args.data, args.problem)
     path = args.results or (Path("out-study/quick.jsonl") if args.quick else RESULTS)
     parts = [QUICK] if args.quick else [PARTS[name] for name in PARTS if args.part in (None, name)]
     if not args.report:
@@ -547,4 +547,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report_errors(main, "the same command goes on"))

@@ -8,6 +8,7 @@
 4. With --shard each process keeps its part of every tensor (`processes.part_of`).
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from model import CausalLM, whole
 from plumbing import lora
-from plumbing.files import NUMBER, check_record, is_plain_name, read_json, write_json
+from plumbing.console import say
+from plumbing.files import NUMBER, check_record, hash_of, is_plain_name, read_json, write_json
 from plumbing.hub import MODELS, fetch_folder, resolve_model  # noqa: F401, public here
 from plumbing.processes import part_of, world_size
 
@@ -29,6 +31,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that no inpu
 UNKNOWN_LORA = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save",
                 "fan_in_fan_out", "lora_bias")  # fmt: skip
 HALVES = ("lora_A", "lora_B")  # of a layer's adapter
+ADAPTERS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # the peft library wraps the model twice
 # What a config of wrong numbers or types raises where it is used
 WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -68,6 +71,8 @@ def load_config(folder):
         "quantised weights": getattr(config, "quantization_config", None) is not None,
         f"layers with {', '.join(sorted(others))} (supported: full_attention)": others,
         f"activation {config.hidden_act!r} (supported: silu)": config.hidden_act != "silu",
+        "a part of each head rotated": rope != "default" and
+        config.rope_parameters.get("partial_rotary_factor", 1) != 1,
         f"rope type {rope!r} (supported: {', '.join(ROPE_TYPES)})": rope not in ROPE_TYPES,
     }
     for feature, found in unsupported.items():
@@ -113,10 +118,19 @@ def load_model(name, dtype=torch.float32, device="cpu", shard=False):
     """
     folder = fetch_folder(name)
     if adapters := read_adapters(folder):  # of LoRA: the base that they name, merged
-        model, tokenizer = load_model(adapters["base_model_name_or_path"], dtype, device, shard)
+        base = adapters["base_model_name_or_path"]
+        model, tokenizer = load_model(base, dtype, device, shard)
+        model.base = base_of(base)
         lora.add_adapters(model, adapters["r"], adapters["lora_alpha"])
         fill_adapters(model, folder)
+        with safe_open(folder / ADAPTERS, framework="pt") as opened:
+            known = (opened.metadata() or {}).get("base_hash", model.base[1])
+        if known != model.base[1]:
+            say(f"warning: {folder / ADAPTERS} was trained on other weights than those of {base}")
         lora.merge(model)
+        if any((folder / one).is_file() for one in VOCABULARIES):  # of their own, as peft takes it
+            tokenizer = load_tokenizer(folder)
+            model.eos_ids = eos_ids_of(folder, model, tokenizer)
         return model, tokenizer
     model = shapes_of(folder, dtype).to(dtype)
     if getattr(model.config, "dual_chunk_attention_config", None):
@@ -145,6 +159,8 @@ def load_tokenizer(folder):
     if not files.keys() & set(VOCABULARIES):
         remedy = f"copy one of {', '.join(VOCABULARIES)} there, and its config"
         raise ValueError(f"{folder} has no tokenizer: {remedy}")
+    if "tokenizer_config.json" not in files:
+        say(f"warning: {folder} has no tokenizer_config.json: special tokens may be missing")
     for name in files:
         if name.endswith(".json"):
             read_json(files[name])
@@ -169,7 +185,8 @@ def weight_files(folder):
     if whole.is_file():
         return [whole]
     if not index.is_file():
-        raise ValueError(f"{folder} has no model.safetensors (other formats can carry code)")
+        others = "other formats can carry code"
+        raise ValueError(f"{folder} has no model.safetensors, nor {index.name} ({others})")
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} is damaged: it has no weight_map of tensors to files")
@@ -180,6 +197,16 @@ def weight_files(folder):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} lacks {name}, which {index.name} names")
     return [folder / name for name in names]
+
+
+def base_of(name):
+    """What adapters keep of their base: its name, in any working folder, and its weights' hash."""
+    name, folder = resolve_model(name), fetch_folder(name)
+    if read_adapters(folder):
+        raise ValueError(f"--lora-rank: {folder} holds adapters: merge them first")
+    hashes = map(hash_of, weight_files(folder))
+    name = str(Path(name).absolute()) if Path(name).is_dir() else name
+    return name, hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def fill_parameters(model, folder):
@@ -218,6 +245,8 @@ def fill(parameter, key, tensor, file):
     if parameter.shape != tensor.shape:
         shapes = f"{tuple(tensor.shape)}, by config.json it is {tuple(parameter.shape)}"
         raise ValueError(f"{file}: {key} has shape {shapes}")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{file}: {key} is not finite")
     parameter.data.copy_(part_of(tensor, parameter))
 
 
@@ -254,17 +283,16 @@ def save_model(model, tokenizer, path, weights=None):
     write_tensors(tensors, path / "model.safetensors")
 
 
-def save_adapters(config, weights, path):
+def save_adapters(config, weights, path, base):
     """Write LoRA's adapters, {name: tensor}, without their base, as the peft library would."""
-    base = resolve_model(config.model)
     settings = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base[0],
         "r": config.lora_rank, "lora_alpha": config.lora_alpha, "lora_dropout": 0.0, "bias": "none",
         "target_modules": sorted({name.split(".")[-3] for name in weights}),
     }  # fmt: skip
     write_json(path / "adapter_config.json", settings)
     named = {PEFT_PREFIX + name: weight for name, weight in weights.items()}
-    write_tensors(named, path / "adapter_model.safetensors")
+    write_tensors(named, path / ADAPTERS, base_hash=base[1])
 
 
 def read_adapters(folder):
@@ -276,16 +304,22 @@ def read_adapters(folder):
     needs = {"base_model_name_or_path": str, "r": int, "lora_alpha": NUMBER}
     check_record(f"{file} cannot be used", settings, needs)
     wrong = [name for name in UNKNOWN_LORA if settings.get(name)]
+    wrong += [] if settings["base_model_name_or_path"] else ["base_model_name_or_path"]
     if wrong or not 0 < settings["r"] < 2**16:
         name = (wrong or ["r"])[0]
         raise ValueError(f"{file} cannot be used: {name} is {settings[name]!r}")
     if Path(settings["base_model_name_or_path"], file.name).is_file():
         raise ValueError(f"{file} cannot be used: its base is no whole model, but adapters too")
+    try:
+        fetch_folder(settings["base_model_name_or_path"], ["config.json"])
+    except ValueError as error:
+        remedy = "a folder is looked for from where you start: go there, or put a link there"
+        raise ValueError(f"{file} cannot be used, for its base: {error}; {remedy}") from error
     return settings
 
 
 def fill_adapters(model, folder):
-    file, parameters = folder / "adapter_model.safetensors", dict(model.named_parameters())
+    file, parameters = folder / ADAPTERS, dict(model.named_parameters())
     try:
         tensors = load_file(file)
     except SafetensorError as error:
@@ -327,12 +361,12 @@ def save_tokenizer(tokenizer, path):
         write_json(file, changed)
 
 
-def write_tensors(tensors, file):
+def write_tensors(tensors, file, **metadata):
     """A .safetensors file, readable by whom the umask lets. Raises OSError, as for a full disk."""
     file.touch()
     mode = file.stat().st_mode
     try:
-        save_file(tensors, file, metadata={"format": "pt"})  # makes it anew, for its owner alone
+        save_file(tensors, file, metadata={"format": "pt"} | metadata)  # anew, for its owner alone
     except SafetensorError as error:
         raise OSError(f"{file}: {error}") from error
     file.chmod(mode)

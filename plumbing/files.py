@@ -67,8 +67,18 @@ def write_json(file, value):
 def write_text(file, text):
     """Write beside and rename: a reader, or a kill, never meets half a file."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, **TEXT)
-    os.replace(partial, file)
+    with named(file):
+        partial.write_text(text, **TEXT)
+        os.replace(partial, file)
+
+
+@contextmanager
+def named(file):
+    """An OSError of writing, as for a full disk, names the file, as those of opening do."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(file)) from error
 
 
 def line_of(record):
@@ -81,7 +91,7 @@ def line_of(record):
 def append_line(file, record):
     """Add a record to a .jsonl file, by the first process."""
     if rank() == 0:
-        with file.open("a", **TEXT) as lines:
+        with named(file), file.open("a", **TEXT) as lines:
             lines.write(line_of(record))
 
 
@@ -97,23 +107,41 @@ def read_lines(file):
     `write_lines`; to read changes nothing, as a run may be writing.
     """
     data, records = file.read_bytes() if file.exists() else b"", []
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):  # a text may hold other separators
+    lines = data.split(b"\n")  # a text may hold other separators
+    for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
         except (ValueError, RecursionError) as error:
+            if number == len(lines):  # nothing, or cut; a whole one, of an editor, counts
+                break
             raise ValueError(f"{file}, line {number}: not a record ({error})") from error
         if not isinstance(records[-1], dict):
             raise ValueError(f"{file}, line {number}: not a record, but {records[-1]!r}")
     return records
 
 
+def read_checked(file, kinds_of):
+    """As `read_lines`, and checked: each record against the kinds that a function gives for it."""
+    records = read_lines(file)
+    for number, record in enumerate(records, 1):
+        check_record(f"{file}, line {number}", record, kinds_of(record))
+    return records
+
+
 def check_record(place, record, kinds):
-    """Raise ValueError, naming the place, where a record does not hold {name: type}, finite."""
+    """Raise ValueError, naming the place, where a record does not hold {name: type}, finite.
+
+    In the place of a type {name: type} stands for a record, and [{name: type}] for a list of them.
+    """
     for name, kind in kinds.items():
-        value = record.get(name, ...)
+        value, inner = record.get(name, ...), kind
+        kind = type(inner) if isinstance(inner, dict | list) else kind
         finite = not isinstance(value, NUMBER) or abs(value) < 1e300  # an int may be larger
         if not isinstance(value, kind) or not finite or kind is int and isinstance(value, bool):
             raise ValueError(f"{place}: {name} is {record.get(name)!r}")
+        for one in value if isinstance(inner, list) else [value] * isinstance(inner, dict):
+            within = inner[0] if isinstance(inner, list) else inner
+            check_record(place, one if isinstance(one, dict) else {name: one}, within)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from logprobs import LOGITS_PER_CHUNK
 from model import KVCache
 from plumbing import lora
-from plumbing.checkpoints import compute_dtype, load_model, shapes_of
+from plumbing.checkpoints import base_of, compute_dtype, load_model, shapes_of
 from plumbing.flags import flag_of
 from plumbing.processes import choose_threads, gather, world_size
 from prerl import PACK_TOKENS
@@ -190,6 +190,7 @@ def load_weights(config, device):
     dtype = compute_dtype(device) if config.lora_rank else torch.float32
     model, tokenizer = load_model(config.model, dtype, device, config.shard)
     if config.lora_rank:
+        model.base = base_of(config.model)
         lora.add_adapters(model, config.lora_rank, config.lora_alpha, config.seed)
     model.compute_dtype = compute_dtype(device)
     model.checkpoint_activations = fit.checkpoint_activations

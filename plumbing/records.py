@@ -26,7 +26,7 @@ import transformers
 from model import CausalLM
 from plumbing.console import say
 from plumbing.evaluation import count_thoughts
-from plumbing.files import NUMBER, append_line, check_record, read_lines, write_json
+from plumbing.files import NUMBER, append_line, read_checked, write_json
 from plumbing.flags import VARIANTS, Config
 from plumbing.plan import Fit
 from plumbing.processes import rank, world_size
@@ -250,17 +250,14 @@ def read_records(file):
 
     Raises ValueError naming the file, the line and what is not as a run writes it.
     """
-    records = read_lines(file)
-    for number, record in enumerate(records, 1):
+
+    def kinds_of(record):
         kinds = {"step": int} | {name: NUMBER | None for name in DRAWN if name in record}
-        if "reward" in record:  # an update
-            kinds["phase"] = str
-        if "avg_at_k" in record:  # an evaluation
-            kinds |= dict.fromkeys(FIGURES, NUMBER)
-        if file.name == "samples.jsonl":
-            kinds |= SAMPLE
-        check_record(f"{file}, line {number}", record, kinds)
-    return records
+        kinds |= {"phase": str} if "reward" in record else {}  # an update
+        kinds |= dict.fromkeys(FIGURES, NUMBER) if "avg_at_k" in record else {}  # an evaluation
+        return kinds | (SAMPLE if file.name == "samples.jsonl" else {})
+
+    return read_checked(file, kinds_of)
 
 
 def draw_curves(folder):
@@ -352,3 +349,6 @@ def catch_signals(run):
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
+    # A closed terminal sends it, under nohup it is ignored, and Windows has none.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, ask)

@@ -61,6 +61,7 @@ def open_folder(path, resume):
                 raise ValueError(f"--resume: {folder} holds no run: start without --resume")
             cut_back(folder, 0)  # it was ended before its first checkpoint, and begins anew
         found += [name for name in OWN_FILES if (folder / name).exists()]
+        found += [half.name for half in halves]
         begun = found == ["config.json"] and run_of(folder)  # it stopped before it wrote more
         if found and not resume and not begun:
             raise ValueError(
@@ -75,9 +76,10 @@ def open_folder(path, resume):
 def run_of(folder):
     """The name of the run in a folder, by its config.json; None where that is not whole."""
     try:
-        return read_json(folder / "config.json").get("run")
+        found = read_json(folder / "config.json")
     except ValueError:
         return None
+    return found["run"] if found.keys() >= {"run", "model", "variant"} else None
 
 
 def checkpoints(folder):
@@ -97,10 +99,14 @@ class Checkpoint:
     inputs: dict  # {what: hash}, see `hashes_of_inputs`
     sha256: dict  # {file: hash}
 
-    @property
-    def model(self):
+    def model_for(self, config):
         """Where the weights are; those of LoRA's checkpoints are added to it."""
-        return self.config.model if self.config.lora_rank else str(self.path)
+        if not self.config.lora_rank:
+            return str(self.path)
+        if config.model != self.config.model:  # the base was moved
+            return config.model
+        base = read_json(self.path / "adapter_config.json")["base_model_name_or_path"]
+        return base if Path(base).is_dir() else self.config.model  # from any working folder
 
     def damaged(self):
         """The names of the files that are not as they were written."""
@@ -251,7 +257,7 @@ def save_checkpoint(target, run):
     run.inputs = run.inputs or hashes_of_inputs(run)
     with written_whole(target) as folder:
         if run.config.lora_rank:
-            save_adapters(run.config, weights, folder)
+            save_adapters(run.config, weights, folder, run.model.base)
         else:
             save_model(run.model, run.tokenizer, folder, weights)
         write_tensors(moments, folder / MOMENTS)
@@ -272,6 +278,8 @@ def hashes_of_inputs(run):
         for problem in problems:
             found.update(json.dumps(problem, sort_keys=True, default=str).encode())
         hashes[name] = found.hexdigest()
+    if run.config.lora_rank:
+        hashes["base's weights"] = run.model.base[1]
     if run.config.reward:
         hashes["verifier"] = hash_of(Path(run.config.reward.rpartition(":")[0]))
     return hashes
@@ -287,6 +295,10 @@ def remove_old(run):
             if path in run.whole or not checkpoint.damaged():
                 run.whole.add(path)
                 kept += 1
+        elif others := {one.name for one in path.iterdir()} - {"trainer.json", *checkpoint.sha256}:
+            if str(path) not in run.told:
+                say(f"{path} stays: {', '.join(sorted(others))} in it is not of the run")
+            run.told.add(str(path))
         elif not path.is_symlink():
             half = path.with_name(path.name + ".partial")
             try:
@@ -376,7 +388,8 @@ def check_changes(found, run):
     changed = [name for name in found.inputs if run.inputs.get(name) != found.inputs[name]]
     for name in [name for name in before if now[name] != before[name] and name != "resume"]:
         change = f"--resume: {flag_of(name)} was {before[name]}, is now {now[name]}"
-        moved = name == "data" and "training problems" not in changed
+        same = {"data": "training problems", "model": "base's weights"}.get(name)
+        moved = same in found.inputs and same not in changed
         if name in FIXED and not moved:
             raise ValueError(f"{change}: that cannot change within a run; leave it out")
         say(change if name in FREE or moved else f"{change} (this changes the result)")
@@ -387,8 +400,9 @@ def check_changes(found, run):
 def export(out, target):
     """Write the newest whole checkpoint in `out` as a model folder in bf16, for use elsewhere."""
     target = Path(target)
-    if os.path.lexists(target):
-        raise ValueError(f"--export {target}: it is there already: name a new folder")
+    for place in (target, target.with_name(f"{target.name}.partial")):
+        if os.path.lexists(place):
+            raise ValueError(f"--export {target}: {place} is there already: name a new folder")
     found = newest_whole(Path(out))
     model, tokenizer = load_model(str(found.path), dtype=torch.bfloat16)
     with written_whole(target) as folder:

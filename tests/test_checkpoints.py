@@ -64,6 +64,11 @@ BROKEN = {
         "lacks 1 tensors, first lm_head.weight",
     ),
     "tied by config": (lambda f: edit_config(f, tie_word_embeddings=True), "not the embedding"),
+    "not finite": (lambda f: edit_tensors(f, lambda t: t[NORM].fill_(float("nan"))), f"{NORM} is not fin"),
+    "parts alone": (
+        lambda f: (f / "model.safetensors").rename(f / "model-00001-of-00001.safetensors"),
+        "nor model.safetensors.index.json",
+    ),
     "heads": (lambda f: edit_config(f, num_key_value_heads=4), r"k_proj.bias has shape \(16,\)"),
 }
 INTEGERS = {NORM: torch.ones(32, dtype=torch.int8)}
@@ -85,6 +90,11 @@ REFUSED = {
     "dynamic rope": (
         dict(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
         "rope type 'dynamic'",
+    ),
+    "part of a head": (
+        dict(rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0,
+                              "partial_rotary_factor": 0.5}),
+        "a part of each head rotated",
     ),
     "activation": (dict(hidden_act="gelu"), "activation 'gelu'"),
 }
@@ -312,7 +322,7 @@ def test_an_index_maps_tensors_to_files(value, shards):
     {"base_model_name_or_path": None}, {"base_model_name_or_path": 3}, {"use_dora": True},
     {"use_rslora": True}, {"rank_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]},
     {"r": True}, {"r": 10**12}, {"lora_alpha": float("nan")},
-    {"base_model_name_or_path": "itself"}, {"base_model_name_or_path": "/nowhere/at/all"},
+    {"base_model_name_or_path": "itself"}, {"base_model_name_or_path": ""}, {"base_model_name_or_path": "/nowhere/at/all"},
 ])  # fmt: skip
 def test_adapters_that_are_not_plain_ones_are_refused(changes, folder, tmp_path):
     """Bug: KeyError, RecursionError of a folder whose base is itself, rsLoRA at LoRA's scale; the
@@ -343,6 +353,26 @@ def test_adapters_that_are_not_plain_ones_are_refused(changes, folder, tmp_path)
     (adapters / "adapter_config.json").write_text(json.dumps(found))
     with pytest.raises(ValueError, match="adapter_config.json cannot be used|no folder"):
         load_model(str(adapters))
+
+
+def test_a_tokenizer_of_the_adapters_own_is_theirs(folder, tmp_path, capsys):
+    """Bug: a template or tokens that adapters were trained with, beside them, are not read; a
+    folder without tokenizer_config.json in silence.
+    """
+    adapters, pair = tmp_path / "adapters", {}
+    tokenizer = load_model(str(folder))[1]
+    tokenizer.chat_template = "{{ messages[0].content }}!"
+    tokenizer.save_pretrained(adapters)
+    for half, shape in (("A", (2, 32)), ("B", (32, 2))):
+        pair[f"model.layers.0.self_attn.q_proj.lora_{half}.weight"] = torch.ones(shape)
+    save_file(pair, adapters / "adapter_model.safetensors")
+    settings = {"base_model_name_or_path": str(folder), "r": 2, "lora_alpha": 4}
+    (adapters / "adapter_config.json").write_text(json.dumps(settings))
+    assert load_model(str(adapters))[1].chat_template == tokenizer.chat_template
+    assert "no tokenizer_config.json" not in capsys.readouterr().out
+    (folder / "tokenizer_config.json").unlink()
+    load_model(str(folder))
+    assert f"{folder} has no tokenizer_config.json" in capsys.readouterr().out
 
 
 def test_long_context_by_chunks_is_said_and_held_to_what_is_right(folder, capsys, tmp_path):

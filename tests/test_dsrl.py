@@ -12,6 +12,7 @@ import dsrl
 from plumbing import records
 from plumbing.checkpoints import load_model
 from plumbing.evaluation import count_thoughts
+from plumbing.files import read_lines
 from prerl import conditional_logprobs, group_advantages, loss_mask, marginal_logprobs
 from prerl import policy_gradient
 from reward import score
@@ -28,7 +29,7 @@ def no_curves(monkeypatch, request):
 
 def updates(folder):
     """Metrics of the updates, without the clock."""
-    lines = records.read_lines(Path(folder) / "metrics.jsonl")
+    lines = read_lines(Path(folder) / "metrics.jsonl")
     return [
         {name: value for name, value in record.items() if "second" not in name}
         for record in lines if "reward" in record

@@ -229,7 +229,7 @@ def test_demo_runs(capsys):
     assert "avg_at_k           0.2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("edit", [{"k": "8"}, {"avg_at_k": None}, {"pass_at_k": {"x": 1}},
+@pytest.mark.parametrize("edit", [{"k": "8"}, {"avg_at_k": None}, {"pass_at_k": {"x": 1}}, {"pass_at_k": {"9" * 400: 1}},
                                   {"sampling": 3}, {"sampling": []}, {"problems": []},
                                   {"avg_at_k": 10**400}])  # fmt: skip
 def test_an_edited_results_file_is_named(tmp_path, edit):

@@ -32,6 +32,9 @@ def test_reading_writes_nothing(tmp_path):
         assert (file.stat().st_mtime_ns, file.read_bytes()) == before
     files.write_lines(file, files.read_lines(file))  # as the one who appends does
     assert file.read_bytes() == whole.encode()
+    file.write_bytes(whole.encode().rstrip())  # an editor took the end of the last line
+    files.write_lines(file, files.read_lines(file))
+    assert file.read_bytes() == whole.encode()
 
 
 def test_readers_lose_no_record(tmp_path):
@@ -97,6 +100,17 @@ def test_a_folder_is_held_by_one(tmp_path, capsys):
                 pass
     sources = [*ROOT.glob("*.py"), *ROOT.glob("plumbing/*.py")]
     assert not [path for path in sources if "fcntl" in path.read_text()]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_names_the_file(tmp_path):
+    """Bug: "No space left on device", of which disk is not said."""
+    (tmp_path / "a.jsonl").symlink_to("/dev/full")
+    (tmp_path / "a.json.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left.*a.jsonl"):
+        files.append_line(tmp_path / "a.jsonl", {"step": 0})
+    with pytest.raises(OSError, match="No space left.*a.json"):
+        files.write_json(tmp_path / "a.json", {"step": 0})
 
 
 def test_a_line_of_too_many_brackets_is_named(tmp_path):

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from conftest import arguments, random_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_dsrl import no_curves, updates  # noqa: F401
 
 import dsrl
@@ -193,8 +193,46 @@ def test_what_is_refused(run, world, tmp_path, capsys):
     assert dsrl.main(["--out", f"{tmp_path}/out", "--resume", "--steps", "2"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "the base of adapters" in error
+    words = arguments(world, tmp_path / "second", *LORA, "--model", f"{run}/checkpoint-4")
+    assert dsrl.main(words) == 2 and "holds adapters: merge" in capsys.readouterr().err
     assert dsrl.parse_args(["--lora-rank", "8"]).lr == 10 * dsrl.parse_args([]).lr
     assert dsrl.parse_args(["--lora-rank", "8", "--lr", "1e-6"]).lr == 1e-6
+
+
+def test_the_base_is_known_again(world, tmp_path, monkeypatch, capsys):
+    """Bug: adapters added to a base of other weights, in silence; a relative name of the base that
+    means nothing in another working folder, or another model on the hub.
+    """
+    base = shutil.copytree(world, tmp_path / "models/base")
+    monkeypatch.chdir(tmp_path)
+    assert dsrl.main(arguments(world, "out", *LORA, "--model", "models/base", "--steps", "1")) == 0
+    monkeypatch.chdir(tmp_path.parent)
+    again = ["--out", f"{tmp_path}/out", "--resume", "--steps"]
+    assert dsrl.main([*again, "2"]) == 0
+    newest = tmp_path / "out/checkpoint-2"
+    load_model(f"{newest}")
+    assert "of other weights" not in capsys.readouterr().out
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] += 0.1
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    load_model(f"{newest}")
+    assert f"{newest}/adapter_model.safetensors was trained on" in capsys.readouterr().out
+    assert dsrl.main([*again, "3"]) == 0
+    assert f"the base's weights are not those of {newest}" in capsys.readouterr().out
+    assert dsrl.main([*again, "3", "--model", str(world)]) == 2  # the newest is of the changed one
+    assert "cannot change within a run" in capsys.readouterr().err
+    shutil.move(base, tmp_path / "moved")
+    assert dsrl.main([*again, "4", "--model", f"{tmp_path}/moved"]) == 0
+    output = capsys.readouterr().out
+    assert "--model was models/base, is now" in output and "changes the result" not in output
+    newest = tmp_path / "out/checkpoint-4"
+    load_model(f"{newest}")
+    edited = json.loads((newest / "adapter_config.json").read_text())
+    edited["base_model_name_or_path"] = "models/base"
+    (newest / "adapter_config.json").write_text(json.dumps(edited))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="adapter_config.json .*from where you start"):
+        load_model(f"{newest}")
 
 
 def test_training_raises_the_reward(world, tmp_path):
@@ -244,7 +282,7 @@ def test_a_run_of_peft(world, tmp_path, monkeypatch):
         if not seen:
             named = run.model.named_parameters()
             weights = {name: one.detach().clone() for name, one in named if one.requires_grad}
-            save_adapters(run.config, weights, tmp_path)
+            save_adapters(run.config, weights, tmp_path, run.model.base)
         (objective,) = dsrl.active_objectives(run.config, step)
         seen.append((rollout, rewards, objective, run.config.start_token))
         return real(run, rollout, rewards, step)

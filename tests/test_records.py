@@ -24,9 +24,9 @@ from plumbing.flags import Config
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_says_how_to_go_on(world, tmp_path, number):
-    """Bug: Ctrl-C that loses the run."""
+    """Bug: Ctrl-C, or a terminal that is closed, loses the run."""
     out, log = tmp_path / "a", tmp_path / "log"
     process = start(arguments(world, out, "--steps", "500", "--save-every", "500"), output=log)
     wait_for(lambda: len(updates(out)) >= 2, process)
@@ -59,7 +59,7 @@ def test_a_second_interrupt_leaves_at_once(world, tmp_path):
 def test_broken_weights_get_one_line(world, tmp_path, capsys):
     """Bug: a traceback where the logits are not finite."""
     model, tokenizer = load_model(world)
-    model.model.norm.weight.data.fill_(float("nan"))
+    model.model.norm.weight.data.fill_(3e38)  # finite, which the logits are not
     checkpoints.save_model(model, tokenizer, tmp_path / "nan")
     words = arguments(world, tmp_path / "out", "--model", f"{tmp_path}/nan")
     assert dsrl.main(words) == 2

@@ -200,7 +200,8 @@ def test_copies_are_never_read_nor_removed(copy, capsys):
 @pytest.mark.parametrize(
     "name",
     ["checkpoint-100/trainer_state.json", "checkpoint-2/model.safetensors", "config.json",
-     "metrics.jsonl", "samples.jsonl", "curves.png", "checkpoint-3/trainer.json"],
+     "metrics.jsonl", "samples.jsonl", "curves.png", "checkpoint-3/trainer.json",
+     "checkpoint-7.partial/mine"],
 )  # fmt: skip
 def test_a_folder_of_another_program_is_refused(world, tmp_path, capsys, name):
     """Bug: the checkpoints of another trainer deleted as old ones, a model's config.json replaced."""
@@ -334,6 +335,26 @@ def test_links_stay_and_are_not_followed(copy, tmp_path):
     assert dsrl.main(words) == 0
     assert names_of(copy) == {"checkpoint-1", "checkpoint-4", "checkpoint-5"}
     assert content(disk) | content(newest) == before
+
+
+def test_what_others_put_into_a_checkpoint_stays(copy, capsys):
+    """Bug: results of eval.py, or notes, deleted with the old checkpoint that they are kept in."""
+    for name in ("checkpoint-1/eval", "checkpoint-2/eval"):
+        (copy / name).mkdir()
+        (copy / name / "results.json").write_text("{}")
+    assert dsrl.main(["--out", str(copy), "--resume", "--keep", "1", "--steps", "5"]) == 0
+    assert names_of(copy) == {"checkpoint-1", "checkpoint-2", "checkpoint-5"}
+    assert "checkpoint-1 stays: eval in it is not of the run" in capsys.readouterr().out
+
+
+def test_a_config_of_another_program_is_no_run(copy, capsys):
+    """Bug: records cut and settings replaced in a folder whose config.json has a key "run"."""
+    for _, path in resume.checkpoints(copy):
+        shutil.rmtree(path)
+    (copy / "config.json").write_text('{"run": 5, "seed": 1}')
+    before = content(copy)
+    assert dsrl.main(["--out", str(copy), "--resume"]) == 2
+    assert "holds no run" in capsys.readouterr().err and content(copy) == before
 
 
 def test_a_folder_that_may_not_be_removed_ends_no_run(copy, monkeypatch, capsys):
@@ -524,6 +545,9 @@ def test_export_is_a_plain_folder_in_bfloat16(copy, tmp_path, capsys):
     assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
     assert "after 3 updates" in capsys.readouterr().out and content(copy) == before
     assert dsrl.main(words) == 2 and "there already" in capsys.readouterr().err
+    (tmp_path / "b.partial").mkdir()  # a kill left it
+    assert dsrl.main(["--out", str(copy), "--export", f"{tmp_path}/b"]) == 2
+    assert "b.partial is there already" in capsys.readouterr().err
     assert dsrl.main(["--out", str(tmp_path), "--export", f"{tmp_path}/x"]) == 2
     assert f"error: {tmp_path} has no checkpoint\n" == capsys.readouterr().err
     assert dsrl.main(["--out", f"{tmp_path}/new", "--export", ""]) == 2  # it began a run

@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import runpy
 import shutil
+import sys
 import types
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -65,11 +67,38 @@ def test_a_stopped_study_goes_on(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [study.Run(**dict(list(line.items())[:6])) for line in lines] == PART.runs()
     run = PART.runs()[0]
-    longer = record_of(run) | {"steps": 160, "curve": [{"step": 0}, {"step": 20}, {"step": 160}]}
+    point = record_of(run)["curve"][0]
+    longer = record_of(run) | {"steps": 60, "curve": [point | {"step": n} for n in (0, 20, 40, 60)]}
     path.write_text(json.dumps(longer) + "\n")
     results = study.load_results(path)
-    assert set(results) == {replace(run, steps=n) for n in (0, 20, 160)}
+    assert set(results) == {replace(run, steps=n) for n in (0, 20, 40, 60)}
     assert results[replace(run, steps=20)]["curve"][-1]["step"] == 20, "it tells more than it ran"
+
+
+GOOD = record_of(PART.runs()[0])
+POINT = GOOD["curve"][1]
+COSINES = {"world": "tiny", "base": 0, "alignment": {"whole_model": 0.1, "positions": {}}}
+
+
+@pytest.mark.parametrize("line", [
+    {"step": 0}, {**GOOD, "steps": "20"}, {**GOOD, "curve": {}}, {**GOOD, "curve": [1]},
+    {**GOOD, "curve": [GOOD["curve"][0], {**POINT, "avg_at_k": None}]},
+    {**GOOD, "curve": [GOOD["curve"][0], {**POINT, "tokens": "x"}]},
+    {**GOOD, "curve": GOOD["curve"][:1]}, {**GOOD, "curve": []}, {**COSINES, "alignment": []},
+    {**COSINES, "world": 1}, {**COSINES, "alignment": {"positions": {}}},
+])  # fmt: skip
+def test_results_of_another_program_are_named(tmp_path, monkeypatch, capsys, line):
+    """Bug: KeyError for a file that is not of a study; one that is written over."""
+    path = tmp_path / "study.jsonl"
+    text = "".join(json.dumps(one) + "\n" for one in (GOOD, COSINES, line))
+    path.write_text(text)
+    for more in (["--report"], []):
+        monkeypatch.setattr(sys, "argv", ["study.py", "--results", str(path), *more])
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_path(study.__file__, run_name="__main__")
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {path}") and error.count("\n") == 1
+        assert path.read_text() == text and [*tmp_path.iterdir()] == [path]
 
 
 def test_the_tables_pair_runs_of_one_base_and_seed(tmp_path):
