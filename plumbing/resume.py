@@ -53,6 +53,8 @@ def open_folder(path, resume):
     if rank():  # the first process has it
         yield folder
         return
+    if resume and not folder.exists():
+        raise ValueError(f"--resume: there is no folder {folder}: see --out")
     halves = [half for half in folder.glob("checkpoint-*.partial") if NAME.fullmatch(half.stem)]
     with lock_folder(folder, [*OWN_FILES, *(half.stem for half in halves)]):
         found = [path.name for _, path in checkpoints(folder)]

@@ -38,7 +38,8 @@ ROOT = Path(__file__).parent.parent
         (("--out", "/proc/nothing"), "cannot write to /proc/nothing"),
         (("--device", "cuda"), "--device cpu"),
         (("--model", "{tmp}/no_tokenizer"), "no tokenizer"),
-        (("--resume",), "holds no run"),
+        (("--resume", "--out", "{tmp}"), "holds no run"),
+        (("--resume",), "there is no folder"),
         (("--shard",), "torchrun"),
         (("--shard", "--offload"), "--shard excludes --offload"),
     ],
@@ -56,6 +57,7 @@ def test_user_mistakes_get_one_line(world, tmp_path, capsys, more, message):
     assert dsrl.main(arguments(world, tmp_path / "out", *more)) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1, error
+    assert "--resume" not in more or not (tmp_path / "out").exists()
 
 
 def test_hub_names_without_a_network(tmp_path, capsys, monkeypatch):
