@@ -35,8 +35,8 @@ BRACES_AND_ESCAPES = re.compile(BOX.pattern + r"|\\[{}\\]|[{}]")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
 CUE = re.compile(r"""
-    (?<!this\ )(?<!that\ )(?:answer|correct\ (?:option|choice))  # "The answer", not "this answer"
-    (?:(?:\ (?:to|of|for)\ [^.\n]{1,60})?\ is\b   # " is", " to the second part is"
+    (?<!this\ )(?<!that\ )(?:answers?|correct\ (?:option|choice))  # "The answer", not "this answer"
+    (?:(?:\ (?:to|of|for)\ [^.\n]{1,60})?\ (?:is|are)\b   # " is", " to the second part is"
     | [\s*]*: | \*\*\n                            # "Answer:", "**Answer**:"
     | (?=\s*\\\[) | (?=\s\$?-?\d))                # "answer 7", "answer \[7\]"
     [\s:*]*(?:the\ (?:final\ )?answer\ is:?\s*)?  # "Answer: The final answer is"

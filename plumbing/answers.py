@@ -89,6 +89,8 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      rf"{'|'.join(STYLES)}|(?:bar|overline)(?=\s*\{{?\s*[a-zA-Z]))(?![a-zA-Z])", "",
      r"\left(1\right)   1\! 2   \bigl(1)   \mathbf v   \bf v   \bar v   \overline{AB}",
      "(1)   12   (1)   v   v   v   {AB}"),
+    (r"\\(?:text)?color\s*\{[^{}]*\}", "", r"\color{red}{4}   {\color{red}4}   \textcolor{red}{4}",
+     "{4}   {4}   {4}"),
     (r"m?\\angle(?![a-zA-Z])", "", r"m\angle A=60", "A=60", "OlympiadBench"),
     (r"(?<=\d)(?:\{,\}|\\[, ]| )(?=\d{3}(?!\d))", "",
      r"(1{,}250, 3)   1\,250   1\ 250   1 250", "(1250, 3)   1250   1250   1250"),

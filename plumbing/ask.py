@@ -6,11 +6,11 @@ import time
 
 from plumbing.checkpoints import best_device, load_model
 from plumbing.console import printable, report_errors
-from plumbing.prompts import encode_prompt
+from plumbing.prompts import encode_prompt, response_ends
 from tiny import CHAT_TEMPLATE
 
 
-def answer(generate, model, tokenizer, prompt_ids, limit, temperature, seed):
+def answer(generate, model, tokenizer, prompt_ids, ends, limit, temperature, seed):
     """Print one response as it comes, then, dim, how many tokens, how fast, and why it ended."""
     ids, shown, start = [], "", time.perf_counter()
 
@@ -25,7 +25,7 @@ def answer(generate, model, tokenizer, prompt_ids, limit, temperature, seed):
     try:
         rollout = generate(
             model, [prompt_ids], max_new_tokens=limit, temperature=temperature, seed=seed,
-            eos_ids=model.eos_ids, tokenizer=tokenizer, on_tokens=show,
+            eos_ids=ends[0], stop_strings=ends[1], tokenizer=tokenizer, on_tokens=show,
         )  # fmt: skip
         reason = "ended by itself" if rollout.finished[0] else f"cut at {limit} tokens"
     except KeyboardInterrupt:
@@ -52,8 +52,9 @@ def ask(generate, argv=None):
     def start():
         model, tokenizer = load_model(args.model, **best_device())
         kind = "tiny" if tokenizer.chat_template == CHAT_TEMPLATE else "math"
-        ids = encode_prompt(tokenizer, {"problem": args.prompt, "answer": "", "kind": kind})
+        problem = {"problem": args.prompt, "answer": "", "kind": kind}
+        ids, ends = encode_prompt(tokenizer, problem), response_ends(model, tokenizer, [problem])
         limit = max(1, min(args.max_new_tokens, model.max_positions - len(ids)))
-        answer(generate, model, tokenizer, ids, limit, args.temperature, args.seed)
+        answer(generate, model, tokenizer, ids, ends, limit, args.temperature, args.seed)
 
     return report_errors(start, "nothing was sampled", "lower --max-new-tokens")

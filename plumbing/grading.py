@@ -30,13 +30,19 @@ RESPONSE_END = re.compile(r"\n[ \t]*(?:Q|Question|Problem|User|Human):|</s>|<eos
 MARKUP = re.compile(r"\\(?:boxed|text(?:bf)?|math(?:bf|rm))\{([^{}]*)\}|\*\*|\$|`|\\[()\[\]]")
 # A letter that stands for an option: (C), "C.", "C is right". "A cat", "I am", "I'll", "I = 3" and
 # "5 A" are none, and by the same rule "C cat": what follows is a word, see `letters`.
-LETTER = r"(?:\(([A-Z])\)|(?<![\w'’])(?<!\d )([A-Z])(?![\w^_]|['’]\w|\s*[=+*/]))"
+# Chinese has no spaces: 选B is "choose B", so that its signs are no part of a word here.
+IN_WORD = r"[^\W\u2e80-\u9fff]"
+LETTER = (rf"(?:\(([A-Z])\)|(?<!{IN_WORD})(?<!['’])(?<!\d )([A-Z])"
+          rf"(?!{IN_WORD}|[\^]|['’]\w|\s*[=+*/]))")  # fmt: skip
 LONE_LETTER = re.compile(LETTER)
+ANY_CASE = LETTER.replace("([A-Z])", "([A-Za-z])", 1)  # (b) too, behind a cue
 CONTENT_WORD = re.compile(r"\s+(?!(?:because|since|as|is|which|with|for|due|in|on|from|by|based|"
                           r"given|and|or|so|but)\b)\w")  # fmt: skip
 CHOICE_CUE = re.compile(  # "Answer: C", "the answer is option C"; "C is correct"
-    r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice)(?i:\W{0,4}is|\W{0,3}:)\W{0,8}?"
-    rf"(?i:option )?{LETTER}|{LETTER}(?= is (?:the )?(?:correct|right|best|true|answer)\b)")
+    r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice)(?i:\W{0,4}(?:is|(?:should|must|would|"
+    r"will|has to|can only) be)|\W{0,3}:)\W{0,8}?"
+    rf"(?i:option )?{ANY_CASE}|{ANY_CASE}(?= is (?:the )?(?:correct|right|best|true|answer)\b)")
+FIRST_LETTER = re.compile(r"^[^\w\n(]{0,8}\(([a-z])\)", re.M)
 EITHER = re.compile(r"\W{0,3}or\W{0,3}(?i:option )?[A-Z]\b")  # (A) or (B) is no answer
 BBH_LETTER = re.compile(r"\(([A-Z])\)|^(?:OPTION |CHOICE )?([A-Z])(?=$|[).:,])")
 REMARK = re.compile(  # "This answer is correct.", after the answer
@@ -66,7 +72,7 @@ def letters(pattern, text, options):
     """
     found = []
     for match in pattern.finditer(text):
-        letter, end = "".join(filter(None, match.groups())), match.end()
+        letter, end = "".join(filter(None, match.groups())).upper(), match.end()
         if letter not in LETTERS[: len(options)]:
             continue
         is_bare = text[end - 1] == letter  # not (C)
@@ -87,6 +93,9 @@ def boxed_letter(box, options):
     first = re.match(r"\(?([A-Za-z])(?:\)?\.?$|[).:] )", box)
     if first and first[1].upper() in LETTERS[: len(options)]:
         return first[1].upper()
+    alike = [letter for letter, option in zip(LETTERS, options, strict=False) if equal(box, option)]
+    if len(alike) == 1:  # \dfrac{1}{2} where the option is 0.5
+        return alike[0]
     found = {letter for letter, _ in letters(LONE_LETTER, box, options)}
     return "" if len(found) > 1 else next(iter(found), None)
 
@@ -103,6 +112,9 @@ def choice_answer(text, problem):
     if found and EITHER.match(plain, found[-1][1]):
         return None
     found = found or letters(LONE_LETTER, plain, options)
+    first = {letter.upper() for letter in FIRST_LETTER.findall(plain)}  # (b) blue sand
+    if not found and len(first) == 1 and first <= set(LETTERS[: len(options)]):
+        return first.pop()
     return found[-1][0] if found else None
 
 
@@ -265,7 +277,7 @@ def reward_of(value):
     with suppress(TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several
         plain = value.item() if hasattr(value, "item") else value
         if not isinstance(plain, str | bytes | bytearray):
-            reward = float(plain)
+            reward = round(float(plain), 9)  # 0.7 + 0.2 + 0.1 is 0.9999999999999999
     if not 0 <= reward <= 1:  # NaN fails too
         raise ValueError(f"it gives {value!r:.80}: it must lie in [0, 1]")
     return reward

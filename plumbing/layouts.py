@@ -39,6 +39,8 @@ WRAPPER = re.compile(  # of BytedTsinghua's sets: asks for "Answer: 34", which n
     r"\A\s*Solve the following math problem step by step\. The last line of your response should "
     r"be of the form Answer:.*\n+([\s\S]*?)\s*Remember to put your answer on its own "
     r"line after.*\s*\Z")
+# Of verl's GSM8K, for the same reason
+TAIL = re.compile(r"\s*Let's think step by step and output the final answer after \"####\"\.\s*\Z")
 NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3", "5"], not [3, 5)
 
 # --------------------------------------------------------------------------------------------------
@@ -187,7 +189,7 @@ def question_of(value):
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list):  # the parts of a turn
         value = "".join(part.get("text") or "" for part in value if isinstance(part, dict))
-    return WRAPPER.sub(r"\1", clean(value))
+    return TAIL.sub("", WRAPPER.sub(r"\1", clean(value)))
 
 
 def golds_of(value):
@@ -199,9 +201,12 @@ def golds_of(value):
             return []
         if not keys and len(value) > 1:
             raise ValueError(f"a gold with {', '.join(value)}; expected one of {GOLD_KEYS}")
-        return golds_of(value[(keys or list(value))[0]])
+        others = value.get("aliases")  # TriviaQA's
+        return golds_of([value[(keys or list(value))[0]], *(others or ())])
     if isinstance(value, list):
         return list(dict.fromkeys(gold for item in value for gold in golds_of(item)))
+    if isinstance(value, bool):
+        return [str(value), "yes" if value else "no"]
     text = clean(value).rpartition("####")[2].strip()  # GSM8K: text #### gold
     if "\\boxed" in text:
         text = extract_answer(text) or ""

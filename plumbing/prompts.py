@@ -32,14 +32,20 @@ def question_text(problem):
     return text
 
 
+def template_of(tokenizer):
+    """The chat template that prompts use, a text or None: of several the one named default."""
+    own = tokenizer.chat_template
+    return own.get("default") if isinstance(own, dict) else own
+
+
 def render(tokenizer, turns, is_prompt=True):
     """A conversation as the tokenizer's chat template writes it, thinking off, the date fixed.
 
     Raises ValueError where the template refuses it.
     """
-    template = None  # Of several templates the tokenizer takes its default.
-    if isinstance(own := tokenizer.chat_template, str):
-        template = DATE_CALL.sub(lambda call: f"'{DATE.strftime(call[2])}'", own)
+    template = template_of(tokenizer)
+    if template is not None:
+        template = DATE_CALL.sub(lambda call: f"'{DATE.strftime(call[2])}'", template)
     try:
         text = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=is_prompt, enable_thinking=False,
@@ -59,7 +65,7 @@ def describe_template(tokenizer):
     """What a person should know of the prompts, in one line, or ""."""
     if not tokenizer.chat_template:
         return "the tokenizer has no chat template: prompts are plain text, Question: ... Answer:"
-    shows_date = re.search("strftime_now|date_string", str(tokenizer.chat_template))
+    shows_date = re.search("strftime_now|date_string", template_of(tokenizer) or "")
     return f"the chat template prints a date: it is always {DATE}" if shows_date else ""
 
 
@@ -101,20 +107,26 @@ def response_ends(model, tokenizer, problems, template="chat"):
     """(eos_ids, stop_strings): what ends a response; nothing after it is sampled.
 
     Beside the model's EOS that is the token with which the chat template ends a turn (Qwen2.5 base
-    has <|endoftext|> as EOS, its template <|im_end|>), and without a template a further question.
+    has <|endoftext|> as EOS, its template <|im_end|>), or begins the user's next one ("User:"), and
+    without a template a further question.
     """
     is_chat = template == "chat" and tokenizer.chat_template
     has_shots = any(problem.get("shots") for problem in problems)
-    stops = NEXT_QUESTIONS if has_shots or not is_chat else ()
+    eos_ids, stops = set(model.eos_ids), list(NEXT_QUESTIONS if has_shots or not is_chat else ())
+    if not is_chat:
+        return model.eos_ids, tuple(stops)
     turns = [{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "It is 5."}]
-    text = render(tokenizer, turns, is_prompt=False) if is_chat else ""
-    end = text.rpartition("It is 5.")[2].strip()
-    if not end:
-        return model.eos_ids, stops
-    first = tokenizer(end, add_special_tokens=False).input_ids[0]
-    if first in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
-        return tuple(sorted({*model.eos_ids, first})), stops
-    return model.eos_ids, (*stops, end.split("\n")[0])
+    end = render(tokenizer, turns, is_prompt=False).rpartition("It is 5.")[2].strip()
+    text = render(tokenizer, [*turns, {"role": "user", "content": "4 + 4?"}])
+    opening = text.rpartition("It is 5.")[2].partition("4 + 4?")[0].strip().removeprefix(end)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    for mark in filter(None, (end, opening.strip())):
+        first, line = tokenizer(mark, add_special_tokens=False).input_ids[0], mark.split("\n")[0]
+        if first not in special:  # a word as "User:" ends it only at the start of a line
+            stops.append(f"\n{line}" if mark != end and line[0].isalpha() else line)
+        elif mark == end:
+            eos_ids.add(first)
+    return tuple(sorted(eos_ids)), tuple(stops)
 
 
 def start_token_of(tokenizer):

@@ -36,6 +36,12 @@ CLAYS = ["red clay", "blue sand", "grey mud", "white chalk", "black soil", "brow
     ("\\boxed{7} so the answer is (B)", "B"), ("<answer>(C)</answer>", "C"),
     ("\\boxed{A} is tempting, but it is \\boxed{C}", "C"), ("Answer: A\\\\\\boxed{B}", "B"),
     ("The answer is (C).\n\nQuestion:\nnext\nAnswer: the answer is (D).", "C"),
+    ("Therefore, the answer should be (B), since (A) dissolves in water.", "B"),
+    ("Hence the answer would be B, as A is too soft.", "B"),
+    ("So the correct choice has to be (B) and not (A).", "B"),
+    ("The answer is (b).", "B"), ("Therefore, option (b) is correct.", "B"), ("**(b)**", "B"),
+    ("(b) blue sand", "B"), ("(a) is small and\n(b) is large", None),
+    ("所以答案是B。", "B"), ("综上，选B。", "B"), ("答案为B", "B"),
 ])  # fmt: skip
 def test_choice_letters(response, letter):
     """Bug: the words "A" and "I" as letters, markup in the way, an illegal letter, a guess."""
@@ -70,6 +76,14 @@ def test_every_letter_gets_the_same_verdict(form):
     for letter, text in zip("ABCDEFGHIJ", CLAYS, strict=True):
         problem = {"kind": "choice", "problem": "?", "options": CLAYS, "answer": letter}
         assert answer_in(problem, form.format(L=letter, T=text)) == letter
+
+
+def test_an_option_is_its_value():
+    """Bug: the right option's text in another spelling is no answer."""
+    problem = {**OPTIONS, "options": ["\\frac{1}{2}", "\\frac{1}{3}", "2", "2.0"], "answer": "A"}
+    for box in ("\\frac{1}{2}", "\\dfrac{1}{2}", "\\frac12", "0.5"):
+        assert answer_in(problem, f"\\boxed{{{box}}}") == "A"
+    assert answer_in(problem, "\\boxed{\\frac42}") is None  # two options have this value
 
 
 def test_more_than_ten_options_are_letters_too():
@@ -237,7 +251,7 @@ def test_a_verifier_may_be_any_file(tmp_path):
     (tmp_path / "neighbour_of_mine.py").write_text("VALUE = 0.25\n")
     (tmp_path / "late_neighbour.py").write_text("ONE = 1\n")
     assert grader(tmp_path, NOTES)([MATH], ["x"]) == [0.25]
-    for value, reward in (("True", 1.0), ("0", 0.0), ("__import__('numpy').float32(0.5)", 0.5),
+    for value, reward in (("True", 1.0), ("0", 0.0), ("0.7 + 0.2 + 0.1", 1.0), ("1.1 - 0.1", 1.0), ("__import__('numpy').float32(0.5)", 0.5),
                           ("__import__('numpy').bool_(True)", 1.0),
                           ("__import__('torch').tensor(1)", 1.0)):  # fmt: skip
         assert grader(tmp_path, f"{CHECK}return {value}\n", "mine")([MATH], ["x"]) == [reward]

@@ -63,6 +63,8 @@ LAYOUTS = [  # file, row in the columns of the public set; problem, answer, kind
     ("own.json", {"problem": "p", "answer": "5", "kind": "tiny"}, "p", "5", "tiny"),
     # what people train on
     ("dapo.parquet", {"prompt": "p", "solution": "34", "source": "x"}, "p", "34", "math"),
+    ("verl.parquet", verl("72", 'p Let\'s think step by step and output the final answer after '
+                          '"####".'), "p", "72", "math"),
     ("dapo.parquet", {**verl("34", DAPO.format("p\n\nq")), "ability": "MATH"}, "p\n\nq", "34",
      "math"),
     ("trl.parquet", {"prompt": turns("p")[1:], "solution": "\\frac{1}{2}"}, "p", "\\frac{1}{2}",
@@ -164,6 +166,16 @@ def test_several_golds_are_alternatives(tmp_path, gold):
     """Bug: a list of alternatives read as an interval, or as one answer of several parts."""
     found = read(verl(gold), tmp_path)
     assert (found["answer"], found["alternatives"]) == ("\\frac{1}{2}", ["\\frac{1}{2}", "0.5"])
+
+
+@pytest.mark.parametrize("gold, golds", [
+    ({"value": "Lewis", "aliases": ["Harry Lewis", "Lewis"], "type": "x"}, ["Lewis", "Harry Lewis"]),
+    (True, ["True", "yes"]), (False, ["False", "no"]),
+])  # fmt: skip
+def test_other_names_of_a_gold_are_right_too(tmp_path, gold, golds):
+    """Bug: TriviaQA's aliases dropped in silence; BoolQ, where only "True" is right, not "Yes"."""
+    found = read({"question": "p", "answer": gold}, tmp_path)
+    assert (found["answer"], found["alternatives"]) == (golds[0], golds)
 
 
 CLAYS = ["clay", "sand", "mud", "silt"]

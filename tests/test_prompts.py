@@ -142,7 +142,8 @@ def test_the_templates_end_of_turn_ends_a_response(template, end):
     ids, stops = response_ends(model_of(tokenizer), tokenizer, [MATH])
     assert set(ids) == {tokenizer.eos_token_id,
                         *([tokenizer.convert_tokens_to_ids(end)] if end else [])}
-    assert stops == (() if template else ("\nQ:", "\nQuestion:"))
+    next_turn = ("[INST]",) if template == MISTRAL else ()  # text, to this tokenizer
+    assert stops == (next_turn if template else ("\nQ:", "\nQuestion:"))
     assert response_ends(model_of(tokenizer), tokenizer, [MATH],
                          "base") == ((tokenizer.eos_token_id,), ("\nQ:", "\nQuestion:"))
     shown = [{**MATH, "shots": "Q: 1\nA: 2\n\n"}]
@@ -164,8 +165,30 @@ def test_training_samples_to_the_end_of_a_turn(monkeypatch):
 def test_an_end_of_turn_that_is_text_is_a_stop_string():
     """Bug: a ChatML template put on a tokenizer without its tokens: no token ends the turn."""
     tokenizer = make_tokenizer(CHATML, special=["<|endoftext|>"])
-    assert response_ends(model_of(tokenizer), tokenizer, [MATH]) == ((tokenizer.eos_token_id,),
-                                                                     ("<|im_end|>",))
+    ends = ((tokenizer.eos_token_id,), ("<|im_end|>", "<|im_start|>user"))
+    assert response_ends(model_of(tokenizer), tokenizer, [MATH]) == ends
+
+
+ROLES = ("{% for m in messages %}{{ 'User: ' if m.role == 'user' else 'Assistant: ' }}"
+         "{{ m.content }}{{ '\n\n' if m.role == 'user' else eos_token }}{% endfor %}"
+         "{% if add_generation_prompt %}Assistant:{% endif %}")  # fmt: skip
+
+
+def test_the_next_turn_in_plain_text_ends_a_response():
+    """Bug: a base model after a template of plain words writes the next user's turn too, and the
+    last box of that is graded.
+    """
+    tokenizer = make_tokenizer(ROLES)
+    ends = ((tokenizer.eos_token_id,), ("\nUser:",))
+    assert response_ends(model_of(tokenizer), tokenizer, [MATH]) == ends
+
+
+def test_of_several_templates_the_default_has_a_fixed_date():
+    """Bug: a tokenizer with named templates prints today, and the line told says another day."""
+    tokenizer = make_tokenizer(DATED)
+    expected = encode_prompt(tokenizer, MATH)
+    tokenizer.chat_template = {"tool_use": "x", "default": DATED}
+    assert encode_prompt(tokenizer, MATH) == expected
 
 
 def test_start_token_order():

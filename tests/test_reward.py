@@ -309,6 +309,7 @@ EXTRACTIONS = [  # response, strict extraction, loose extraction if that differs
     ("The answer is 7. No: the answer is wrong.", None, "wrong"),
     ("The answer is Friday.", None, "Friday"), ("The answer is no solution.", None, "no solution"),
     ("Answer: 5<|im_end|>\n<|im_start|>user\nAnswer: 6", None, "5"),
+    ("The answers are $3$ and $5$.", None, "3, 5"), ("**Answers:** 3, 5", None, "3, 5"),
 ]  # fmt: skip
 
 

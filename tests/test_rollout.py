@@ -451,11 +451,24 @@ def test_an_answer_is_printed_as_it_comes(capsys, interrupt):
             raise KeyboardInterrupt
         return type("Ended", (), {"finished": torch.tensor([True])})
 
-    ask.answer(typed, random_model(), Utf8(), [5], 20, 1.0, 0)
+    ask.answer(typed, random_model(), Utf8(), [5], ((1,), ()), 20, 1.0, 0)
     out, line = capsys.readouterr()
     assert out == (text[:-1] + "\ufffd\n" if interrupt else text + "\n")
     assert line.endswith("interrupted\n" if interrupt else "ended by itself\n")
     assert line.startswith("13 tokens" if interrupt else "15 tokens")
+
+
+def test_an_answer_ends_as_in_training(world, capsys, monkeypatch):
+    """Bug: Qwen2.5 base, whose EOS does not end a turn, writes on into turns of its own making."""
+    asked = {}
+
+    def asks(*_, **how):
+        asked.update(how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ask, "response_ends", lambda *_: ((7,), ("User:",)))
+    assert ask.ask(asks, ["--model", str(world), "2 + 3?"]) == 0
+    assert (asked["eos_ids"], asked["stop_strings"]) == ((7,), ("User:",))
 
 
 def test_an_error_of_the_command_is_one_line(capsys):
