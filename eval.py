@@ -17,7 +17,7 @@ import transformers
 
 from plumbing.benchmarks import TASKS, load_problems, task_of
 from plumbing.checkpoints import best_device, load_model
-from plumbing.console import report_errors
+from plumbing.console import printable, report_errors, say
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, rounded, summarize
 from plumbing.files import NUMBER, append_line, check_record, lock_folder, read_checked, read_json
 from plumbing.files import write_json, write_lines
@@ -74,10 +74,10 @@ def run_task(model, tokenizer, name, problems, args, path):
 
 def report(name, summary):
     """Print all figures of a task, rounded, a line each."""
-    print(name)
+    say(name)
     for key, value in (summary | summary["thoughts"]).items():
         if key != "thoughts":
-            print(f"  {key:18} {json.dumps(rounded(value))}")
+            say(f"  {key:18} {json.dumps(rounded(value))}")
 
 
 def read_results(path):
@@ -92,6 +92,11 @@ def read_results(path):
         if not all(size.isdecimal() and len(size) < 9 for size in sizes):
             raise ValueError(f"{place}: {name}: pass_at_k is {sizes}")
     return {"settings": results["settings"], "tasks": results["tasks"]}
+
+
+def drawn(text):
+    """A text as matplotlib shows it: between two dollars it would read a formula."""
+    return printable(str(text)).replace("$", r"\$")
 
 
 def compare(folders, picture):
@@ -113,15 +118,15 @@ def compare(folders, picture):
     for axis, (task, runs) in zip(axes, runs_of.items(), strict=True):
         for folder, summary in runs.items():
             error = f"+- {summary['avg_at_k_se']:.4f} over {summary['problems']} problems"
-            print(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
+            say(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
             sizes, values = list(map(int, summary["pass_at_k"])), summary["pass_at_k"].values()
-            axis.plot(sizes, list(values), marker="o", label=str(folder).replace("$", r"\$"))
+            axis.plot(sizes, list(values), marker="o", label=drawn(folder))
         settings = [one["sampling"] | {"problems": one["problems"]} for one in runs.values()]
         for key in dict.fromkeys(key for one in settings for key in one):
             values = [str(one.get(key)) for one in settings]
             if len(set(values)) > 1:
-                print(f"{task}: not alike: {key} is {', '.join(values)}")
-        axis.set(title=task.replace("$", r"\$"), xlabel="k", ylabel="pass@k", ylim=(0, 1))
+                say(f"{task}: not alike: {key} is {', '.join(values)}")
+        axis.set(title=drawn(task), xlabel="k", ylabel="pass@k", ylim=(0, 1))
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.legend(fontsize="small")

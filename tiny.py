@@ -39,6 +39,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
@@ -322,6 +323,21 @@ def cache_folder(world, seed, cache_dir):
     return root / f"tiny-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 
+def fill(folder, world, seed, quiet):
+    """Write the problems of a world, its tokenizer, and a base model trained on its corpus."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    tokenizer = make_tokenizer(world.modulus, world.long_steps[1])
+    files, reserved = make_problems(world, rng)
+    for name, problems in files.items():
+        lines = "".join(json.dumps(problem) + "\n" for problem in problems)
+        (folder / f"{name}.jsonl").write_text(lines)
+    rows = make_corpus(world, rng, tokenizer, reserved)
+    model = make_model(world, tokenizer, generator)
+    batches = make_batches(rows, world.batch_tokens, rng)
+    pretrain(model, batches, tokenizer.pad_token_id, world.learning_rate, quiet)
+    save(model, tokenizer, folder)
+
+
 def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
     """The folder of the base model, its tokenizer and the four .jsonl files; it is built once.
 
@@ -332,36 +348,26 @@ def build(cache_dir=None, seed=0, quiet=False, world=None) -> str:
     target = cache_folder(world, seed, cache_dir)
     if target.is_dir():
         return str(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
-    except OSError as error:
-        raise ValueError(
-            f"cannot write to {target.parent} ({error.strerror}): "
-            "set XDG_CACHE_HOME to a folder of yours"
-        ) from error
+    if not quiet:
+        print(f"building the tiny world, once, in {target}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-        tokenizer = make_tokenizer(world.modulus, world.long_steps[1])
-        files, reserved = make_problems(world, rng)
-        for name, problems in files.items():
-            lines = "".join(json.dumps(problem) + "\n" for problem in problems)
-            (partial / f"{name}.jsonl").write_text(lines)
-        if not quiet:
-            print(f"building the tiny world, once, in {target}")
-        rows = make_corpus(world, rng, tokenizer, reserved)
-        model = make_model(world, tokenizer, generator)
-        batches = make_batches(rows, world.batch_tokens, rng)
-        pretrain(model, batches, tokenizer.pad_token_id, world.learning_rate, quiet)
-        save(model, tokenizer, partial)
-        if not target.exists():  # Another process may have been faster.
-            os.replace(partial, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix="building-", dir=target.parent))
+        try:
+            fill(partial, world, seed, quiet)
+            if not target.exists():  # Another process may have been faster.
+                os.replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        remedy = "make room there, or set XDG_CACHE_HOME to a folder of yours"
+        raise ValueError(f"cannot write to {target.parent} ({error}): {remedy}") from error
     finally:
         torch.set_num_threads(threads)
-        shutil.rmtree(partial, ignore_errors=True)
     return str(target)
+
 
 
 # --------------------------------------------------------------------------------------------------

@@ -161,6 +161,8 @@ def load_tokenizer(folder):
         raise ValueError(f"{folder} has no tokenizer: {remedy}")
     if "tokenizer_config.json" not in files:
         say(f"warning: {folder} has no tokenizer_config.json: special tokens may be missing")
+    if (folder / "additional_chat_templates").is_dir():
+        say(f"{folder / 'additional_chat_templates'} is not used, and not kept in checkpoints")
     for name in files:
         if name.endswith(".json"):
             read_json(files[name])
@@ -305,6 +307,8 @@ def read_adapters(folder):
     check_record(f"{file} cannot be used", settings, needs)
     wrong = [name for name in UNKNOWN_LORA if settings.get(name)]
     wrong += [] if settings["base_model_name_or_path"] else ["base_model_name_or_path"]
+    start = str(settings.get("init_lora_weights")).lower()  # these change their base as well
+    wrong += ["init_lora_weights"] if start.startswith(("pissa", "olora", "corda", "loftq")) else []
     if wrong or not 0 < settings["r"] < 2**16:
         name = (wrong or ["r"])[0]
         raise ValueError(f"{file} cannot be used: {name} is {settings[name]!r}")

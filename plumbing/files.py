@@ -33,7 +33,6 @@ def lock_folder(folder, names):
             raise ValueError(f"{folder / name} is a folder, in the place of a file: move it away")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
         lock.acquire()
     except Timeout as error:
         raise ValueError(
@@ -78,6 +77,8 @@ def named(file):
     try:
         yield
     except OSError as error:
+        if error.errno is None or error.filename:
+            raise
         raise type(error)(error.errno, error.strerror, str(file)) from error
 
 
@@ -150,10 +151,11 @@ def written_whole(target):
     partial = target.with_name(target.name + ".partial")
     partial.mkdir(parents=True)
     try:
-        yield partial
-        for path in partial.iterdir():
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
+        with named(partial):
+            yield partial
+            for path in partial.iterdir():
+                with path.open("r+b") as file:
+                    os.fsync(file.fileno())
         if os.path.lexists(target):  # it is damaged, else this run would have begun there
             aside = target.with_name(f"{target.name}.damaged-{time.time_ns()}")
             os.replace(target, aside)

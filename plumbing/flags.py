@@ -31,9 +31,9 @@ VARIANTS = {  # objectives of the first `prerl_steps` updates, and of the others
     **{name: ((name,),) * 2 for name in OBJECTIVES},
 }
 # flags that --resume cannot change
-FIXED = ("model", "data", "prompts_per_step", "seed", "lora_rank", "lora_alpha")
+FIXED = ("model", "data", "prompts_per_step", "seed", "lora_rank", "lora_alpha", "preset")
 FREE = (  # flags that change nothing of the result
-    "steps", "resume", "out", "save_every", "eval_every", "eval_problems", "preset", "shard",
+    "steps", "resume", "out", "save_every", "eval_every", "eval_problems", "shard",
     "kv_cache_gb", "device", "dry_run", "export", "report_to", "alignment_every", "offload", "keep",
 )  # fmt: skip
 

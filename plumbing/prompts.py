@@ -118,7 +118,7 @@ def response_ends(model, tokenizer, problems, template="chat"):
     turns = [{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "It is 5."}]
     end = render(tokenizer, turns, is_prompt=False).rpartition("It is 5.")[2].strip()
     text = render(tokenizer, [*turns, {"role": "user", "content": "4 + 4?"}])
-    opening = text.rpartition("It is 5.")[2].partition("4 + 4?")[0].strip().removeprefix(end)
+    opening = text.partition("It is 5.")[2].partition("4 + 4?")[0].strip().removeprefix(end)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     for mark in filter(None, (end, opening.strip())):
         first, line = tokenizer(mark, add_special_tokens=False).input_ids[0], mark.split("\n")[0]

@@ -85,10 +85,11 @@ def start_records(run):
 
 def commit_of_source():
     """The git commit of these files, with "-dirty" where some were changed since, or None."""
-    if not shutil.which("git"):
+    root = Path(__file__).parent.parent
+    if not shutil.which("git") or not (root / ".git").exists():  # perhaps in another repository
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
-    ended = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True)
     return ended.stdout.strip() or None
 
 
@@ -147,6 +148,8 @@ def open_tracker(run, identity):
     more = {"id": os.environ.get("WANDB_RUN_ID", identity)} if name == "wandb" else {}
     try:
         tracker = TensorBoard() if name == "tensorboard" else importlib.import_module(name)
+        if not hasattr(tracker, "init"):  # a folder of logs of this name, taken for a package
+            raise ImportError
         tracker.init(project=project, name=f"{out}-{identity[:8]}", resume="allow",
                      config=asdict(run.config), **more)  # fmt: skip
     except ImportError as error:
@@ -350,5 +353,5 @@ def catch_signals(run):
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
     # A closed terminal sends it, under nohup it is ignored, and Windows has none.
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, ask)

@@ -15,6 +15,7 @@
    a verifier or a tracker must be given again.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -60,7 +61,8 @@ def open_folder(path, resume):
         found = [path.name for _, path in checkpoints(folder)]
         if resume and not found:
             if not run_of(folder):
-                raise ValueError(f"--resume: {folder} holds no run: start without --resume")
+                raise ValueError(f"--resume: {folder} holds {nothing_in(folder)}")
+            check_young(folder)
             cut_back(folder, 0)  # it was ended before its first checkpoint, and begins anew
         found += [name for name in OWN_FILES if (folder / name).exists()]
         found += [half.name for half in halves]
@@ -73,6 +75,23 @@ def open_folder(path, resume):
         for half in halves:  # a kill left it
             shutil.rmtree(half)
         yield folder
+
+
+def nothing_in(folder):
+    if NAME.fullmatch(folder.resolve().name):
+        return "no run, it is a checkpoint: give the folder of its run as --out"
+    return "no run: start without --resume"
+
+
+def check_young(folder):
+    """Raise ValueError where a run without checkpoints has records of updates that had one."""
+    records, every = read_records(folder / "metrics.jsonl"), saved_settings(folder)["save_every"]
+    updates = sum("reward" in record for record in records)
+    if updates > every:  # a kill while the first is written leaves as many
+        raise ValueError(
+            f"--resume: {folder} has records of {updates} updates, but no checkpoint any more: put "
+            "one back, or give another --out"
+        )
 
 
 def run_of(folder):
@@ -184,7 +203,8 @@ def newest_whole(folder):
             return checkpoint
         others.append(f"{checkpoint.path} is damaged ({', '.join(damaged)})")
     if not others:
-        raise ValueError(f"{folder} has no checkpoint")
+        what = nothing_in(folder) if NAME.fullmatch(folder.resolve().name) else "no checkpoint"
+        raise ValueError(f"{folder} has {what}")
     raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(others)})")
 
 
@@ -313,8 +333,10 @@ def remove_old(run):
 def rescue(error, run):
     """After a failed write: save where one can, --out or a temporary folder; return a message."""
     reason = f"cannot go on ({error})"
-    if rank():
+    if rank() or not run.done:  # there is nothing yet that would be lost
         return reason
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "make room, then " if is_full or error.errno is None else ""
     # Sharded, the other processes hold parts of the state, and know nothing of the error.
     lost = run.config.shard or not has_finite_weights(run.model)
     for folder in () if lost else (run.folder, None):
@@ -326,10 +348,10 @@ def rescue(error, run):
         except OSError:
             continue
         return (
-            f"{reason}; the state after {run.done} updates is in {path}: make room, then "
+            f"{reason}; the state after {run.done} updates is in {path}: {remedy}"
             f"go on with: {resume_command(run.config, folder)}"
         )
-    return f"{reason}, nor elsewhere; the checkpoints before are whole: make room, then --resume"
+    return f"{reason}, nor elsewhere; the checkpoints before are whole: {remedy}--resume"
 
 
 # --------------------------------------------------------------------------------------------------

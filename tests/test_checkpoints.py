@@ -321,7 +321,7 @@ def test_an_index_maps_tensors_to_files(value, shards):
     {"r": None}, {"r": "8"}, {"r": 0}, {"r": -1}, {"lora_alpha": None}, {"lora_alpha": "x"},
     {"base_model_name_or_path": None}, {"base_model_name_or_path": 3}, {"use_dora": True},
     {"use_rslora": True}, {"rank_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]},
-    {"r": True}, {"r": 10**12}, {"lora_alpha": float("nan")},
+    {"r": True}, {"r": 10**12}, {"init_lora_weights": "pissa_niter_4"}, {"lora_alpha": float("nan")},
     {"base_model_name_or_path": "itself"}, {"base_model_name_or_path": ""}, {"base_model_name_or_path": "/nowhere/at/all"},
 ])  # fmt: skip
 def test_adapters_that_are_not_plain_ones_are_refused(changes, folder, tmp_path):

@@ -108,6 +108,18 @@ def test_compare_draws_several_runs(stub, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "compare.png").stat().st_size > 1000
 
 
+def test_names_of_others_do_not_rule_the_terminal(stub, tmp_path, capsys, monkeypatch):
+    """Bug: somebody's results.json clears the screen."""
+    run, _ = stub
+    monkeypatch.chdir(tmp_path)
+    run(out="a")
+    file = tmp_path / "a/results.json"
+    file.write_text(file.read_text().replace('"own"', '"own\\u001b[2J"'))
+    capsys.readouterr()
+    assert benchmarks.main(["--compare", "a"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_compare_says_what_differs(stub, tmp_path, capsys, monkeypatch):
     """Bug: figures of other rules or limits side by side as if they were alike."""
     run, _ = stub
@@ -220,7 +232,7 @@ def test_evaluate_hands_settings_to_the_sampler(stub, tmp_path):
     assert [(row["index"], row["sample"]) for row in rows] == order
     options = dict(max_new_tokens=4, grade_with=lambda problems, texts: [0.5] * len(texts))
     rows = evaluate(model, tokenizer, problems, k=1, **options)
-    assert calls[-1][1]["stop_strings"] == () and {row["correct"] for row in rows} == {0.5}
+    assert calls[-1][1]["stop_strings"] == ("<user>",) and {row["correct"] for row in rows} == {0.5}
 
 
 def test_demo_runs(capsys):

@@ -98,6 +98,10 @@ def test_a_tracker_gets_every_number(world, tmp_path, monkeypatch, capsys):
     assert not {"wandb", "trackio"} & sys.modules.keys()
     assert dsrl.main(arguments(world, tmp_path / "a", "--report-to", "wandb")) == 2
     assert "pip install wandb" in capsys.readouterr().err
+    (tmp_path / "trackio").mkdir()  # logs of an earlier run, which Python takes for a package
+    monkeypatch.syspath_prepend(tmp_path)
+    assert dsrl.main(arguments(world, tmp_path / "a", "--report-to", "trackio")) == 2
+    assert "pip install trackio" in capsys.readouterr().err
     seen = []
     fake = types.SimpleNamespace(
         init=lambda **how: seen.append(how),

@@ -43,10 +43,35 @@ def test_a_run_ended_before_its_first_checkpoint_begins_anew(finished, copy, cap
     """
     for _, path in resume.checkpoints(copy):
         shutil.rmtree(path)
+    resume.cut_back(copy, 1)
     assert dsrl.main(["--out", str(copy), "--resume"]) == 0
     assert "has no checkpoint yet: its run begins anew" in capsys.readouterr().out
     assert same_weights(finished / "checkpoint-4", copy / "checkpoint-4")
     assert updates(finished) == updates(copy)
+
+
+def test_a_run_whose_checkpoints_are_gone_keeps_its_records(copy, capsys):
+    """Bug: the only records of a finished run dropped, as if it had not reached a checkpoint."""
+    for _, path in resume.checkpoints(copy):
+        shutil.rmtree(path)
+    before = content(copy)
+    assert dsrl.main(["--out", str(copy), "--resume", "--steps", "6"]) == 2
+    assert "has records of 4 updates, but no checkpoint any more" in capsys.readouterr().err
+    assert content(copy) == before
+
+
+def test_a_checkpoint_is_no_run(copy, capsys):
+    """Bug: advice that leads in a circle."""
+    folder = str(copy / "checkpoint-4")
+    for more in (["--resume"], ["--export", str(copy / "new")]):
+        assert dsrl.main(["--out", folder, *more]) == 2
+        assert "it is a checkpoint: give the folder of its run as --out" in capsys.readouterr().err
+
+
+def test_a_preset_cannot_be_given_to_a_run(copy, capsys):
+    """Bug: a preset that is said to be taken, and is not."""
+    assert dsrl.main(["--out", str(copy), "--resume", "--preset", "qwen2.5-1.5b-80gb"]) == 2
+    assert "--preset was None" in capsys.readouterr().err
 
 
 def test_damaged_checkpoints_are_passed_over(finished, copy, capsys):
@@ -102,7 +127,7 @@ def test_a_deleted_folder_does_not_lose_the_state(world, finished, tmp_path, cap
     more = ("--reward", f"{tmp_path}/mine.py:check", "--save-every", "9")
     assert dsrl.main(arguments(world, out, *more)) == 2
     error = capsys.readouterr().err
-    assert "checkpoint-2: make room" in error and "--resume" in error
+    assert "checkpoint-2: go on with" in error and "--resume" in error
     assert same_weights(finished / "checkpoint-2", out / "checkpoint-2")
 
 

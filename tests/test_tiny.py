@@ -343,6 +343,19 @@ def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path):
         tiny.build(tmp_path / "file" / "cache", quiet=True, world=SMALL)
 
 
+def test_a_cache_that_fills_up_is_one_clear_error(tmp_path, monkeypatch):
+    """Bug: a traceback of safetensors after a minute of training."""
+
+    def full(*_, **__):
+        raise tiny.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(tiny, "save_file", full)
+    monkeypatch.setattr(tiny, "pretrain", lambda *_: None)
+    with pytest.raises(ValueError, match="No space left.*XDG_CACHE_HOME"):
+        tiny.build(cache_dir=tmp_path / "c", world=replace(tiny.OLD, tokens=3000), quiet=True)
+    assert not list((tmp_path / "c").iterdir())
+
+
 def test_batches_hold_every_document_once_and_keep_to_their_size():
     """Bug: the last batch dropped, a row twice, a batch far over its token budget."""
     rng = random.Random(0)
