@@ -133,16 +133,16 @@ OTHERS = plain("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")
 RANK_8 = THREE | {f"{name}, rank 8": f"{THREE[name]} --lora-rank 8" for name in ("DSRL", "GRPO")}
 PARTS = {  # the most important first; about four hours on two cores in all
     "D": Part("World D: DSRL, GRPO and the twin", THREE),
-    "grid": Part("Learning rates and warm-ups, chosen here", GRID, bases=(9,), seeds=(90, 91),
+    "grid": Part("Learning rates and warm-ups, chosen here", GRID, bases=(9,), seeds=(90,),
                  steps=80),
     "few": Part("World D with 64 responses an update", FEW, seeds=(0, 1)),
     "controls": Part("World D: is it the space?", CONTROLS, seeds=(0, 1), steps=80),
-    "others": Part("World D: the other variants", OTHERS, seeds=(0, 1), steps=80),
+    "others": Part("World D: the other variants", OTHERS, seeds=(0,), steps=80),
     **{world: Part(f"World D, but: {world}", THREE, world, seeds=(0,), steps=80)
        for world in WORLDS if world not in NAMED_WORLDS},
     "H": Part("World H: first looks can be learned", THREE, "tiny-h", seeds=(0, 1), steps=80),
     "D98": Part("World D where 2 % of first looks at a hard fact are right", THREE, "tiny-d98",
-                seeds=(0,)),
+                seeds=(0,), steps=80),
     "LoRA": Part("World D: LoRA beside full training", RANK_8, bases=(0,), seeds=(0, 1, 2)),
     "M": Part("World M: the six that the claims hang on", CLAIMS, "tiny-m", seeds=(0, 1, 2, 3, 4),
               steps=40),
