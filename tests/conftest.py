@@ -129,6 +129,8 @@ def start(words, environment=(), output=os.devnull, main=None):
         tqdm.set_lock(threading.RLock())  # its own: killed with the shared one, all would wait
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
+        if hasattr(signal, "SIGHUP"):  # The tests may run under nohup, which ignores it.
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os._exit((main or dsrl.main)([str(word) for word in words]))
 
     process = multiprocessing.get_context("fork").Process(target=child)
