@@ -61,7 +61,8 @@ def open_folder(path, resume):
         found = [path.name for _, path in checkpoints(folder)]
         if resume and not found:
             if not run_of(folder):
-                raise ValueError(f"--resume: {folder} holds {nothing_in(folder)}")
+                found = nothing_in(folder, "no run: start without --resume")
+                raise ValueError(f"--resume: {folder} holds {found}")
             check_young(folder)
             cut_back(folder, 0)  # it was ended before its first checkpoint, and begins anew
         found += [name for name in OWN_FILES if (folder / name).exists()]
@@ -77,10 +78,11 @@ def open_folder(path, resume):
         yield folder
 
 
-def nothing_in(folder):
-    if NAME.fullmatch(folder.resolve().name):
-        return "no run, it is a checkpoint: give the folder of its run as --out"
-    return "no run: start without --resume"
+def nothing_in(folder, otherwise):
+    """What a folder without a run holds: who gives a checkpoint is told where its run is."""
+    is_checkpoint = NAME.fullmatch(folder.resolve().name)
+    advice = "no run, it is a checkpoint: give the folder of its run as --out"
+    return advice if is_checkpoint else otherwise
 
 
 def check_young(folder):
@@ -203,8 +205,7 @@ def newest_whole(folder):
             return checkpoint
         others.append(f"{checkpoint.path} is damaged ({', '.join(damaged)})")
     if not others:
-        what = nothing_in(folder) if NAME.fullmatch(folder.resolve().name) else "no checkpoint"
-        raise ValueError(f"{folder} has {what}")
+        raise ValueError(f"{folder} has {nothing_in(folder, 'no checkpoint')}")
     raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(others)})")
 
 
