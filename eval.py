@@ -22,7 +22,7 @@ from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, r
 from plumbing.files import NUMBER, append_line, check_record, lock_folder, read_checked, read_json
 from plumbing.files import write_json, write_lines
 from plumbing.grading import answer_in, grade
-from plumbing.prompts import describe_template, encode_prompt
+from plumbing.prompts import control_token_in, describe_template, encode_prompt
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 
@@ -48,6 +48,12 @@ def run_task(model, tokenizer, name, problems, args, path):
         print(
             f"{name}: {tight} of {len(rooms)} prompts leave a response fewer than {limit} tokens "
             f"of the model's {most}; {sum(room < 1 for room in rooms)} leave none"
+        )
+    held = [control_token_in(tokenizer, one) for one in problems]
+    if tokens := sorted({*held} - {None}):
+        print(
+            f"warning: {len(held) - held.count(None)} questions of {name} hold control tokens of "
+            f"the model, {' '.join(tokens)}, which it obeys"
         )
     recorded = read_checked(path, lambda row: ROW)
     write_lines(path, recorded)  # without a last line that a kill cut short

@@ -24,9 +24,10 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
 from plumbing.hub import CLIENT_ERRORS, hub_errors, resolve_model
-from plumbing.layouts import COLUMNS, SUFFIXES, read_rows, to_problem
+from plumbing.layouts import COLUMNS, QUESTIONS, SUFFIXES
+from plumbing.layouts import plain_name, read_rows, to_problem, user_turns
 from plumbing.processes import world_size
-from plumbing.prompts import describe_template, encode_prompt, question_text
+from plumbing.prompts import control_token_in, describe_template, encode_prompt, question_text
 from reward import parses
 from tiny import NAMED_WORLDS
 
@@ -212,6 +213,8 @@ def read_problems(files, task, keep_rows, need_answer, counts):
                 problem = to_problem(row, task)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}{place}: {error}") from error
+            turns = [user_turns(row[name]) or () for name in QUESTIONS if name in row]
+            counts["of several turns"] += any(len(one) > 1 for one in turns)
             question, is_bbh = problem["problem"].strip(), problem["kind"] == "bbh"
             category = row.get("category") if task is TASKS["mmlu_pro"] else None
             problem["group"] = file.stem if is_bbh else category
@@ -241,14 +244,21 @@ def load_problems(
     Returns       dicts, see the header. Raises ValueError that names the file and the row.
     """
     files, benchmark, taken = find_files(str(name_or_path), split or "test", task)
-    counts = Counter(rows=0)
+    counts = Counter()
     found = read_problems(files, benchmark, keep_rows, need_answer, counts)
     problems = list(islice(found, limit))
-    told = f"{name_or_path}{taken}: {counts.pop('rows'):,} rows, {len(problems):,} problems"
+    rows, several = counts.pop("rows", 0), counts.pop("of several turns", 0)
+    told = f"{name_or_path}{taken}: {rows:,} rows, {len(problems):,} problems"
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
     kinds = sorted({problem["kind"] for problem in problems} - {"math", "tiny"})
     told += f", graded as {' and '.join(kinds)}" if kinds else ""
+    for _, row in islice(read_rows(files[0]), 1):  # with every column
+        others = [str(name) for name in row if plain_name(name) not in COLUMNS]
+        told += f"; columns not read: {', '.join(others)}" if others else ""
     print(f"{told}; dropped {dropped}" if dropped else told)
+    if several:
+        print(f"warning: {several:,} rows of {name_or_path} are conversations with several turns "
+              "of a user: the last alone is asked")  # fmt: skip
     if not problems:
         raise ValueError(
             f"{name_or_path} holds no problem with an answer: expected {benchmark.columns}"
@@ -285,6 +295,11 @@ def encode_prompts(tokenizer, problems, limit):
     for problem in problems:
         ids = encode_prompt(tokenizer, problem)
         problem["prompt_ids"] = [shared.setdefault(id, id) for id in ids]
+    held = [control_token_in(tokenizer, problem) for problem in problems]
+    if tokens := sorted({*held} - {None}):
+        print(f"{len(held) - held.count(None)} of {len(held)} questions hold control tokens of the "
+              f"model, {' '.join(tokens)}, which it would obey: left out")  # fmt: skip
+    problems = [problem for problem, token in zip(problems, held, strict=True) if token is None]
     short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
     if long := len(problems) - len(short):
         print(f"{long} of {len(problems)} prompts are longer than {limit} tokens, which "

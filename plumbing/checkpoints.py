@@ -119,6 +119,8 @@ def load_model(name, dtype=torch.float32, device="cpu", shard=False):
     folder = fetch_folder(name)
     if adapters := read_adapters(folder):  # of LoRA: the base that they name, merged
         base = adapters["base_model_name_or_path"]
+        if any(folder.glob("model*.safetensors")):
+            say(f"{folder} holds a whole model too: its adapters are used, on {base}")
         model, tokenizer = load_model(base, dtype, device, shard)
         model.base = base_of(base)
         lora.add_adapters(model, adapters["r"], adapters["lora_alpha"])

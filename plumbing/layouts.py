@@ -28,7 +28,7 @@ GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer
 CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index", *GOLDS)
 GPQA = ("correct_answer", "incorrect_answer_1", "incorrect_answer_2", "incorrect_answer_3")
 OPTIONS = {start + mark.lower(): mark for mark in LETTERS[:10] + "123456789"
-           for start in ("", "option", "option_", "choice", "choice_")}  # fmt: skip
+           for start in ("", "option", "option_", "choice", "choice_", "answer")}  # fmt: skip
 COLUMNS = {*QUESTIONS, *MATERIAL, *CHOICE_GOLDS, *GPQA, *OPTIONS, "reward_model", "solution",
            "options", "choices", "answers", "kind", "error", "category", "cot_content"}  # fmt: skip
 GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solution")  # of a dict
@@ -121,7 +121,11 @@ def read_csv(path, columns):
     csv.field_size_limit(2**31 - 1)  # characters; a long solution passes the default
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)  # else an open quote takes in the rest
+            first = file.readline()
+            mark = next((mark for mark in ";\t" if mark in first and "," not in first), ",")
+            file.seek(0)
+            # Not strict, an open quote would take in the rest.
+            reader = csv.DictReader(file, delimiter=mark, strict=True)
             check_names(filter(None, reader.fieldnames or ()))
             for row in reader:
                 if None in row:  # a comma that is not quoted moves all that follows it
@@ -154,8 +158,21 @@ def read_json(path, columns):
         if len(lists) > 1:
             raise ValueError(f"it holds the lists {', '.join(lists)}: give a file of one")
         rows = next(iter(lists.values()), rows)
+    elif isinstance(rows, dict):
+        rows = table_of(rows) or rows
     rows = rows if isinstance(rows, list) else [rows]
     yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def table_of(columns):
+    """The rows of {name: column}, as pandas and datasets write a table; [] where it is one row."""
+    lists = [list(column.values()) if isinstance(column, dict) and "0" in column else column
+             for column in columns.values()]  # fmt: skip
+    if any(not isinstance(one, list) or not one or isinstance(one[0], dict) for one in lists):
+        return []
+    if len(set(map(len, lists))) > 1:
+        raise ValueError(f"its columns {', '.join(columns)} have {[*map(len, lists)]} rows")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
 
 # --------------------------------------------------------------------------------------------------
 # Questions and golds
@@ -178,14 +195,20 @@ def unpacked(value):
     return value
 
 
-def question_of(value):
-    """The text of a question: as it is, or of the last turn that a user has in a conversation."""
+def user_turns(value):
+    """What a user says in a conversation, turn by turn: texts, lists of parts. None: it is none."""
     value = unpacked(value)
     value = [value] if isinstance(value, dict) else value
-    if isinstance(value, list):
-        users = [turn for turn in value if isinstance(turn, dict)
-                 and turn.get("role", turn.get("from", "user")) in ("user", "human")]  # fmt: skip
-        value = users[-1].get("content", users[-1].get("value")) if users else None
+    if not isinstance(value, list):
+        return None
+    return [turn.get("content", turn.get("value")) for turn in value if isinstance(turn, dict)
+            and turn.get("role", turn.get("from", "user")) in ("user", "human")]  # fmt: skip
+
+
+def question_of(value):
+    """The text of a question: as it is, or of the last turn that a user has in a conversation."""
+    turns = user_turns(value)
+    value = value if turns is None else turns[-1] if turns else None
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list):  # the parts of a turn
         value = "".join(part.get("text") or "" for part in value if isinstance(part, dict))
@@ -214,14 +237,23 @@ def golds_of(value):
     return [] if text.casefold() in NO_GOLDS else [text]
 
 
+def is_number(value):
+    with suppress(TypeError, ValueError):
+        return math.isfinite(float(value))
+    return False
+
+
 def option_columns(row, gold):
     """{label: text} of options in columns of their own: A, Option B, choice_3. Else {}.
 
-    Columns a, b, c may be numbers of the question: they are options where the gold is a letter.
+    Columns a, b, c may be numbers of the question: they are options where the gold is a letter, or
+    the text of one.
     """
     found = {OPTIONS[name]: (name, value) for name, value in row.items() if name in OPTIONS}
     is_named = any(len(name) > 1 for name, _ in found.values()) or {"A", "B", "C"} <= set(row)
-    if not is_named and not re.fullmatch(r"\W*[A-Ja-j]\W*", str(gold)):
+    texts = [clean(value).strip() for _, value in found.values() if not is_number(value)]
+    is_text = str(gold).strip() in texts
+    if not is_named and not is_text and not re.fullmatch(r"\W*[A-Ja-j]\W*", str(gold)):
         return {}
     is_whole = {"A", "B"} <= set(found) or {"1", "2"} <= set(found)
     return {label: found[label][1] for label in sorted(found)} if is_whole else {}
@@ -270,7 +302,8 @@ def choice_of(gold, options):
         if 0 <= place < len(LETTERS) and LETTERS[place] in labels:  # one before may be missing
             place = labels.index(LETTERS[place])
     if not 0 <= place < len(options):
-        raise ValueError(f"the answer {text[:60]!r} is none of its {len(options)} options")
+        counted = ", counted from 0" if text.isdecimal() else ""
+        raise ValueError(f"the answer {text[:60]!r} is none of its {len(options)} options{counted}")
     return LETTERS[place]
 
 

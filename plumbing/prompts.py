@@ -18,7 +18,11 @@ SYSTEM = {"choice": LETTER, "bbh": PHRASE, "tiny": None}  # the instruction by k
 NEXT_QUESTIONS = ("\nQ:", "\nQuestion:")  # where a base model begins a problem of its own
 # Some templates print today's date, and then a run resumed after midnight would have other prompts.
 DATE = datetime.date(2024, 7, 26)  # what the templates of Llama 3 print where no clock is at hand
-DATE_CALL = re.compile(r"strftime_now\(\s*(['\"])([^'\"]*)\1\s*\)")  # strftime_now("%d %b %Y")
+CLOCK = "".join([  # in a template's own language: in place of transformers' function of that name
+    "{%- macro strftime_now(form) -%}{{ form",
+    *(f" | replace('%{code}', '{DATE.strftime('%' + code)}')" for code in "aAbBcdHIjmMpSxXyY"),
+    " }}{%- endmacro -%}",
+])
 
 
 def question_text(problem):
@@ -44,8 +48,7 @@ def render(tokenizer, turns, is_prompt=True):
     Raises ValueError where the template refuses it.
     """
     template = template_of(tokenizer)
-    if template is not None:
-        template = DATE_CALL.sub(lambda call: f"'{DATE.strftime(call[2])}'", template)
+    template = CLOCK + template if "strftime_now" in (template or "") else template
     try:
         text = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=is_prompt, enable_thinking=False,
@@ -67,6 +70,12 @@ def describe_template(tokenizer):
         return "the tokenizer has no chat template: prompts are plain text, Question: ... Answer:"
     shows_date = re.search("strftime_now|date_string", template_of(tokenizer) or "")
     return f"the chat template prints a date: it is always {DATE}" if shows_date else ""
+
+
+def control_token_in(tokenizer, problem):
+    """A special token that a question holds as text, else None: a model would obey it."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return next((token for token in special if token in problem["problem"]), None)
 
 
 def chat_prompt(tokenizer, instruction, question):

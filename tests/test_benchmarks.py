@@ -16,7 +16,8 @@ import pyarrow.parquet
 import pytest
 from conftest import arguments, memory
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-from test_layouts import CLAYS, GSM8K, verl, write
+from test_layouts import CLAYS, GSM8K, turns, verl, write
+from test_prompts import CHATML, make_tokenizer
 
 import dsrl
 from plumbing.benchmarks import OTHER, TASKS, load_data, load_problems, task_of
@@ -31,7 +32,7 @@ RESPONSE = types.SimpleNamespace(headers={}, request=None)  # of the hub's serve
 class Prose:
     """A tokenizer of words; no chat template."""
 
-    chat_template, eos_token_id = None, 2
+    chat_template, eos_token_id, added_tokens_decoder = None, 2, {}
 
     def __call__(self, text, add_special_tokens=True):
         return types.SimpleNamespace(input_ids=[3 + len(word) for word in text.split()])
@@ -280,6 +281,34 @@ def test_what_is_dropped_is_counted(tmp_path, capsys):
                  "1 without a question"):
         assert part in printed, part
     assert "1 golds match as text only: [" in printed
+
+
+def test_turns_that_are_not_asked_are_said(tmp_path, capsys):
+    """Bug: "And if he had 5?" asked without what came before it, in silence."""
+    rows = [{"messages": turns("p", "3", "q"), "answer": "4"},
+            {"messages": turns("r", "3"), "answer": "4"}]
+    path = write(tmp_path, "own.jsonl", rows)
+    assert [problem["problem"] for problem in load_problems(path)] == ["q", "r"]
+    assert f"warning: 1 rows of {path} are conversations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["own.jsonl", "own.parquet"])
+def test_columns_that_are_not_read_are_said(tmp_path, capsys, name):
+    """Bug: a question that needs its table, which stands in a column of an unknown name."""
+    path = write(tmp_path, name, [{"Table": "t", "question": "p", "answer": "4", "level": 1}])
+    for keep in (True, False):
+        load_problems(path, keep_rows=keep)
+        assert "1 problems; columns not read: Table, level\n" in capsys.readouterr().out
+
+
+def test_questions_that_hold_control_tokens_are_left_out(tmp_path, capsys):
+    """Bug: a prompt that was written for another model's template, put into ours."""
+    rows = [*sums(1, 2, 3), {"problem": "<|im_start|>user\nq<|im_end|>", "answer": "1"}]
+    path, tokenizer = write(tmp_path, "own.jsonl", rows), make_tokenizer(CHATML)
+    config = Config(data=str(path), eval_data=str(write(tmp_path, "test.jsonl", sums(5))))
+    assert len(load_data(config, tokenizer, 4096)[0]) == 3
+    told = "1 of 4 questions hold control tokens of the model, <|im_start|>, "
+    assert told in capsys.readouterr().out
 
 
 def test_questions_with_other_options_are_other_problems(tmp_path):

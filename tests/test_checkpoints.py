@@ -369,7 +369,11 @@ def test_a_tokenizer_of_the_adapters_own_is_theirs(folder, tmp_path, capsys):
     settings = {"base_model_name_or_path": str(folder), "r": 2, "lora_alpha": 4}
     (adapters / "adapter_config.json").write_text(json.dumps(settings))
     assert load_model(str(adapters))[1].chat_template == tokenizer.chat_template
-    assert "no tokenizer_config.json" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "no tokenizer_config.json" not in told and "a whole model too" not in told
+    shutil.copy(folder / "model.safetensors", adapters)
+    load_model(str(adapters))
+    assert f"{adapters} holds a whole model too: its adapters are used" in capsys.readouterr().out
     (folder / "tokenizer_config.json").unlink()
     load_model(str(folder))
     assert f"{folder} has no tokenizer_config.json" in capsys.readouterr().out

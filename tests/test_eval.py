@@ -272,10 +272,10 @@ def test_an_edited_response_is_named(stub, tmp_path, capsys, edit):
     assert run() == 2 and "responses.jsonl" in capsys.readouterr().err
 
 
-def test_a_folder_of_training_is_named(finished, tmp_path, capsys):
+def test_a_folder_of_training_is_named(finished, world, tmp_path, capsys):
     """Bug: "has no results.json", "model_type None": what to do with a run's folder is not said."""
     for folder in (finished, finished / "checkpoint-4"):
         assert benchmarks.main(["--compare", str(folder)]) == 2
         assert "eval.py --model CHECKPOINT" in capsys.readouterr().err
-    words = ["--model", str(finished), "--tasks", "tiny", "--out", str(tmp_path)]
+    words = ["--model", str(finished), "--tasks", f"{world}/test.jsonl", "--out", str(tmp_path)]
     assert benchmarks.main(words) == 2 and f"{finished}/checkpoint-N" in capsys.readouterr().err

@@ -222,6 +222,8 @@ CHOICES = [  # row beside the question; options, letter
     ({"answers": CLAYS, "label": 2}, CLAYS, "C"),  # ReClor
     ({"options": [2, 4, 6], "answer": 2}, ["2", "4", "6"], "A"),  # a number among numbers
     ({"options": [10, 20.5, 30], "answer": 20.5}, ["10", "20.5", "30"], "B"),
+    ({"a": "clay", "b": "sand", "c": "mud", "d": "silt", "answer": "mud"}, CLAYS, "C"),
+    ({"answerA": "clay", "answerB": "sand", "answerC": "mud", "label": "B"}, CLAYS[:3], "B"),
 ]  # fmt: skip
 
 
@@ -239,11 +241,18 @@ def test_choices_in_any_form(tmp_path, row, options, letter):
     {"options": [f"o{i}" for i in range(27)], "answer": "A"},
     {"options": CLAYS, "answer": ["A", "B"]}, {"options": CLAYS, "answer": "(A), (C)"},
     {"options": CLAYS, "answer": "A) and B)"}, {"option1": "u", "option2": "v", "answer": 0},
+    {"answerA": "clay", "answerB": "sand", "answerC": "mud", "label": "3"},  # SocialIQA: from 1
 ])  # fmt: skip
 def test_a_gold_that_is_no_option_is_an_error(tmp_path, row):
     """Bug: a choice that no response can get right, in silence."""
     with pytest.raises(ValueError, match="own.jsonl line 1: .*option"):
         read({"question": "p", **row}, tmp_path)
+
+
+def test_numbers_of_a_question_are_no_options(tmp_path):
+    """Bug: columns a, b, c of a sum taken for options, as one of them is the gold."""
+    found = read({"question": "p", "a": 3, "b": "4", "c": 7, "answer": "4"}, tmp_path)
+    assert (found["kind"], found["answer"]) == ("math", "4")
 
 
 def test_gpqa_options_are_shuffled_once_and_for_all(tmp_path):
@@ -267,6 +276,29 @@ def test_csv_cells_keep_their_separators(tmp_path):
             {"problem": 'two\nlines, "x"', "answer": "5"}]
     problems = load_problems(write(tmp_path, "mine.csv", rows))
     assert [problem["problem"] for problem in problems] == [row["problem"] for row in rows]
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_csv_of_other_separators(tmp_path, mark):
+    """Bug: a table of a German spreadsheet is one column, "problem;answer"."""
+    path = tmp_path / "own.csv"
+    path.write_text(f'problem{mark}answer\n"p{mark}, q"{mark}0,5\n')
+    assert [row for _, row in read_rows(path)] == [{"problem": f"p{mark}, q", "answer": "0,5"}]
+
+
+def test_a_json_file_of_columns_is_read(tmp_path):
+    """Bug: DataFrame.to_json and Dataset.to_dict write columns: "holds no problem"."""
+    rows, path = [{"problem": "p", "answer": 4}, {"problem": "q", "answer": 5}], tmp_path / "x.json"
+    for table in ({"problem": ["p", "q"], "answer": [4, 5]},
+                  {"problem": {"0": "p", "1": "q"}, "answer": {"0": 4, "1": 5}}):  # fmt: skip
+        path.write_text(json.dumps(table))
+        assert [row for _, row in read_rows(path)] == rows
+    path.write_text(json.dumps({"problem": ["p", "q"], "answer": [4]}))
+    with pytest.raises(ValueError, match=r"problem, answer have \[2, 1\] rows"):
+        list(read_rows(path))
+    row = {"messages": turns("p"), "answer": ["4"]}  # one row
+    path.write_text(json.dumps(row))
+    assert [row for _, row in read_rows(path)] == [row]
 
 
 def test_a_json_file_of_lines_and_of_one_list_are_read(tmp_path):

@@ -35,7 +35,7 @@ DROPS = (
     "<|im_end|>{% endif %}" + END
 )
 DATED = (
-    "Today: {{ strftime_now('%d %b %Y') }} {{ strftime_now(\"%Y-%m-%d\") }}"
+    "{% set form = '%Y-%m-%d' %}Today: {{ strftime_now('%d %b %Y') }} {{ strftime_now(form) }}"
     + EACH + "{{ m['content'] }}" + END
 )
 LLAMA = (
