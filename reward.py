@@ -44,7 +44,7 @@ CUE = re.compile(r"""
 STOP = re.compile(r"\.(?=\s|$)|\n| \(?(?:because|since)\b|, (?=[a-z])")  # ends a stated answer
 SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
                   r"\*\*([^*]+)\*\*)", re.S)
-REMARK = re.compile(r"[a-z]{3,}[a-z ]*")  # "reasonable" or "consistent with the figure"
+REMARK = re.compile(r"(?:an? )?[a-z]{3,}[a-z ]*[.!?)]*")  # "reasonable", "an integer", "correct!"
 
 
 def closing_braces(text, pattern):
@@ -127,12 +127,15 @@ CHOICE = re.compile(r"""
       | \(?[a-j](?:\)|\ is\b)|(?:.*[a-z]{2}\ )?[b-j]\b\W*$)
       (.+))""", re.X)
 SPACE = re.compile(r"(?<![\d.]) | (?![\d.])")  # A space between digits stays.
+UNIT_AS_TEXT = re.compile(r"(?<=\d) ?\\text\s?\{ ?([a-zA-Z][^{}]*)\}(?!_)")
 LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
 # Signs that make a formula of a text: a-b is not ab, north-east is northeast
 FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")
 NOT_SPOKEN = re.compile(  # 10:00 a.m. is 10 am, north-east northeast
     rf":00(?= *[ap]\.?m)|[ \"?!]|\.(?!\d)|-(?!{IN_WORDS.pattern})(?=[a-zA-Z]{{4}})")
-UNIT = re.compile(r"(?<=\d) +[mgsLhNJWVKC](?:/[smhL])?(?:\^\{?\d\}?)?$|\\circ\s*[CFK]$")
+POWER = r"(?:\^-?\d|\^\{-?\d\})?"
+UNIT = re.compile(  # 5 m, 9.8 m/s^2, 9.8 m s^{-2}, 20 \circ C
+    rf"(?<=\d) +[mgsLhNJWVKC]{POWER}(?:[/ ][smhLKgN]{POWER}){{0,2}}$|\\circ\s*[CFK]$")
 MODULUS = re.compile(
     r"\s*(?:\\pmod\s?(?:\{[^{}]*\}|\w)|(?:\\text\s?\{ ?)?\((?:\\text\s?\{ ?)?mod\b[^()]*\)\}?)$")
 
@@ -177,7 +180,8 @@ def compare(predicted, ground_truth, strict=False):
     predicted, ground_truth = normalise(predicted), normalise(ground_truth)
     if not predicted or not ground_truth:
         return False, "empty"
-    if SPACE.sub("", predicted) == SPACE.sub("", ground_truth):
+    texts = {SPACE.sub("", UNIT_AS_TEXT.sub(r"\1", one)) for one in (predicted, ground_truth)}
+    if len(texts) == 1:
         return True, "same text"
     letter, behind = choice(predicted)
     gold_letter, gold_behind = choice(ground_truth)

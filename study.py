@@ -119,9 +119,7 @@ GRID = {f"GRPO, lr {rate}": f"{GRPO} --lr {rate}" for rate in RATES} | {
     f"{name}, {count} of warm-up, lr {rate}": f"{flags} --prerl-steps {count} --lr {rate}".strip()
     for name, flags in (("DSRL", ""), ("twin", "--variant twin"))
     for count in (10, 20) for rate in RATES
-} | {
-    f"GRPO, rank 8, lr {rate}": f"{GRPO} --lora-rank 8 --lr {rate}" for rate in ("1e-3", "2e-3")
-}  # fmt: skip
+} | {f"GRPO, rank 8, lr {rate}": f"{GRPO} --lora-rank 8 --lr {rate}" for rate in ("1e-3", "2e-3")}
 CONTROLS = {
     "DSRL": DSRL, "prompt shuffled": f"{DSRL}|shuffled", "PreRL, then GRPO":
     "--variant prerl-grpo --prerl-steps 20", "twin": TWIN, "GRPO": GRPO,
@@ -130,13 +128,15 @@ CONTROLS = {
     "twin, moments reset": f"{TWIN}|reset",
 }  # fmt: skip
 OTHERS = plain("PreRL", "NSR-PreRL", "PSR-PreRL", "NSR-RL", "PSR-RL", "joint")
-# Of the grid: for each of the three 10 updates of warm-up, if any, and the largest rate
-BEST = {name: f"{flags} --lr 8e-4".replace("20", "10") for name, flags in THREE.items()}
+TUNED = {  # rate: each of the three with the warm-up that is best there in the grid
+    rate: {name: f"{flags} --lr {rate}".replace("20", count) for name, flags in THREE.items()}
+    for rate, count in (("4e-4", "20"), ("8e-4", "10"))}  # fmt: skip
 RANK_8 = THREE | {f"{name}, rank 8": f"{THREE[name]} --lora-rank 8" for name in ("DSRL", "GRPO")}
 PARTS = {  # the most important first; about four hours on two cores in all
     "D": Part("World D: DSRL, GRPO and the twin", THREE),
     "grid": Part("Learning rates and warm-ups", GRID, bases=(9,), seeds=(90,), steps=80),
-    "tuned": Part("World D, each at its best of the grid", BEST, seeds=(0, 1), steps=80),
+    "tuned": Part("World D, each at its best of the grid", TUNED["8e-4"], seeds=(0, 1), steps=80),
+    "4e-4": Part("World D at twice the rate", TUNED["4e-4"], seeds=(0, 1), steps=80),
     "few": Part("World D with 64 responses an update", FEW, seeds=(0, 1)),
     "controls": Part("World D: is it the space?", CONTROLS, seeds=(0, 1), steps=80),
     "others": Part("World D: the other variants", OTHERS, seeds=(0,), steps=80),

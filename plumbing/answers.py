@@ -52,7 +52,7 @@ SIGNS = "sqrt infty le ge ne approx cup cap in emptyset pm mp setminus circ".spl
 UNICODE = str.maketrans(
     {sign: rf"\{name} " for sign, name in zip(
         "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΣΦΨΩ√∞≤≥≠≈∪∩∈∅±∓∖°", GREEK + SIGNS)}
-    | dict(zip("−–—⁻⁺×·⋅÷∕⁄⟨⟩", "----+***///()")) | dict.fromkeys("。।۔", ".")
+    | dict(zip("−–—⁻⁺×·⋅÷∕⁄⟨⟩", "----+***///()")) | dict.fromkeys("。।۔٫", ".")
     | dict.fromkeys('"“”\u200b\u200c\u200d\u200e\u200f\ufeff')
     | dict.fromkeys(map(chr, [*range(0xA2, 0xA6), *range(0x20A0, 0x20D0)]))  # signs of currencies
     | {"½": r"\frac12", "⅓": r"\frac13", "⅔": r"\frac23", "¼": r"\frac14", "¾": r"\frac34"})
@@ -92,8 +92,8 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"\\(?:text)?color\s*\{[^{}]*\}", "", r"\color{red}{4}   {\color{red}4}   \textcolor{red}{4}",
      "{4}   {4}   {4}"),
     (r"m?\\angle(?![a-zA-Z])", "", r"m\angle A=60", "A=60", "OlympiadBench"),
-    (r"(?<=\d)(?:\{,\}|\\[, ]| )(?=\d{3}(?!\d))", "",
-     r"(1{,}250, 3)   1\,250   1\ 250   1 250", "(1250, 3)   1250   1250   1250"),
+    (r"(?<=\d)(?:\{,\}|\\[, ]|[ '’])(?=\d{3}(?!\d))", "",
+     r"(1{,}250, 3)   1\,250   1\ 250   1 250   1'250", "(1250, 3)   1250   1250   1250   1250"),
     (r"\{,\}|(?<=\d),?\{\}(?=-?\d)", ",",
      "6,8{,}10   7,-2,{}-5   12{}13", "6,8,10   7,-2,-5   12,13"),
     (r"(?<!\d)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|(?<=\.)\((\d+)\))", repeating,
@@ -103,7 +103,8 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      r"m\ddot{x}   \ddot\theta", r"mx''   \theta''", "Minerva"),
     (r"\\dot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))", r"\1\2'",
      r"m\dot{x}   \dot\theta", r"mx'   \theta'", "Minerva"),
-    (r"\^\{(-?\d)\}(?=[^{}]*\})", r"^\1", r"9\text{ m s^{-2}}", r"9\text{ m s^-2}", "Minerva"),
+    (r"\^\{(-?\d)\}(?=(?:[^{}^]|\^(?:\{-?\d\})?)*\})", r"^\1", r"9\text{ m^{2} s^{-2}}",
+     r"9\text{ m^2 s^-2}", "Minerva"),
     (r"\\\\\s?\[-?[\d.]+[a-z]{2}\]", r"\\\\",
      r"\begin{pmatrix}1\\[6pt]2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"(?:(?<!\\)\\(?:[$()\[\],;:> ]|q?quad)|[$~ ])+|\*\*(?= ?$)|^ ?\*\*", " ",  # runs are slow
@@ -481,7 +482,8 @@ def read(text):
     return items[0] if len(items) == 1 and kind == "list" else (kind, tuple(items))
 
 
-THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+# 1,234,567 and, in India, 12,34,567
+THOUSANDS = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d\d)+,\d{3})(?!\d|,\d)")
 
 
 @lru_cache(256)

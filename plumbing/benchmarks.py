@@ -8,7 +8,8 @@ row as it stands in the file, which a verifier gets. layouts.py reads them.
     --data NAME | FILE | NAME=FILE (a copy of that benchmark) | FOLDER | OWNER/NAME[/CONFIG][/SPLIT]
 
 On the hub the config is the one named, else `default`, else the only one; the split is `train` for
-training and `test` for evaluation, else the only one. What was taken is printed.
+training and `test` for evaluation, else the only one. What was taken is printed. A folder is a copy
+of such a set, with train.jsonl or data/train-00000-of-00002.parquet, or BBH's with its .json files.
 """
 
 import io
@@ -25,7 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from plumbing.hub import CLIENT_ERRORS, hub_errors, resolve_model
 from plumbing.layouts import COLUMNS, QUESTIONS, SUFFIXES
-from plumbing.layouts import plain_name, read_rows, to_problem, user_turns
+from plumbing.layouts import plain_name, read_rows, roles_not_asked, to_problem
 from plumbing.processes import world_size
 from plumbing.prompts import control_token_in, describe_template, encode_prompt, question_text
 from reward import parses
@@ -66,6 +67,7 @@ OTHER = Task("math", "", "problem, answer", k=8)  # any other source
 # The hub keeps a parquet copy of each data set: CONFIG/[partial-]SPLIT[-partN]/NNNN.parquet
 REVISION = "refs/convert/parquet"
 CONVERTED = re.compile(r"([^/]+)/(?:partial-)?([^/]+?)(?:-part\d+)?/\d+\.parquet")
+RECORDS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+){1,3}")  # OWNER/NAME[/CONFIG][/SPLIT]
 
 
@@ -156,6 +158,19 @@ def is_hub_name(source):
     return bool(HUB_NAME.fullmatch(source)) and not is_path
 
 
+def files_in(folder, split):
+    """The files of a folder: of a split, as a copy of a set of the hub has them, or BBH's tasks."""
+    of_split = re.compile(rf"{split}(?:-\d+-of-\d+)?")
+    found = [file for place in (folder, folder / "data") for file in sorted(place.glob(f"{split}*"))
+             if of_split.fullmatch(file.stem) and file.suffix in SUFFIXES]  # fmt: skip
+    found = found or [file for file in sorted(folder.glob("*.json")) if file.name not in RECORDS]
+    if not found:
+        is_arrow = any(folder.rglob("*.arrow"))
+        remedy = "its Arrow files as .parquet or .jsonl" if is_arrow else "a file"
+        raise ValueError(f"the folder {folder} has no {split}.jsonl, .json ...: give {remedy}")
+    return found
+
+
 def find_files(source, split, copy_of):
     """(files, Task, what was taken) of a benchmark, "bbh/TASK", a file, a folder or a hub name."""
     name, _, copy = source.partition("=")
@@ -165,9 +180,7 @@ def find_files(source, split, copy_of):
         source, copy_of = copy, name
     path = Path(resolve_model(source), f"{split}.jsonl") if source in NAMED_WORLDS else Path(source)
     if source and path.exists():
-        files = [path] if path.is_file() else sorted(path.glob("*.json"))  # BBH's folder
-        if not files:
-            raise ValueError(f"the folder {source} has no .json file: give a file")
+        files = [path] if path.is_file() else files_in(path, split)
         return files, task_of(copy_of or ""), ""  # The file's own name decides nothing.
     part = source.removeprefix("bbh/") if source.startswith("bbh/") else None
     if source not in TASKS and part is None and not is_hub_name(source):
@@ -203,6 +216,11 @@ def worked_examples(file, task):
     return shots
 
 
+def same_text(problem):
+    """What two copies of a question share: its words."""
+    return " ".join(problem["problem"].split())
+
+
 def read_problems(files, task, keep_rows, need_answer, counts):
     """Yield the problems of files, each once; `counts` gets the rows read and those dropped."""
     seen = {}  # hash of a question and its options -> hash of its answer
@@ -213,12 +231,13 @@ def read_problems(files, task, keep_rows, need_answer, counts):
                 problem = to_problem(row, task)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}{place}: {error}") from error
-            turns = [user_turns(row[name]) or () for name in QUESTIONS if name in row]
-            counts["of several turns"] += any(len(one) > 1 for one in turns)
+            roles = {role for name in QUESTIONS for role in roles_not_asked(row.get(name))}
+            counts.update(f"turn of the {role}" for role in roles)
             question, is_bbh = problem["problem"].strip(), problem["kind"] == "bbh"
             category = row.get("category") if task is TASKS["mmlu_pro"] else None
             problem["group"] = file.stem if is_bbh else category
-            key, answer = hash((question, str(problem["options"]))), hash(problem["answer"])
+            key = hash((same_text(problem), str(problem["options"])))
+            answer = hash(problem["answer"])
             if not question:
                 counts["without a question"] += 1
             elif need_answer and not problem["answer"]:
@@ -247,8 +266,8 @@ def load_problems(
     counts = Counter()
     found = read_problems(files, benchmark, keep_rows, need_answer, counts)
     problems = list(islice(found, limit))
-    rows, several = counts.pop("rows", 0), counts.pop("of several turns", 0)
-    told = f"{name_or_path}{taken}: {rows:,} rows, {len(problems):,} problems"
+    turns = {name: counts.pop(name) for name in list(counts) if name.startswith("turn")}
+    told = f"{name_or_path}{taken}: {counts.pop('rows', 0):,} rows, {len(problems):,} problems"
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
     kinds = sorted({problem["kind"] for problem in problems} - {"math", "tiny"})
     told += f", graded as {' and '.join(kinds)}" if kinds else ""
@@ -256,9 +275,10 @@ def load_problems(
         others = [str(name) for name in row if plain_name(name) not in COLUMNS]
         told += f"; columns not read: {', '.join(others)}" if others else ""
     print(f"{told}; dropped {dropped}" if dropped else told)
-    if several:
-        print(f"warning: {several:,} rows of {name_or_path} are conversations with several turns "
-              "of a user: the last alone is asked")  # fmt: skip
+    if turns:
+        found = ", ".join(f"a {name} in {count:,} rows" for name, count in turns.items())
+        print(f"warning: {name_or_path} has conversations, of which the last turn of a user alone "
+              f"is asked; before it there is {found}")  # fmt: skip
     if not problems:
         raise ValueError(
             f"{name_or_path} holds no problem with an answer: expected {benchmark.columns}"
@@ -318,8 +338,8 @@ def load_data(config, tokenizer, max_positions):
         test = config.data
     if test:
         held_out = load_problems(test, **options)[: config.eval_problems]
-        trained = {problem["problem"].strip() for problem in problems}
-        if both := sum(problem["problem"].strip() in trained for problem in held_out):
+        trained = {same_text(problem) for problem in problems}
+        if both := sum(same_text(problem) in trained for problem in held_out):
             # To evaluate on them is a person's choice, so none is taken out.
             print(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
                   f"{config.data} too")  # fmt: skip

@@ -127,6 +127,8 @@ def read_csv(path, columns):
             # Not strict, an open quote would take in the rest.
             reader = csv.DictReader(file, delimiter=mark, strict=True)
             check_names(filter(None, reader.fieldnames or ()))
+            if not COLUMNS & set(map(plain_name, reader.fieldnames or COLUMNS)):
+                raise ValueError(f"its first line names no known column: {first.strip()[:60]}")
             for row in reader:
                 if None in row:  # a comma that is not quoted moves all that follows it
                     raise ValueError(f"line {reader.line_num} has more cells than the first line")
@@ -195,24 +197,44 @@ def unpacked(value):
     return value
 
 
-def user_turns(value):
-    """What a user says in a conversation, turn by turn: texts, lists of parts. None: it is none."""
+def turns_of(value):
+    """The turns of a conversation; [] where it is none."""
     value = unpacked(value)
     value = [value] if isinstance(value, dict) else value
-    if not isinstance(value, list):
-        return None
-    return [turn.get("content", turn.get("value")) for turn in value if isinstance(turn, dict)
-            and turn.get("role", turn.get("from", "user")) in ("user", "human")]  # fmt: skip
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def role_of(turn):
+    role = turn.get("role", turn.get("from", "user"))
+    return "user" if role == "human" else role
+
+
+def roles_not_asked(value):
+    """The roles of the turns before the user's last one, which `question_of` leaves out."""
+    roles = [role_of(turn) for turn in turns_of(value)]
+    return roles[: -1 - roles[::-1].index("user")] if "user" in roles else []
 
 
 def question_of(value):
     """The text of a question: as it is, or of the last turn that a user has in a conversation."""
-    turns = user_turns(value)
-    value = value if turns is None else turns[-1] if turns else None
+    if isinstance(unpacked(value), (list, dict)):
+        users = [turn for turn in turns_of(value) if role_of(turn) == "user"]
+        value = users[-1].get("content", users[-1].get("value")) if users else None
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list):  # the parts of a turn
         value = "".join(part.get("text") or "" for part in value if isinstance(part, dict))
     return TAIL.sub("", WRAPPER.sub(r"\1", clean(value)))
+
+
+def passage(value):
+    """What stands beside a question as one text: of a list its items, of a table its rows."""
+    if isinstance(value, dict):
+        columns = list(value.values())
+        is_table = all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns)
+        value = list(map(list, zip(*columns, strict=True))) if is_table else columns
+    if isinstance(value, list):
+        return "\n".join(filter(None, map(passage, value)))
+    return clean(value).strip()
 
 
 def golds_of(value):
@@ -340,9 +362,9 @@ def to_problem(row, task):
     check_names(name for name in map(plain_name, row) if name in QUESTIONS + GOLDS)
     asked = next((name for name in there if low[name]), there[0])
     question = question_of(low[asked])
-    texts = {name: question if name == asked else value.strip() for name, value in low.items()
-             if name == asked or name in MATERIAL and isinstance(value, str)}  # fmt: skip
-    question = "\n\n".join(clean(text) for name, text in texts.items() if name == asked
+    texts = {name: question if name == asked else passage(value) for name, value in low.items()
+             if name == asked or name in MATERIAL}  # fmt: skip
+    question = "\n\n".join(text for name, text in texts.items() if name == asked
                            or text not in question and question not in text)  # fmt: skip
     problem = {"problem": question, "answer": "", "alternatives": None, "kind": task.kind,
                "options": None, "error": None}  # fmt: skip

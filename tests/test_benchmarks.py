@@ -284,12 +284,14 @@ def test_what_is_dropped_is_counted(tmp_path, capsys):
 
 
 def test_turns_that_are_not_asked_are_said(tmp_path, capsys):
-    """Bug: "And if he had 5?" asked without what came before it, in silence."""
+    """Bug: "And if he had 5?" asked without what came before it; a system turn lost, in silence."""
     rows = [{"messages": turns("p", "3", "q"), "answer": "4"},
-            {"messages": turns("r", "3"), "answer": "4"}]
+            {"messages": turns("r", "3")[1:], "answer": "4"}]
     path = write(tmp_path, "own.jsonl", rows)
     assert [problem["problem"] for problem in load_problems(path)] == ["q", "r"]
-    assert f"warning: 1 rows of {path} are conversations" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"warning: {path} has conversations" in told and "a turn of the user in 1 rows" in told
+    assert "a turn of the system in 1 rows" in told
 
 
 @pytest.mark.parametrize("name", ["own.jsonl", "own.parquet"])
@@ -349,8 +351,8 @@ def test_a_verifier_needs_no_answer(tmp_path):
 
 def test_training_and_evaluation_that_share_problems_say_so(tmp_path, capsys):
     """Bug: evaluation on trained problems, in silence."""
-    own, other = write(tmp_path, "own.jsonl", sums(1, 2, 3)), write(tmp_path, "other.jsonl",
-                                                                    sums(3, 4))
+    others = [{"problem": " 3  +\n3?", "answer": "6"}, *sums(4)]
+    own, other = write(tmp_path, "own.jsonl", sums(1, 2, 3)), write(tmp_path, "o.jsonl", others)
     problems, held_out = load_data(Config(data=str(own), eval_data=str(other)), Prose(), 4096)
     assert (len(problems), len(held_out)) == (3, 2)
     assert f"1 of 2 evaluation problems of {other} are in {own} too" in capsys.readouterr().out
@@ -419,9 +421,29 @@ def test_what_is_nowhere_says_what_is_known(hub, name, message):
 
 
 def test_a_folder_without_problems_is_named(tmp_path):
-    """Bug: "no such file in *.parquet" for a folder."""
-    with pytest.raises(ValueError, match=f"the folder {tmp_path} has no .json file"):
+    """Bug: "no such file in *.parquet" for a folder; bookkeeping of the datasets library taken for
+    the data.
+    """
+    with pytest.raises(ValueError, match=f"{tmp_path} has no test.jsonl, .json ...: give a file"):
         load_problems(tmp_path)
+    write(tmp_path, "dataset_info.json", [{"description": "d"}])
+    (tmp_path / "data-00000-of-00001.arrow").touch()
+    with pytest.raises(ValueError, match="give its Arrow files as .parquet or .jsonl"):
+        load_problems(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("train.jsonl", "test.jsonl"), (
+    "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test.parquet")])
+def test_a_folder_with_splits_is_read_by_split(tmp_path, names):
+    """Bug: "has no .json file" for a copy of a data set of the hub; evaluated on its training."""
+    (tmp_path / "data").mkdir()
+    for number, name in enumerate(names):
+        write(tmp_path, name, sums(number))
+    write(tmp_path, "dataset_infos.json", [{"description": "d"}])
+    asked = [[problem["problem"] for problem in load_problems(tmp_path, split)]
+             for split in ("train", "test")]
+    wanted = [one["problem"] for one in sums(*range(len(names)))]
+    assert asked == [wanted[:-1], wanted[-1:]]
 
 
 # ---- from the command line -----------------------------------------------------------------------
@@ -429,11 +451,11 @@ def test_a_folder_without_problems_is_named(tmp_path):
 
 @pytest.mark.parametrize("flags, message", [
     (["--data", "{tmp}/none.jsonl"], "no file and no task"),
-    (["--data", "{tmp}"], "has no .json file"),
+    (["--data", "{tmp}"], "has no train.jsonl, .json ...: give a file"),
     (["--data", "{tmp}/cut.jsonl"], "cut.jsonl line 2: Unterminated string"),
     (["--data", "me/unknown"], "the hub has none of this name"),
     (["--data", "nowhere"], "known tasks: "),
-    (["--data", "{tmp}/odd.csv"], "odd.csv line 2: columns apple, pear are no known layout"),
+    (["--data", "{tmp}/odd.csv"], "odd.csv: its first line names no known column: apple,pear"),
     (["--data", "{tmp}/choice.jsonl"],
      "choice.jsonl line 1: the answer 'E' is none of its 2 options"),
     (["--eval-data", "{tmp}/none.jsonl"], "no file and no task"),

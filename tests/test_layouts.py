@@ -404,6 +404,17 @@ def test_an_instruction_stands_before_its_input(tmp_path):
     assert read(row, tmp_path)["problem"] == "Solve.\n\nx + 1 = 2"
 
 
+@pytest.mark.parametrize("context, text", [
+    (["Tom is 9.", "Ann is 7."], "Tom is 9.\nAnn is 7."), ({"text": "Tom is 9."}, "Tom is 9."),
+    ({"title": ["T", "A"], "sentences": [["Tom", "is 9."], ["Ann"]]}, "T\nTom\nis 9.\nA\nAnn"),
+])  # fmt: skip
+def test_a_passage_in_parts_stands_before_its_question(tmp_path, context, text):
+    """Bug: HotpotQA's question asked without its passages, in silence."""
+    row = {"context": context, "question": "Who is older?", "answer": "Tom"}
+    for name in ("own.jsonl", "own.parquet"):
+        assert read(row, tmp_path, name)["problem"] == f"{text}\n\nWho is older?"
+
+
 def test_bytes_of_a_parquet_file_are_text(tmp_path):
     """Bug: a column of bytes is read as "b'...'"."""
     table = pyarrow.table({"problem": ["2 \u00d7 2".encode()], "answer": [b"4"]})
