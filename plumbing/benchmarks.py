@@ -216,11 +216,6 @@ def worked_examples(file, task):
     return shots
 
 
-def same_text(problem):
-    """What two copies of a question share: its words."""
-    return " ".join(problem["problem"].split())
-
-
 def read_problems(files, task, keep_rows, need_answer, counts):
     """Yield the problems of files, each once; `counts` gets the rows read and those dropped."""
     seen = {}  # hash of a question and its options -> hash of its answer
@@ -236,8 +231,7 @@ def read_problems(files, task, keep_rows, need_answer, counts):
             question, is_bbh = problem["problem"].strip(), problem["kind"] == "bbh"
             category = row.get("category") if task is TASKS["mmlu_pro"] else None
             problem["group"] = file.stem if is_bbh else category
-            key = hash((same_text(problem), str(problem["options"])))
-            answer = hash(problem["answer"])
+            key, answer = hash((question, str(problem["options"]))), hash(problem["answer"])
             if not question:
                 counts["without a question"] += 1
             elif need_answer and not problem["answer"]:
@@ -338,8 +332,9 @@ def load_data(config, tokenizer, max_positions):
         test = config.data
     if test:
         held_out = load_problems(test, **options)[: config.eval_problems]
-        trained = {same_text(problem) for problem in problems}
-        if both := sum(same_text(problem) in trained for problem in held_out):
+        words = [" ".join(one["problem"].split()) for one in (*problems, *held_out)]
+        trained = {*words[: len(problems)]}
+        if both := sum(one in trained for one in words[len(problems) :]):
             # To evaluate on them is a person's choice, so none is taken out.
             print(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
                   f"{config.data} too")  # fmt: skip
