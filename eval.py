@@ -16,11 +16,11 @@ import torch
 import transformers
 
 from plumbing.benchmarks import TASKS, load_problems, task_of
-from plumbing.checkpoints import best_device, load_model
+from plumbing.checkpoints import best_device, identity_of, load_model
 from plumbing.console import printable, report_errors, say
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, rounded, summarize
 from plumbing.files import NUMBER, append_line, check_record, lock_folder, read_checked, read_json
-from plumbing.files import write_json, write_lines
+from plumbing.files import read_lines, write_json, write_lines
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import control_token_in, describe_template, encode_prompt
 
@@ -28,15 +28,15 @@ __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "
 
 MAX_NEW_TOKENS = 8192  # the response limit of the paper's training
 ROWS_PER_CALL = 512  # responses sampled together, then saved
-ROW = {"sample": int, "problem": str, "answer": str | None, "correct": NUMBER, "finished": bool,
-       "tokens": int, "reflection": int, "transition": int}  # what `summarize` reads  # fmt: skip
-
+PICTURE, COMPARED, MADE_BY = "pass_at_k.png", Path("compare.png"), "eval.py of dsrl"
+ROW = {"sample": int, "problem": str, "ground_truth": str, "answer": str | None, "correct": NUMBER,
+       "finished": bool, "tokens": int, "reflection": int, "transition": int}  # fmt: skip
 SUMMARY = {"problems": int, "k": int, "avg_at_k": NUMBER, "avg_at_k_se": NUMBER, "pass_at_k": dict,
            "sampling": dict, "thoughts": dict}  # what is read of a task's figures  # fmt: skip
 
 
-def run_task(model, tokenizer, name, problems, args, path):
-    """Sample what `path` lacks of a task, chunk by chunk; returns the task's summary."""
+def run_task(model, tokenizer, name, problems, args, folder, results):
+    """Sample what the folder lacks of a task, chunk by chunk; returns the task's summary."""
     k, most = args.k or task_of(name).k, model.max_positions
     limit = min(args.max_new_tokens or MAX_NEW_TOKENS, most - 1)
     how = {key: getattr(args, key) for key in ("top_p", "top_k", "seed", "template", "strict")}
@@ -55,12 +55,17 @@ def run_task(model, tokenizer, name, problems, args, path):
             f"warning: {len(held) - held.count(None)} questions of {name} hold control tokens of "
             f"the model, {' '.join(tokens)}, which it obeys"
         )
+    path = folder / "responses.jsonl"
     recorded = read_checked(path, lambda row: ROW)
     write_lines(path, recorded)  # without a last line that a kill cut short
     rows = [row for row in recorded if row.get("task") == name][: k * len(problems)]
-    expected = [(problem["problem"], sample) for problem in problems for sample in range(k)]
-    if [(row["problem"], row["sample"]) for row in rows] != expected[: len(rows)]:
-        raise ValueError(f"{path} holds responses to other problems of {name}: give another --out")
+    expected = [(one["problem"], one["answer"], i) for one in problems for i in range(k)]
+    found = [(row["problem"], row["ground_truth"], row["sample"]) for row in rows]
+    if found != expected[: len(rows)]:
+        raise ValueError(
+            f"{path} holds responses to other problems of {name}, or graded by other answers: give "
+            "another --out"
+        )
     start, tokens, size = time.perf_counter(), 0, max(1, ROWS_PER_CALL // k)
     for first in range(len(rows) // k, len(problems), size):
         # Draws belong to (seed, number of the problem, sample): a resumed run repeats them.
@@ -70,6 +75,7 @@ def run_task(model, tokenizer, name, problems, args, path):
         )  # fmt: skip
         new = new[len(rows) - first * k :]  # of the first problem some may be there
         tokens += sum(row["tokens"] for row in new)
+        write_json(folder / "results.json", results)  # the settings of a run that is killed
         for row in new:
             rows.append({"task": name, **row})
             append_line(path, rows[-1])
@@ -97,7 +103,7 @@ def read_results(path):
         check_record(f"{place}: {name}", sizes, dict.fromkeys(sizes, NUMBER))
         if not all(size.isdecimal() and len(size) < 9 for size in sizes):
             raise ValueError(f"{place}: {name}: pass_at_k is {sizes}")
-    return {"settings": results["settings"], "tasks": results["tasks"]}
+    return {name: results[name] for name in ("settings", "tasks", "model") if name in results}
 
 
 def drawn(text):
@@ -115,7 +121,11 @@ def compare(folders, picture):
         if not file.exists() and any(Path(folder, name).exists() for name in trained):
             advice = "give what eval.py --model CHECKPOINT --tasks ... --out NEW makes of it"
             raise ValueError(f"--compare {folder}: that is of a training run; {advice}")
-        for task, summary in read_results(file)["tasks"].items():
+        finished = read_results(file)["tasks"]
+        begun = {row.get("task"): None for row in read_lines(Path(folder, "responses.jsonl"))}
+        for task in [name for name in begun if name not in finished]:
+            say(f"{folder}: {task} is not finished, and left out")
+        for task, summary in finished.items():
             runs_of.setdefault(task, {})[folder] = summary
     if not runs_of:
         raise ValueError(f"{', '.join(folders)}: no task of these runs is finished")
@@ -136,7 +146,7 @@ def compare(folders, picture):
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.legend(fontsize="small")
-    figure.savefig(picture)
+    figure.savefig(picture, metadata={"Software": MADE_BY})
     print(f"wrote {picture}")
 
 
@@ -202,19 +212,23 @@ def evaluate_tasks(args, problems, folder):
     for key, value in settings.items():
         if (old := results["settings"].get(key)) is not value and old != value:
             raise ValueError(f"{folder} was made with {key} {old}, not {value}: give another --out")
+    if not path.exists() and (folder / PICTURE).exists():
+        raise ValueError(f"{folder / PICTURE} would be replaced: move it, or give another --out")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     results["versions"] = {"python": sys.version.split()[0], **versions}
     print("settings:", json.dumps(settings | results["versions"]))
     model, tokenizer = load_model(args.model, **best_device())
+    model_files = identity_of(args.model)
+    if results.setdefault("model", model_files) != model_files:
+        raise ValueError(f"{folder} was made with other files of {args.model}: give another --out")
     if args.template == "chat" and (description := describe_template(tokenizer)):
         print(description)
-    write_json(path, results)  # the settings of a run that is killed
     for name in problems:
-        made = run_task(model, tokenizer, name, problems[name], args, folder / "responses.jsonl")
+        made = run_task(model, tokenizer, name, problems[name], args, folder, results)
         results["tasks"][name] = results["tasks"].get(name, {}) | made
         write_json(path, results)
         report(name, results["tasks"][name])
-    compare([str(folder)], folder / "pass_at_k.png")
+    compare([str(folder)], folder / PICTURE)
 
 
 def main(argv=None):
@@ -226,7 +240,9 @@ def main(argv=None):
         if not argv:
             demo()
         elif args.compare:
-            compare(args.compare, "compare.png")
+            if COMPARED.exists() and MADE_BY.encode() not in COMPARED.read_bytes()[:4096]:
+                raise ValueError(f"{COMPARED} is not of this script: move it, or go elsewhere")
+            compare(args.compare, COMPARED)
         else:
             run(args)
 

@@ -13,6 +13,7 @@ of such a set, with train.jsonl or data/train-00000-of-00002.parquet, or BBH's w
 """
 
 import io
+import math
 import re
 import urllib.request
 import zipfile
@@ -303,12 +304,17 @@ def has_test_split(source):
     return splits == ["train", "test"]
 
 
-def encode_prompts(tokenizer, problems, limit):
+def encode_prompts(tokenizer, problems, limit, vocab_size):
     """The problems with "prompt_ids", without those whose prompt passes `limit` tokens; told."""
     shared = {}  # id -> itself: the prompts of a large set hold each number once, not a copy each
     for problem in problems:
         ids = encode_prompt(tokenizer, problem)
         problem["prompt_ids"] = [shared.setdefault(id, id) for id in ids]
+        if (last := max(ids, default=0)) >= vocab_size:
+            raise ValueError(
+                f"the question {problem['problem'][:60]!r} has the token {last}, "
+                f"{tokenizer.decode([last])!r}, and the model embeddings of {vocab_size} alone"
+            )
     held = [control_token_in(tokenizer, problem) for problem in problems]
     if tokens := sorted({*held} - {None}):
         print(f"{len(held) - held.count(None)} of {len(held)} questions hold control tokens of the "
@@ -321,7 +327,7 @@ def encode_prompts(tokenizer, problems, limit):
     return short
 
 
-def load_data(config, tokenizer, max_positions):
+def load_data(config, tokenizer, max_positions, vocab_size=math.inf):
     """(training problems, evaluation problems) with "prompt_ids"; says what is left, held out."""
     is_own = config.reward is not None  # a verifier gets whole rows, and may need no answer
     options = {"keep_rows": is_own, "need_answer": not is_own}
@@ -352,8 +358,9 @@ def load_data(config, tokenizer, max_positions):
             f"the model has {max_positions} positions: lower --max-response-tokens "
             f"{config.max_response_tokens}"
         )
-    problems = encode_prompts(tokenizer, problems, min(room, config.max_prompt_tokens))
-    held_out = encode_prompts(tokenizer, held_out, room)
+    most = min(room, config.max_prompt_tokens)
+    problems = encode_prompts(tokenizer, problems, most, vocab_size)
+    held_out = encode_prompts(tokenizer, held_out, room, vocab_size)
     if not problems or len(held_out) < world_size():
         raise ValueError(
             f"{config.data} leaves {len(problems)} problems to train on and {len(held_out)} to "

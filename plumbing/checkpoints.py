@@ -208,9 +208,23 @@ def base_of(name):
     name, folder = resolve_model(name), fetch_folder(name)
     if read_adapters(folder):
         raise ValueError(f"--lora-rank: {folder} holds adapters: merge them first")
-    hashes = map(hash_of, weight_files(folder))
     name = str(Path(name).absolute()) if Path(name).is_dir() else name
-    return name, hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return name, hash_of_all(weight_files(folder))
+
+
+def identity_of(name):
+    """A hash of all files of a model that decide what it says; those of adapters' base too."""
+    folder = fetch_folder(name)
+    named = [folder / name for name in ("config.json", "generation_config.json", *TOKENIZER_FILES)]
+    files = [file for file in named if file.is_file()]
+    if adapters := read_adapters(folder):
+        base = identity_of(adapters["base_model_name_or_path"])
+        return base + hash_of_all([folder / ADAPTERS, folder / "adapter_config.json", *files])
+    return hash_of_all(weight_files(folder) + files)
+
+
+def hash_of_all(files):
+    return hashlib.sha256("".join(map(hash_of, files)).encode()).hexdigest()
 
 
 def fill_parameters(model, folder):
@@ -226,7 +240,12 @@ def fill_parameters(model, folder):
                 elif not key.endswith("rotary_emb.inv_freq"):  # a constant of old files
                     fill(missing.pop(key, None), key, read_tensor(file, key), file)
         except SafetensorError as error:
-            raise ValueError(f"{file} is damaged or cut short ({error})") from error
+            with file.open("rb") as start:
+                is_pointer = start.read(11) == b"version htt"
+            advice = ": it is a pointer of Git LFS, fetch the file (git lfs pull)"
+            raise ValueError(
+                f"{file} is damaged or cut short ({error}){advice if is_pointer else ''}"
+            ) from error
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} tensors, first {next(iter(missing))}")
     head = second_head and whole(model.lm_head.weight.data)

@@ -37,6 +37,8 @@ def report_errors(
     try:
         function()
         return 0
+    except BrokenPipeError:  # of dsrl.py | head
+        code, message = 2, f"error: nobody reads the output any more; {left}"
     except (ValueError, FloatingPointError, OSError) as error:
         code, message = 2, "error: " + " ".join(str(error).split())
     except KeyboardInterrupt:

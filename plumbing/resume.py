@@ -413,7 +413,8 @@ def check_changes(found, run):
     changed = [name for name in found.inputs if run.inputs.get(name) != found.inputs[name]]
     for name in [name for name in before if now[name] != before[name] and name != "resume"]:
         change = f"--resume: {flag_of(name)} was {before[name]}, is now {now[name]}"
-        same = {"data": "training problems", "model": "base's weights"}.get(name)
+        same = {"data": "training problems", "eval_data": "evaluation problems",
+                "model": "base's weights"}.get(name)  # fmt: skip
         moved = same in found.inputs and same not in changed
         if name in FIXED and not moved:
             raise ValueError(f"{change}: that cannot change within a run; leave it out")

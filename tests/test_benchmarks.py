@@ -37,6 +37,9 @@ class Prose:
     def __call__(self, text, add_special_tokens=True):
         return types.SimpleNamespace(input_ids=[3 + len(word) for word in text.split()])
 
+    def decode(self, ids):
+        return f"<{ids[0]}>"
+
 
 # ---- a pretend hub -------------------------------------------------------------------------------
 
@@ -301,6 +304,14 @@ def test_columns_that_are_not_read_are_said(tmp_path, capsys, name):
     for keep in (True, False):
         load_problems(path, keep_rows=keep)
         assert "1 problems; columns not read: Table, level\n" in capsys.readouterr().out
+
+
+def test_a_token_without_a_row_in_the_model_is_found_at_once(tmp_path):
+    """Bug: the run ends at the update that first samples from it, and names nothing."""
+    config = Config(data=str(write(tmp_path, "own.jsonl", sums(1, 2, 33))))
+    told = r"the question '1 \+ 1\?' has the token 12, '<12>', and the model embeddings of 6"
+    with pytest.raises(ValueError, match=told):
+        load_data(config, Prose(), 4096, 6)
 
 
 def test_questions_that_hold_control_tokens_are_left_out(tmp_path, capsys):

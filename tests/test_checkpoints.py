@@ -18,7 +18,7 @@ from test_model import SIZES, WINDOW_OFF, both, config_of, greedy, oracle_of, ra
 from test_model import tokenizer_of, write
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from plumbing.checkpoints import MODELS, load_model, resolve_model, save_model
+from plumbing.checkpoints import MODELS, identity_of, load_model, resolve_model, save_model
 
 
 @pytest.fixture
@@ -353,6 +353,31 @@ def test_adapters_that_are_not_plain_ones_are_refused(changes, folder, tmp_path)
     (adapters / "adapter_config.json").write_text(json.dumps(found))
     with pytest.raises(ValueError, match="adapter_config.json cannot be used|no folder"):
         load_model(str(adapters))
+
+
+def test_a_model_is_known_by_its_files(folder, tmp_path):
+    """Bug: a model trained anew under its name, a template or a base of adapters that changed."""
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    save_file({"a": torch.ones(2)}, adapters / "adapter_model.safetensors")
+    settings = {"base_model_name_or_path": str(folder), "r": 2, "lora_alpha": 4}
+    (adapters / "adapter_config.json").write_text(json.dumps(settings))
+    seen = {identity_of(str(folder)), identity_of(str(adapters))}
+    assert seen == {identity_of(str(folder)), identity_of(str(adapters))} and len(seen) == 2
+    for changed in ("tokenizer_config.json", "model.safetensors"):
+        with (folder / changed).open("ab") as file:
+            file.write(b" ")
+        found = {identity_of(str(folder)), identity_of(str(adapters))}
+        assert len(found) == 2 and not found & seen
+        seen |= found
+
+
+def test_a_pointer_of_git_lfs_says_so(folder):
+    """Bug: "header too large" where a clone has pointers in place of files."""
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(ValueError, match="model.safetensors is damaged .* a pointer of Git LFS"):
+        load_model(str(folder))
 
 
 def test_a_tokenizer_of_the_adapters_own_is_theirs(folder, tmp_path, capsys):

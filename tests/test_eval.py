@@ -54,6 +54,7 @@ def stub(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmarks, "ROWS_PER_CALL", 4)
     monkeypatch.setattr("plumbing.evaluation.generate", counted)
     monkeypatch.setattr(benchmarks, "load_model", lambda *args, **how: (model, Letters(TURN)))
+    monkeypatch.setattr(benchmarks, "identity_of", lambda name: name)
     rows = [{"problem": f"{i}?", "answer": str(i), "kind": "tiny"} for i in range(6)]
     path = write(tmp_path, "own.jsonl", rows)
 
@@ -92,6 +93,55 @@ def test_responses_to_other_problems_do_not_count(stub, tmp_path, capsys):
     write(tmp_path, "own.jsonl", [{"problem": "0!", "answer": "0", "kind": "tiny"}])
     assert run() == 2
     assert "holds responses to other problems of own" in capsys.readouterr().err
+
+
+def test_other_answers_and_other_weights_are_other_evaluations(stub, tmp_path, capsys, monkeypatch):
+    """Bug: a wrong gold is mended, a model trained anew under its name: the old figure, silently."""
+    run, _ = stub
+    file, before = tmp_path / "own.jsonl", (tmp_path / "own.jsonl").read_text()
+    assert run() == 0
+    file.write_text(before.replace('"answer": "5"', '"answer": "6"'))
+    assert run() == 2 and "or graded by other answers" in capsys.readouterr().err
+    file.write_text(before)
+    assert run() == 0
+    monkeypatch.setattr(benchmarks, "identity_of", lambda name: "other weights")
+    assert run() == 2 and "was made with other files of tiny" in capsys.readouterr().err
+
+
+def test_what_is_not_finished_is_said(stub, tmp_path, capsys, monkeypatch):
+    """Bug: a run that was killed is left out of a comparison without a word."""
+    run, _ = stub
+    monkeypatch.chdir(tmp_path)
+    assert run(out="a") == run(out="b") == 0
+    results = json.loads((tmp_path / "b/results.json").read_text())
+    (tmp_path / "b/results.json").write_text(json.dumps(results | {"tasks": {}}))
+    capsys.readouterr()
+    assert benchmarks.main(["--compare", "a", "b"]) == 0
+    assert "b: own is not finished, and left out" in capsys.readouterr().out
+
+
+def test_pictures_of_others_stay(stub, tmp_path, capsys, monkeypatch):
+    """Bug: a picture of the user's own replaced by ours of the same name."""
+    run, _ = stub
+    monkeypatch.chdir(tmp_path)
+    assert run(out="a") == 0 and benchmarks.main(["--compare", "a"]) == 0
+    assert benchmarks.main(["--compare", "a"]) == 0  # its own is replaced
+    (tmp_path / "out").mkdir()
+    for name in ("compare.png", "out/pass_at_k.png"):
+        (tmp_path / name).write_bytes(b"mine")
+    assert benchmarks.main(["--compare", "a"]) == 2 and run() == 2
+    told = capsys.readouterr().err
+    assert "compare.png is not of this script" in told and "pass_at_k.png would be repl" in told
+    for name in ("compare.png", "out/pass_at_k.png"):
+        assert (tmp_path / name).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("flags", [("--top-p", "0"), ("--temperature", "-1"), ("--top-k", "-2")])
+def test_a_refused_flag_leaves_no_results(stub, tmp_path, flags):
+    """Bug: after a mistake the right command is refused: "was made with top_p 0.0"."""
+    run, _ = stub
+    assert run(*flags) == 2 and not (tmp_path / "out/results.json").exists()
+    assert run() == 0
 
 
 def test_compare_draws_several_runs(stub, tmp_path, capsys, monkeypatch):

@@ -454,9 +454,12 @@ def test_changed_problems_are_said(world, finished, tmp_path, capsys):
     assert dsrl.main([*going_on, "2"]) == 0
     assert "not those" not in capsys.readouterr().out
     shutil.move(data, tmp_path / "moved.jsonl")  # the same problems elsewhere
-    assert dsrl.main([*going_on, "3", "--data", f"{tmp_path}/moved.jsonl"]) == 0
+    elsewhere = shutil.copy(held_out, tmp_path / "copy.jsonl")
+    moved = ["--data", f"{tmp_path}/moved.jsonl", "--eval-data", str(elsewhere)]
+    assert dsrl.main([*going_on, "3", *moved]) == 0
+    assert dsrl.main([*going_on, "3", "--eval-data", str(held_out)]) == 0
     output = capsys.readouterr().out
-    assert "--data was" in output and "changes the result" not in output
+    assert "--data was" in output and "--eval-data was" in output and "changes the result" not in output
     for file, kind in zip((tmp_path / "moved.jsonl", held_out, mine), kinds, strict=True):
         file.write_text(file.read_text().replace("Start with 1", "Begin with 1") + "\n")
         assert dsrl.main([*going_on, "3"]) == 0
