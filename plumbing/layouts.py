@@ -28,7 +28,8 @@ GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer
 CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index", *GOLDS)
 GPQA = ("correct_answer", "incorrect_answer_1", "incorrect_answer_2", "incorrect_answer_3")
 OPTIONS = {start + mark.lower(): mark for mark in LETTERS[:10] + "123456789"
-           for start in ("", "option", "option_", "choice", "choice_", "answer")}  # fmt: skip
+           for start in ("", "option", "option_", "choice", "choice_")}  # fmt: skip
+OPTIONS |= {f"answer{letter.lower()}": letter for letter in LETTERS[:10]}  # answer1 is an answer
 COLUMNS = {*QUESTIONS, *MATERIAL, *CHOICE_GOLDS, *GPQA, *OPTIONS, "reward_model", "solution",
            "options", "choices", "answers", "kind", "error", "category", "cot_content"}  # fmt: skip
 GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solution")  # of a dict

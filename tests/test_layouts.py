@@ -251,8 +251,9 @@ def test_a_gold_that_is_no_option_is_an_error(tmp_path, row):
 
 def test_numbers_of_a_question_are_no_options(tmp_path):
     """Bug: columns a, b, c of a sum taken for options, as one of them is the gold."""
-    found = read({"question": "p", "a": 3, "b": "4", "c": 7, "answer": "4"}, tmp_path)
-    assert (found["kind"], found["answer"]) == ("math", "4")
+    for others in ({"a": 3, "b": "4", "c": 7}, {"answer1": "4", "answer2": "5"}):
+        found = read({"question": "p", **others, "answer": "4"}, tmp_path)
+        assert (found["kind"], found["answer"]) == ("math", "4")
 
 
 def test_gpqa_options_are_shuffled_once_and_for_all(tmp_path):
