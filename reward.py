@@ -134,8 +134,9 @@ FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?
 NOT_SPOKEN = re.compile(  # 10:00 a.m. is 10 am, north-east northeast
     rf":00(?= *[ap]\.?m)|[ \"?!]|\.(?!\d)|-(?!{IN_WORDS.pattern})(?=[a-zA-Z]{{4}})")
 POWER = r"(?:\^-?\d|\^\{-?\d\})?"
-UNIT = re.compile(  # 5 m, 9.8 m/s^2, 9.8 m s^{-2}, 20 \circ C
-    rf"(?<=\d) +[mgsLhNJWVKC]{POWER}(?:[/ ][smhLKgN]{POWER}){{0,2}}$|\\circ\s*[CFK]$")
+UNIT = re.compile(  # 5 m, 9.8 m/s^2, 9.8 m s^{-2}, 20 \circ C, 5 k\Omega, 3 \mu m
+    rf"(?<=\d) +[mgsLhNJWVKC]{POWER}(?:[/ ][smhLKgN]{POWER}){{0,2}}$|\\circ\s*[CFK]$"
+    r"|(?<=\d) *(?:\\text\s?\{)?[kmM]?\}? *\\Omega$|(?<=\d) *\\mu *(?:\\text\s?\{)?[a-zA-Z]\}?$")
 MODULUS = re.compile(
     r"\s*(?:\\pmod\s?(?:\{[^{}]*\}|\w)|(?:\\text\s?\{ ?)?\((?:\\text\s?\{ ?)?mod\b[^()]*\)\}?)$")
 

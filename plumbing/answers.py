@@ -52,7 +52,8 @@ SIGNS = "sqrt infty le ge ne approx cup cap in emptyset pm mp setminus circ".spl
 UNICODE = str.maketrans(
     {sign: rf"\{name} " for sign, name in zip(
         "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΣΦΨΩ√∞≤≥≠≈∪∩∈∅±∓∖°", GREEK + SIGNS)}
-    | dict(zip("−–—⁻⁺×·⋅÷∕⁄⟨⟩", "----+***///()")) | dict.fromkeys("。।۔٫", ".")
+    | dict(zip("−–—⁻⁺×·⋅÷∕⁄⟨⟩", "----+***///()"))
+    | dict.fromkeys("。।۔٫", ".") | {"٬": ",", "℃": r"\circ C"}
     | dict.fromkeys('"“”\u200b\u200c\u200d\u200e\u200f\ufeff')
     | dict.fromkeys(map(chr, [*range(0xA2, 0xA6), *range(0x20A0, 0x20D0)]))  # signs of currencies
     | {"½": r"\frac12", "⅓": r"\frac13", "⅔": r"\frac23", "¼": r"\frac14", "¾": r"\frac34"})
@@ -91,6 +92,9 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      "(1)   12   (1)   v   v   v   {AB}"),
     (r"\\(?:text)?color\s*\{[^{}]*\}", "", r"\color{red}{4}   {\color{red}4}   \textcolor{red}{4}",
      "{4}   {4}   {4}"),
+    (r"(?:\s*(?:[\u2600-\u27bf\ufe0f\U0001f300-\U0001faff]|\\(?:checkmark|blacksquare|square)\b)"
+     r"[$ ]*)+$|\\(?:pounds|yen|euro)(?![a-z])\s*", "",
+     r"7 ✅   7 \checkmark   7 $\blacksquare$   \pounds 5", "7   7   7 $   5", "responses"),
     (r"m?\\angle(?![a-zA-Z])", "", r"m\angle A=60", "A=60", "OlympiadBench"),
     (r"(?<=\d)(?:\{,\}|\\[, ]|[ '’])(?=\d{3}(?!\d))", "",
      r"(1{,}250, 3)   1\,250   1\ 250   1 250   1'250", "(1250, 3)   1250   1250   1250   1250"),

@@ -167,9 +167,13 @@ def read_json(path, columns):
     yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
 
 
+def is_index(column):
+    return bool(column) and all(key.isdecimal() for key in column)
+
+
 def table_of(columns):
     """The rows of {name: column}, as pandas and datasets write a table; [] where it is one row."""
-    lists = [list(column.values()) if isinstance(column, dict) and "0" in column else column
+    lists = [list(column.values()) if isinstance(column, dict) and is_index(column) else column
              for column in columns.values()]  # fmt: skip
     if any(not isinstance(one, list) or not one or isinstance(one[0], dict) for one in lists):
         return []
@@ -192,6 +196,8 @@ def clean(value):
 def unpacked(value):
     """What a text holds that is a JSON (or Python) object or list of texts; else the value."""
     if isinstance(value, str) and NESTED.match(value):
+        # numpy prints no commas: Python would join 'clay' 'sand' to one text
+        value = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", value)
         for read in (json.loads, ast.literal_eval):
             with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                 return read(value.strip())

@@ -15,6 +15,7 @@ BOXED = "Please reason step by step, and put your final answer within \\boxed{}.
 LETTER = 'Think step by step, then end with "the answer is (X)", where X is the right letter.'
 PHRASE = 'Think step by step, then end with "So the answer is ...", in the form asked for.'
 SYSTEM = {"choice": LETTER, "bbh": PHRASE, "tiny": None}  # the instruction by kind, else BOXED
+MARK = re.compile(r"<[^<>\s]+>")  # <end_of_turn>, which not every tokenizer calls special
 NEXT_QUESTIONS = ("\nQ:", "\nQuestion:")  # where a base model begins a problem of its own
 # Some templates print today's date, and then a run resumed after midnight would have other prompts.
 DATE = datetime.date(2024, 7, 26)  # what the templates of Llama 3 print where no clock is at hand
@@ -60,7 +61,8 @@ def render(tokenizer, turns, is_prompt=True):
     except Exception as error:  # a template is a program, in a sandbox: it may raise anything
         roles = ", ".join(turn["role"] for turn in turns)
         raise ValueError(
-            f"the chat template cannot write the turns {roles} ({error}): mend or remove it"
+            f"the chat template of {tokenizer.name_or_path} cannot write the turns {roles} "
+            f"({error}): mend or remove it"
         ) from error
 
 
@@ -73,9 +75,10 @@ def describe_template(tokenizer):
 
 
 def control_token_in(tokenizer, problem):
-    """A special token that a question holds as text, else None: a model would obey it."""
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return next((token for token in special if token in problem["problem"]), None)
+    """A token of control that a question holds as text, <|im_end|>, else None: a model obeys it."""
+    added = tokenizer.added_tokens_decoder.values()
+    control = [one.content for one in added if one.special or MARK.fullmatch(one.content)]
+    return next((token for token in control if token in problem["problem"]), None)
 
 
 def chat_prompt(tokenizer, instruction, question):

@@ -189,6 +189,7 @@ CHOICES = [  # row beside the question; options, letter
     ({"options": {"A": "clay", "B": "sand"}, "answer": "sand"}, CLAYS[:2], "B"),
     ({"options": json.dumps(CLAYS), "answer": "A"}, CLAYS, "A"),
     ({"options": str(CLAYS), "answer": "D"}, CLAYS, "D"),
+    ({"options": "['clay' 'sand'\n 'mud' 'silt']", "answer": "C"}, CLAYS, "C"),  # as numpy prints
     ({"options": CLAYS, "answer": "b"}, CLAYS, "B"),
     ({"options": CLAYS, "answer": "(A)"}, CLAYS, "A"),
     ({"options": CLAYS, "answer": "c."}, CLAYS, "C"),
@@ -291,7 +292,7 @@ def test_a_json_file_of_columns_is_read(tmp_path):
     """Bug: DataFrame.to_json and Dataset.to_dict write columns: "holds no problem"."""
     rows, path = [{"problem": "p", "answer": 4}, {"problem": "q", "answer": 5}], tmp_path / "x.json"
     for table in ({"problem": ["p", "q"], "answer": [4, 5]},
-                  {"problem": {"0": "p", "1": "q"}, "answer": {"0": 4, "1": 5}}):  # fmt: skip
+                  {"problem": {"7": "p", "9": "q"}, "answer": {"7": 4, "9": 5}}):  # fmt: skip
         path.write_text(json.dumps(table))
         assert [row for _, row in read_rows(path)] == rows
     path.write_text(json.dumps({"problem": ["p", "q"], "answer": [4]}))

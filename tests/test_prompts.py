@@ -57,7 +57,7 @@ def make_tokenizer(template=None, special=SPECIAL, eos="<|endoftext|>", adds_eos
                                                                  special_tokens=[(eos, id)])
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos,
                                    bos_token="<s>" if "<s>" in special else None)
-    made.chat_template = template
+    made.chat_template, made.name_or_path = template, "a/b"
     return made
 
 
@@ -102,11 +102,11 @@ def test_a_template_that_writes_no_user_turn_says_so():
     for template in ("{{ raise_exception('tools only') }}", "{% if %}", "{{ 1 / 0 }}", "{{ '' }}",
                      "{% for i in range(10**9) %}{% endfor %}", "{{ 'a'.index('b') }}",
                      "{{ messages[5]['content'] + 1 }}"):
-        with pytest.raises(ValueError, match="chat template cannot write the turns user") as error:
+        with pytest.raises(ValueError, match="chat template of a/b cannot write the turns user") as error:
             encode_prompt(make_tokenizer(template), MATH)
         assert "\n" not in str(error.value)
         with pytest.raises(ValueError,
-                           match="chat template cannot write the turns user, assistant"):
+                           match="chat template of a/b cannot write the turns user, assistant"):
             response_ends(model_of(make_tokenizer()), make_tokenizer(template), [MATH])
 
 

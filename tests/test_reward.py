@@ -36,7 +36,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         0.1\bar{6} == \frac16
         0.1\bar{6} != 0.6   0.75(12) == 9   33\frac{1}{3}. == 100/3   1.(6) != 6   30th == 30
         7^{\text{th}} == 7   -(-3) == 3   1'000 == 1000   12’345’678 == 12345678   1,00,000 == 100000
-        12,34,567 == 1234567   1,00,000 != 1000   1,00,00 != 10000   ٣٫١٤ == 3.14   f'000 != f000
+        12,34,567 == 1234567   ١٬٢٣٤ == 1234   7 ✅ == 7   8 ✅ != 7   7 ✅ 8 != 7
+         1,00,000 != 1000   1,00,00 != 10000   ٣٫١٤ == 3.14   f'000 != f000
         3 .5 != 3.5   12 = 5+7 == 12
         5+7=13 != 12   \infty != 1000000   1\!,\!234 == 1234   \(12\) == 12
         \displaystyle 12 == 12   "12" == 12   12 , == 12   three != 3   0x10 != 16
@@ -55,7 +56,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         62.5\% == \frac58   5\% != 0.5""",
     "unit": r"""
         12 cm == 12   12 \text{ cm}^3 == 12   12\mathrm{~kg} == 12
-        9.8 m s^{-2} == 9.8   5 J/K == 5   5 m != 5m+1   30^3 != 30   5 m s^2 t != 5
+        5\,\Omega == 5   5 Ω == 5   5\,k\Omega == 5   5\,\text{m}\Omega == 5   5\,\mu m == 5
+        5\ \mu\mathrm{C} == 5   3\mu != 3   100℃ == 100   9.8 m s^{-2} == 9.8   5 J/K == 5   5 m != 5m+1   30^3 != 30   5 m s^2 t != 5
         9.8\,\text{m/s}^2 == 9.8 m/s^2   5\ \mathrm{J\,mol^{-1}\,K^{-1}} == 5
         12 \frac{\text{m}}{\text{s}} == 12   12 \, \text{m} \cdot \text{s}^{-1} == 12
         12\text{ square meters} == 12   12 cubic feet == 12   \$12.50 == 12.5
@@ -68,7 +70,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \cos 59^\circ != \cos58   3 for every 4 != 3   5 hundredths != 5
         3, 5 (extraneous) != 3,5   -3 out of 4 != -12
         9.8\mathrm{~m\,s^{-2}} == 9.8   2^1 hours 30 minutes != 60   \frac31 \text{ mod } 4 != 12
-        1.5\text{ million} != 1500000   3\text{ hours }20\text{ minutes} != 3   12\,\Omega != 12
+        1.5\text{ million} != 1500000   3\text{ hours }20\text{ minutes} != 3   12\,\Omega == 12
         €12 == 12   45 miles == 45\text{ miles}   1.6 \text{ g/cm}^3 == 1.6
         4.5\times 10^{33}\ \mathrm{erg}/\mathrm{s} == 4.5e33   60^\circ != \frac{\pi}{3}
         \theta = 60^{\circ} == 60^\circ   \cos(60^\circ) == 0.5   \tan(45^{\circ}) == 1
@@ -280,7 +282,7 @@ def test_cases():
     """Any rule of the policy that is missing or too generous, bare, in a box, or turned around."""
     wrong = [(a, b) for a, b, right in ROWS if reward.equal(a, b) != right]
     wrong += [(a, b) for a, b, right in ROWS if reward.score(rf"So $\boxed{{{a}}}$.", b) != right]
-    is_unit = re.compile(r"\d [A-Za-z](?:[/ ]|$)")  # 5 N: a name in a gold
+    is_unit = re.compile(r"\d(?: [A-Za-z](?:[/ ]|$)|.*(?:Omega|Ω|mu|℃))")  # names in a gold
     one_way = {(a, b) for a, b, _ in ROWS if is_unit.search(a)}
     wrong += [
         (b, a) for a, b, right in ROWS if reward.equal(b, a) != right and (a, b) not in one_way
