@@ -6,6 +6,7 @@ r"""Benchmarks from the shell: Avg@k, pass@k, majority, thoughts; finished runs 
 """
 
 import argparse
+import hashlib
 import json
 import random
 import sys
@@ -81,7 +82,8 @@ def run_task(model, tokenizer, name, problems, args, folder, results):
             append_line(path, rows[-1])
     summary, seconds = summarize(problems, rows, k), time.perf_counter() - start
     speed = {"seconds": seconds, "tokens_per_second": tokens / seconds} if tokens else {}
-    return summary | {"sampling": how} | speed
+    questions = hashlib.sha256(json.dumps(expected).encode()).hexdigest()
+    return summary | {"sampling": how, "questions": questions[:12]} | speed
 
 
 def report(name, summary):
@@ -137,7 +139,9 @@ def compare(folders, picture):
             say(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
             sizes, values = list(map(int, summary["pass_at_k"])), summary["pass_at_k"].values()
             axis.plot(sizes, list(values), marker="o", label=drawn(folder))
-        settings = [one["sampling"] | {"problems": one["problems"]} for one in runs.values()]
+        named = ("problems", "questions")
+        settings = [one["sampling"] | {name: one.get(name) for name in named}
+                    for one in runs.values()]  # fmt: skip
         for key in dict.fromkeys(key for one in settings for key in one):
             values = [str(one.get(key)) for one in settings]
             if len(set(values)) > 1:
@@ -147,7 +151,7 @@ def compare(folders, picture):
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.legend(fontsize="small")
     figure.savefig(picture, metadata={"Software": MADE_BY})
-    print(f"wrote {picture}")
+    say(f"wrote {picture}")
 
 
 def demo():
@@ -212,8 +216,9 @@ def evaluate_tasks(args, problems, folder):
     for key, value in settings.items():
         if (old := results["settings"].get(key)) is not value and old != value:
             raise ValueError(f"{folder} was made with {key} {old}, not {value}: give another --out")
-    if not path.exists() and (folder / PICTURE).exists():
-        raise ValueError(f"{folder / PICTURE} would be replaced: move it, or give another --out")
+    for file in (folder / "responses.jsonl", folder / PICTURE):
+        if not path.exists() and file.exists() and file.stat().st_size:
+            raise ValueError(f"{folder} has {file.name} and no results.json: give another --out")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     results["versions"] = {"python": sys.version.split()[0], **versions}
     print("settings:", json.dumps(settings | results["versions"]))

@@ -19,10 +19,12 @@ are bounded before any work, so no timer is needed and processes agree.  README 
 
 import argparse
 import re
+import sys
 from itertools import product
 
 from plumbing.answers import DOUBT, IN_WORDS, MAX_ANSWER, MAX_ITEMS, normalise, readings, same_tree
 from plumbing.answers import show
+from plumbing.text import printable
 
 MAX_RESPONSE = 20_000  # characters, from the end
 
@@ -261,16 +263,16 @@ def explain(text, ground_truth, loose, strict):
     answer, rule = find_answer(text, loose)
     if rule == "no answer" and not loose:
         answer, rule = text, "bare answer"
-    print(f"extracted     {answer or 'nothing'} ({rule})")
+    print(printable(f"extracted     {answer or 'nothing'} ({rule})"))
     right = is_read = False
     if answer:
         for label, side in (("predicted", answer), ("ground truth", ground_truth)):
             try:
                 trees = " or ".join(map(show, readings(normalise(side))))
-                print(f"{label:13} {normalise(side)} reads as {trees}")
+                print(printable(f"{label:13} {normalise(side)} reads as {trees}"))
                 is_read = True
             except ValueError as error:
-                print(f"{label:13} {normalise(side)} cannot be read: {error}")
+                print(printable(f"{label:13} {normalise(side)} cannot be read: {error}"))
         right, rule = compare(answer, ground_truth, strict)
         rule = rule if is_read or rule != "same text" else "equal as text only"
     print(f"verdict       {'right' if right else 'not right'} ({rule})")
@@ -284,6 +286,7 @@ def main():
     parser.add_argument("--loose", action="store_true", help="accept <answer>, ####, 'answer is'")
     parser.add_argument("--strict", action="store_true", help="the string rules of MATH's grader")
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a text's characters
     if args.ground_truth is not None:
         explain(args.predicted, args.ground_truth, args.loose, args.strict)
         return

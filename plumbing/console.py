@@ -7,20 +7,12 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from plumbing.processes import rank
+from plumbing.text import printable
 
 
 def say(text):
     """Print it above the progress bar, from whatever file its words are."""
     tqdm.write(printable(text))
-
-
-def printable(text):
-    r"""The text with control characters, by which it could rule the terminal, shown as \x1b."""
-    shown = (
-        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
-        for one in text
-    )
-    return "".join(shown)
 
 
 def report_errors(

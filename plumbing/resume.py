@@ -380,7 +380,8 @@ def go_on(run, found):
         value = value if run.fit.offload else part_of(value, parameters[name])
         run.optimizer.state[parameters[name]][kind] = value
     if rank() == 0:
-        cut_back(run.folder, found.step)
+        due = found.step in (run.config.prerl_steps, run.config.steps)
+        cut_back(run.folder, found.step, due or found.step % run.config.eval_every == 0)
     say(f"going on from {found.path}: {found.step} updates done")
     run.done, run.name = found.step, found.run
     run.whole.add(found.path)
@@ -396,11 +397,15 @@ def is_of_others(path, run):
     return copied or trainer.get("run", run) != run
 
 
-def cut_back(folder, step):
-    """Drop the records from `step` on, evaluation included: a resumed run writes them again."""
+def cut_back(folder, step, evaluates=True):
+    """Drop the records of what a resumed run does again: all from `step` on, but the evaluation
+    after `step` updates where it makes none then, as where more --steps follow a run that ended.
+    """
     for name in ("metrics.jsonl", "samples.jsonl"):
         found = read_records(folder / name)
-        write_lines(folder / name, [one for one in found if one["step"] < step])
+        kept = [one for one in found if one["step"] < step
+                or one["step"] == step and "reward" not in one and not evaluates]  # fmt: skip
+        write_lines(folder / name, kept)
 
 
 def check_changes(found, run):
@@ -425,8 +430,8 @@ def check_changes(found, run):
 
 def export(out, target):
     """Write the newest whole checkpoint in `out` as a model folder in bf16, for use elsewhere."""
-    target = Path(target)
-    for place in (target, target.with_name(f"{target.name}.partial")):
+    target = Path(target).absolute()
+    for place in (target, target.parent / f"{target.name}.partial"):
         if os.path.lexists(place):
             raise ValueError(f"--export {target}: {place} is there already: name a new folder")
     found = newest_whole(Path(out))

@@ -108,6 +108,16 @@ def test_other_answers_and_other_weights_are_other_evaluations(stub, tmp_path, c
     assert run() == 2 and "was made with other files of tiny" in capsys.readouterr().err
 
 
+def test_responses_of_nobody_knows_what_do_not_count(stub, tmp_path, capsys):
+    """Bug: results.json deleted, another temperature asked for: one figure of both, in silence."""
+    run, _ = stub
+    assert run() == 0
+    for name in ("results.json", "pass_at_k.png"):
+        (tmp_path / "out" / name).unlink()
+    assert run("--temperature", "0.5") == 2
+    assert "has responses.jsonl and no results.json" in capsys.readouterr().err
+
+
 def test_what_is_not_finished_is_said(stub, tmp_path, capsys, monkeypatch):
     """Bug: a run that was killed is left out of a comparison without a word."""
     run, _ = stub
@@ -131,7 +141,7 @@ def test_pictures_of_others_stay(stub, tmp_path, capsys, monkeypatch):
         (tmp_path / name).write_bytes(b"mine")
     assert benchmarks.main(["--compare", "a"]) == 2 and run() == 2
     told = capsys.readouterr().err
-    assert "compare.png is not of this script" in told and "pass_at_k.png would be repl" in told
+    assert "compare.png is not of this script" in told and "has pass_at_k.png and no results" in told
     for name in ("compare.png", "out/pass_at_k.png"):
         assert (tmp_path / name).read_bytes() == b"mine"
 
@@ -167,7 +177,21 @@ def test_names_of_others_do_not_rule_the_terminal(stub, tmp_path, capsys, monkey
     file.write_text(file.read_text().replace('"own"', '"own\\u001b[2J"'))
     capsys.readouterr()
     assert benchmarks.main(["--compare", "a"]) == 0
+    assert run(out="\x1b[31mred") == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_other_questions_of_one_name_are_said(stub, tmp_path, capsys, monkeypatch):
+    """Bug: two files called test.jsonl side by side as one task."""
+    run, _ = stub
+    monkeypatch.chdir(tmp_path)
+    run(out="a")
+    file = tmp_path / "own.jsonl"
+    file.write_text(file.read_text().replace("0?", "9?"))
+    run(out="b")
+    capsys.readouterr()
+    assert benchmarks.main(["--compare", "a", "b"]) == 0
+    assert "own: not alike: questions is " in capsys.readouterr().out
 
 
 def test_compare_says_what_differs(stub, tmp_path, capsys, monkeypatch):

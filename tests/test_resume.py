@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from test_dsrl import no_curves, same_weights, updates, weights  # noqa: F401
 
 import dsrl
 from plumbing import checkpoints, records, resume
+from plumbing.files import read_lines
 
 DRAW_CURVES = records.draw_curves
 
@@ -454,19 +456,41 @@ def test_changed_problems_are_said(world, finished, tmp_path, capsys):
     assert dsrl.main([*going_on, "2"]) == 0
     assert "not those" not in capsys.readouterr().out
     shutil.move(data, tmp_path / "moved.jsonl")  # the same problems elsewhere
-    elsewhere = shutil.copy(held_out, tmp_path / "copy.jsonl")
+    elsewhere = Path(shutil.copy(held_out, tmp_path / "copy.jsonl"))
     moved = ["--data", f"{tmp_path}/moved.jsonl", "--eval-data", str(elsewhere)]
     assert dsrl.main([*going_on, "3", *moved]) == 0
     assert dsrl.main([*going_on, "3", "--eval-data", str(held_out)]) == 0
     output = capsys.readouterr().out
     assert "--data was" in output and "--eval-data was" in output and "changes the result" not in output
-    for file, kind in zip((tmp_path / "moved.jsonl", held_out, mine), kinds, strict=True):
+    for file, kind in zip((tmp_path / "moved.jsonl", elsewhere, mine), kinds, strict=True):
         file.write_text(file.read_text().replace("Start with 1", "Begin with 1") + "\n")
         assert dsrl.main([*going_on, "3"]) == 0
         output = capsys.readouterr().out
         assert said(kind) in output, kind
     assert dsrl.main([*going_on, "3", "--data", str(held_out)]) == 2  # other problems
     assert "cannot change within a run" in capsys.readouterr().err
+
+
+def test_the_last_evaluation_stays_where_more_updates_follow(world, tmp_path):
+    """Bug: "100 updates, then 100 more" loses the evaluation after 100, and the run makes it not."""
+    out = tmp_path / "out"
+    assert dsrl.main(arguments(world, out, "--steps", "3")) == 0
+    before = [one for one in read_lines(out / "metrics.jsonl") if "avg_at_k" in one]
+    samples = read_lines(out / "samples.jsonl")
+    assert dsrl.main(["--out", str(out), "--resume", "--steps", "4"]) == 0
+    after = [one for one in read_lines(out / "metrics.jsonl") if "avg_at_k" in one]
+    assert after[:-1] == before and [one["step"] for one in after] == [0, 2, 3, 4]
+    assert read_lines(out / "samples.jsonl")[: len(samples)] == samples
+    assert dsrl.main(["--out", str(out), "--resume"]) == 0  # made anew, once
+    assert [one["step"] for one in read_lines(out / "metrics.jsonl")] == [0, 0, 1, 2, 2, 3, 3, 4]
+
+
+def test_export_into_the_present_folder_is_refused(finished, monkeypatch, capsys):
+    """Bug: "PosixPath('.') has an empty name"."""
+    monkeypatch.chdir(finished)
+    for name in (".", "/"):
+        assert dsrl.main(["--out", ".", "--export", name]) == 2
+        assert "is there already: name a new folder" in capsys.readouterr().err
 
 
 def test_fewer_held_out_problems_change_the_training_ones(world, tmp_path, capsys):

@@ -644,14 +644,17 @@ def test_strict():
 def test_command_line():
     """An explanation without extraction, reading or verdict; a demo that fails."""
 
-    def run(*args):
-        command = [sys.executable, "reward.py", *args]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    def run(*args, **environment):
+        command, environment = [sys.executable, "reward.py", *args], os.environ | environment
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True,
+                              check=True).stdout  # fmt: skip
 
     shown = run(r"so \boxed{0.5}", "1/2")
     assert "0.5 (box)" in shown and "ground truth" in shown and "right (same value)" in shown
     assert "not right (truncated)" in run(r"\boxed{5", "5")
     assert "FAIL" not in run()
+    shown = run("\x1b[31m5元", "5", PYTHONIOENCODING="ascii")  # of a model, to a plain terminal
+    assert "\x1b" not in shown and "\\x1b[31m5\\u5143" in shown
     assert "right (equal as text only)" in run("((((", "((((")
     assert "right (same text)" in run("1/2", "1/2") and "right (strict)" in run("(", "(", "--strict")
 
