@@ -277,8 +277,7 @@ def diagnose(run, rollout, step):
 def load(config, device):
     """The Run of a config, with its start token looked up; no folder and no grader yet."""
     model, tokenizer, fit = plan.load_weights(config, device)
-    sizes = (model.max_positions, model.config.vocab_size)
-    problems, held_out = load_data(config, tokenizer, *sizes)
+    problems, held_out = load_data(config, tokenizer, model.max_positions, model.config.vocab_size)
     token = start_token_of(tokenizer) if config.start_token is None else config.start_token
     check_start_token(token, model.config.vocab_size)
     print(f"start token of P(y): {token} {tokenizer.convert_ids_to_tokens(token)!r}")

@@ -18,12 +18,13 @@ import transformers
 
 from plumbing.benchmarks import TASKS, load_problems, task_of
 from plumbing.checkpoints import best_device, identity_of, load_model
-from plumbing.console import printable, report_errors, say
+from plumbing.console import report_errors, say
 from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, rounded, summarize
 from plumbing.files import NUMBER, append_line, check_record, lock_folder, read_checked, read_json
 from plumbing.files import read_lines, write_json, write_lines
 from plumbing.grading import answer_in, grade
-from plumbing.prompts import control_token_in, describe_template, encode_prompt
+from plumbing.prompts import control_tokens_in, describe_template, encode_prompt
+from plumbing.text import printable
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
 
@@ -50,12 +51,9 @@ def run_task(model, tokenizer, name, problems, args, folder, results):
             f"{name}: {tight} of {len(rooms)} prompts leave a response fewer than {limit} tokens "
             f"of the model's {most}; {sum(room < 1 for room in rooms)} leave none"
         )
-    held = [control_token_in(tokenizer, one) for one in problems]
-    if tokens := sorted({*held} - {None}):
-        print(
-            f"warning: {len(held) - held.count(None)} questions of {name} hold control tokens of "
-            f"the model, {' '.join(tokens)}, which it obeys"
-        )
+    if held := list(filter(None, control_tokens_in(tokenizer, problems))):
+        print(f"warning: {len(held)} questions of {name} hold control tokens of the model, "
+              f"{' '.join(sorted({*held}))}, which it obeys")  # fmt: skip
     path = folder / "responses.jsonl"
     recorded = read_checked(path, lambda row: ROW)
     write_lines(path, recorded)  # without a last line that a kill cut short
@@ -82,7 +80,8 @@ def run_task(model, tokenizer, name, problems, args, folder, results):
             append_line(path, rows[-1])
     summary, seconds = summarize(problems, rows, k), time.perf_counter() - start
     speed = {"seconds": seconds, "tokens_per_second": tokens / seconds} if tokens else {}
-    questions = hashlib.sha256(json.dumps(expected).encode()).hexdigest()
+    asked = [(one["problem"], one["options"], one["answer"]) for one in problems]
+    questions = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     return summary | {"sampling": how, "questions": questions[:12]} | speed
 
 

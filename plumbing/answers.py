@@ -92,8 +92,8 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      "(1)   12   (1)   v   v   v   {AB}"),
     (r"\\(?:text)?color\s*\{[^{}]*\}", "", r"\color{red}{4}   {\color{red}4}   \textcolor{red}{4}",
      "{4}   {4}   {4}"),
-    (r"(?:\s*(?:[\u2600-\u27bf\ufe0f\U0001f300-\U0001faff]|\\(?:checkmark|blacksquare|square)\b)"
-     r"[$ ]*)+$|\\(?:pounds|yen|euro)(?![a-z])\s*", "",
+    (r"(?<=\S)\s*(?:(?:[✅✓✔☑■□🎉🎊👍💯✨\ufe0f]|\\(?:checkmark|blacksquare|square)\b)[$\s]*)+$"
+     r"|\\(?:pounds|yen|euro)(?![a-z])\s*", "",
      r"7 ✅   7 \checkmark   7 $\blacksquare$   \pounds 5", "7   7   7 $   5", "responses"),
     (r"m?\\angle(?![a-zA-Z])", "", r"m\angle A=60", "A=60", "OlympiadBench"),
     (r"(?<=\d)(?:\{,\}|\\[, ]|[ '’])(?=\d{3}(?!\d))", "",

@@ -5,8 +5,9 @@ import sys
 import time
 
 from plumbing.checkpoints import best_device, load_model
-from plumbing.console import printable, report_errors
+from plumbing.console import report_errors
 from plumbing.prompts import encode_prompt, response_ends
+from plumbing.text import printable
 from tiny import CHAT_TEMPLATE
 
 

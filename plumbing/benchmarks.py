@@ -25,11 +25,12 @@ from typing import NamedTuple
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
+from plumbing.console import say
 from plumbing.hub import CLIENT_ERRORS, hub_errors, resolve_model
-from plumbing.layouts import COLUMNS, QUESTIONS, SUFFIXES
-from plumbing.layouts import plain_name, read_rows, roles_not_asked, to_problem
+from plumbing.layouts import COLUMNS, SUFFIXES
+from plumbing.layouts import columns_of, plain_name, read_rows, roles_not_asked, to_problem
 from plumbing.processes import world_size
-from plumbing.prompts import control_token_in, describe_template, encode_prompt, question_text
+from plumbing.prompts import control_tokens_in, describe_template, encode_prompt, question_text
 from reward import parses
 from tiny import NAMED_WORLDS
 
@@ -69,6 +70,7 @@ OTHER = Task("math", "", "problem, answer", k=8)  # any other source
 REVISION = "refs/convert/parquet"
 CONVERTED = re.compile(r"([^/]+)/(?:partial-)?([^/]+?)(?:-part\d+)?/\d+\.parquet")
 RECORDS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+SPLITS = ("train", "test", "valid", "validation", "val", "dev")
 HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+){1,3}")  # OWNER/NAME[/CONFIG][/SPLIT]
 
 
@@ -164,9 +166,11 @@ def files_in(folder, split):
     of_split = re.compile(rf"{split}(?:-\d+-of-\d+)?")
     found = [file for place in (folder, folder / "data") for file in sorted(place.glob(f"{split}*"))
              if of_split.fullmatch(file.stem) and file.suffix in SUFFIXES]  # fmt: skip
-    found = found or [file for file in sorted(folder.glob("*.json")) if file.name not in RECORDS]
+    # Of a folder with splits no other is taken: train.json is not BBH's.
+    found = found or [file for file in sorted(folder.glob("*.json"))
+                      if file.name not in RECORDS and file.stem not in SPLITS]  # fmt: skip
     if not found:
-        is_arrow = any(folder.rglob("*.arrow"))
+        is_arrow = any([*folder.glob("*.arrow"), *folder.glob("*/*.arrow")])
         remedy = "its Arrow files as .parquet or .jsonl" if is_arrow else "a file"
         raise ValueError(f"the folder {folder} has no {split}.jsonl, .json ...: give {remedy}")
     return found
@@ -227,7 +231,7 @@ def read_problems(files, task, keep_rows, need_answer, counts):
                 problem = to_problem(row, task)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}{place}: {error}") from error
-            roles = {role for name in QUESTIONS for role in roles_not_asked(row.get(name))}
+            roles = {*roles_not_asked(row)}
             counts.update(f"turn of the {role}" for role in roles)
             question, is_bbh = problem["problem"].strip(), problem["kind"] == "bbh"
             category = row.get("category") if task is TASKS["mmlu_pro"] else None
@@ -266,14 +270,13 @@ def load_problems(
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
     kinds = sorted({problem["kind"] for problem in problems} - {"math", "tiny"})
     told += f", graded as {' and '.join(kinds)}" if kinds else ""
-    for _, row in islice(read_rows(files[0]), 1):  # with every column
-        others = [str(name) for name in row if plain_name(name) not in COLUMNS]
-        told += f"; columns not read: {', '.join(others)}" if others else ""
-    print(f"{told}; dropped {dropped}" if dropped else told)
+    if others := [str(one) for one in columns_of(files[0]) if plain_name(one) not in COLUMNS]:
+        told += f"; columns not read: {', '.join(others)}"
+    say(f"{told}; dropped {dropped}" if dropped else told)
     if turns:
         found = ", ".join(f"a {name} in {count:,} rows" for name, count in turns.items())
-        print(f"warning: {name_or_path} has conversations, of which the last turn of a user alone "
-              f"is asked; before it there is {found}")  # fmt: skip
+        say(f"warning: {name_or_path} has conversations, of which the last turn of a user alone "
+            f"is asked; before it there is {found}")  # fmt: skip
     if not problems:
         raise ValueError(
             f"{name_or_path} holds no problem with an answer: expected {benchmark.columns}"
@@ -312,10 +315,10 @@ def encode_prompts(tokenizer, problems, limit, vocab_size):
         problem["prompt_ids"] = [shared.setdefault(id, id) for id in ids]
         if (last := max(ids, default=0)) >= vocab_size:
             raise ValueError(
-                f"the question {problem['problem'][:60]!r} has the token {last}, "
-                f"{tokenizer.decode([last])!r}, and the model embeddings of {vocab_size} alone"
+                f"the prompt of {problem['problem'][:60]!r} has the token {last}, "
+                f"{tokenizer.decode([last])!r}, but the model has only {vocab_size} embeddings"
             )
-    held = [control_token_in(tokenizer, problem) for problem in problems]
+    held = control_tokens_in(tokenizer, problems)
     if tokens := sorted({*held} - {None}):
         print(f"{len(held) - held.count(None)} of {len(held)} questions hold control tokens of the "
               f"model, {' '.join(tokens)}, which it would obey: left out")  # fmt: skip
@@ -325,6 +328,11 @@ def encode_prompts(tokenizer, problems, limit, vocab_size):
         print(f"{long} of {len(problems)} prompts are longer than {limit} tokens, which "
               "--max-prompt-tokens and --max-response-tokens allow: left out")  # fmt: skip
     return short
+
+
+def words_of(problem):
+    """What two copies of a question share, however they are laid out."""
+    return " ".join(problem["problem"].split())
 
 
 def load_data(config, tokenizer, max_positions, vocab_size=math.inf):
@@ -338,9 +346,8 @@ def load_data(config, tokenizer, max_positions, vocab_size=math.inf):
         test = config.data
     if test:
         held_out = load_problems(test, **options)[: config.eval_problems]
-        words = [" ".join(one["problem"].split()) for one in (*problems, *held_out)]
-        trained = {*words[: len(problems)]}
-        if both := sum(one in trained for one in words[len(problems) :]):
+        trained = set(map(words_of, problems))
+        if both := sum(words_of(problem) in trained for problem in held_out):
             # To evaluate on them is a person's choice, so none is taken out.
             print(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
                   f"{config.data} too")  # fmt: skip

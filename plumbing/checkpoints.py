@@ -213,9 +213,9 @@ def base_of(name):
 
 
 def identity_of(name):
-    """A hash of all files of a model that decide what it says; those of adapters' base too."""
+    """A text of hashes of all files that decide what a model says; of adapters' base too."""
     folder = fetch_folder(name)
-    named = [folder / name for name in ("config.json", "generation_config.json", *TOKENIZER_FILES)]
+    named = [folder / one for one in ("config.json", "generation_config.json", *TOKENIZER_FILES)]
     files = [file for file in named if file.is_file()]
     if adapters := read_adapters(folder):
         base = identity_of(adapters["base_model_name_or_path"])
@@ -240,12 +240,11 @@ def fill_parameters(model, folder):
                 elif not key.endswith("rotary_emb.inv_freq"):  # a constant of old files
                     fill(missing.pop(key, None), key, read_tensor(file, key), file)
         except SafetensorError as error:
+            fault = f"is damaged or cut short ({error})"
             with file.open("rb") as start:
-                is_pointer = start.read(11) == b"version htt"
-            advice = ": it is a pointer of Git LFS, fetch the file (git lfs pull)"
-            raise ValueError(
-                f"{file} is damaged or cut short ({error}){advice if is_pointer else ''}"
-            ) from error
+                if start.read(64).startswith(b"version https://git-lfs"):
+                    fault = "is a pointer of Git LFS, not the weights: run git lfs pull"
+            raise ValueError(f"{file} {fault}") from error
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} tensors, first {next(iter(missing))}")
     head = second_head and whole(model.lm_head.weight.data)

@@ -1,6 +1,8 @@
 """What reaches the terminal, from whatever file or model its words are, and how a command ends."""
 
+import os
 import sys
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -30,6 +32,8 @@ def report_errors(
         function()
         return 0
     except BrokenPipeError:  # of dsrl.py | head
+        with suppress(OSError, ValueError):  # else Python fails once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, message = 2, f"error: nobody reads the output any more; {left}"
     except (ValueError, FloatingPointError, OSError) as error:
         code, message = 2, "error: " + " ".join(str(error).split())

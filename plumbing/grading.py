@@ -306,7 +306,8 @@ def load_grader(spec):
                                 f"{asked!r} and the response {response[-SHOWN:]!r}")  # fmt: skip
         if len(failures) > FAILED_SHARE * len(rewards):
             count = f"{len(failures)} of {len(rewards)} responses"
-            raise ValueError(f"{failures[-1]}; it failed on {count}: (problem, response) -> [0, 1]")
+            raise ValueError(f"{failures[-1]}; it failed on {count}; it is to take "
+                             "(problem, response) and give a number from 0 to 1")
         if failures:
             counts["verifier failed"] = counts.get("verifier failed", 0) + len(failures)
         if failures and not told_once:

@@ -23,6 +23,7 @@ from reward import extract_answer
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 QUESTIONS = ("problem", "question", "prompt", "messages", "conversations", "query", "input")
+PASSAGES = ("title", "text", "content", "contexts", "sentences")  # of an object beside a question
 MATERIAL = ("instruction", "context", "passage", "article", "story", "body", "input")
 GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer", "target", "gold")
 CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index", *GOLDS)
@@ -69,6 +70,15 @@ def read_rows(path, columns=None):
     except Exception as error:  # a stranger's file: pyarrow may raise anything
         reason = str(error).partition("\n")[0]
         raise ValueError(f"cannot be read: {path}{place}: {reason}") from error
+
+
+def columns_of(path):
+    """The names of the columns of a file, by its first row."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet  # slow to import
+
+        return pyarrow.parquet.read_schema(path).names
+    return next((list(row) for _, row in read_rows(path)), [])
 
 
 def plain_name(column):
@@ -129,9 +139,10 @@ def read_csv(path, columns):
             reader = csv.DictReader(file, delimiter=mark, strict=True)
             check_names(filter(None, reader.fieldnames or ()))
             if not COLUMNS & set(map(plain_name, reader.fieldnames or COLUMNS)):
-                raise ValueError(f"its first line names no known column: {first.strip()[:60]}")
+                wanted = "its first line must name columns, such as problem and answer"
+                raise ValueError(f"{wanted}, not {first.strip()[:60]}")
             for row in reader:
-                if None in row:  # a comma that is not quoted moves all that follows it
+                if None in row:  # a separator that is not quoted moves all that follows it
                     raise ValueError(f"line {reader.line_num} has more cells than the first line")
                 yield f" line {reader.line_num}", row
     except UnicodeDecodeError as error:  # its own position is that in a block of the file
@@ -155,7 +166,7 @@ def read_json(path, columns):
             raise
         yield from read_jsonl(path, columns)
         return
-    if isinstance(rows, dict) and not set(QUESTIONS) & set(rows):
+    if isinstance(rows, dict) and asked_column(lowered(rows)) is None:
         lists = {name: value for name, value in rows.items()
                  if isinstance(value, list) and value and isinstance(value[0], dict)}  # fmt: skip
         if len(lists) > 1:
@@ -175,7 +186,10 @@ def table_of(columns):
     """The rows of {name: column}, as pandas and datasets write a table; [] where it is one row."""
     lists = [list(column.values()) if isinstance(column, dict) and is_index(column) else column
              for column in columns.values()]  # fmt: skip
-    if any(not isinstance(one, list) or not one or isinstance(one[0], dict) for one in lists):
+    low = lowered(columns)
+    asked = low[asked_column(low)]
+    is_row = isinstance(asked, list) and asked and isinstance(asked[0], dict)  # the turns of one
+    if is_row or any(not isinstance(one, list) or not one for one in lists):
         return []
     if len(set(map(len, lists))) > 1:
         raise ValueError(f"its columns {', '.join(columns)} have {[*map(len, lists)]} rows")
@@ -197,10 +211,10 @@ def unpacked(value):
     """What a text holds that is a JSON (or Python) object or list of texts; else the value."""
     if isinstance(value, str) and NESTED.match(value):
         # numpy prints no commas: Python would join 'clay' 'sand' to one text
-        value = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", value)
-        for read in (json.loads, ast.literal_eval):
+        with_commas = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", value)
+        for read, text in ((json.loads, value), (ast.literal_eval, with_commas)):
             with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                return read(value.strip())
+                return read(text.strip())
     return value
 
 
@@ -212,13 +226,14 @@ def turns_of(value):
 
 
 def role_of(turn):
-    role = turn.get("role", turn.get("from", "user"))
+    role = str(turn.get("role", turn.get("from", "user")))
     return "user" if role == "human" else role
 
 
-def roles_not_asked(value):
+def roles_not_asked(row):
     """The roles of the turns before the user's last one, which `question_of` leaves out."""
-    roles = [role_of(turn) for turn in turns_of(value)]
+    low = lowered(row)
+    roles = [role_of(turn) for turn in turns_of(low[asked_column(low)])]
     return roles[: -1 - roles[::-1].index("user")] if "user" in roles else []
 
 
@@ -236,7 +251,8 @@ def question_of(value):
 def passage(value):
     """What stands beside a question as one text: of a list its items, of a table its rows."""
     if isinstance(value, dict):
-        columns = list(value.values())
+        named = [value[name] for name in PASSAGES if name in value]
+        columns = named or list(value.values())
         is_table = all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns)
         value = list(map(list, zip(*columns, strict=True))) if is_table else columns
     if isinstance(value, list):
@@ -266,12 +282,6 @@ def golds_of(value):
     return [] if text.casefold() in NO_GOLDS else [text]
 
 
-def is_number(value):
-    with suppress(TypeError, ValueError):
-        return math.isfinite(float(value))
-    return False
-
-
 def option_columns(row, gold):
     """{label: text} of options in columns of their own: A, Option B, choice_3. Else {}.
 
@@ -280,8 +290,8 @@ def option_columns(row, gold):
     """
     found = {OPTIONS[name]: (name, value) for name, value in row.items() if name in OPTIONS}
     is_named = any(len(name) > 1 for name, _ in found.values()) or {"A", "B", "C"} <= set(row)
-    texts = [clean(value).strip() for _, value in found.values() if not is_number(value)]
-    is_text = str(gold).strip() in texts
+    texts = [clean(value).strip() for _, value in found.values()]
+    is_text = str(gold).strip() in texts and re.search(r"[^\W\d_]{2}", str(gold))
     if not is_named and not is_text and not re.fullmatch(r"\W*[A-Ja-j]\W*", str(gold)):
         return {}
     is_whole = {"A", "B"} <= set(found) or {"1", "2"} <= set(found)
@@ -331,7 +341,7 @@ def choice_of(gold, options):
         if 0 <= place < len(LETTERS) and LETTERS[place] in labels:  # one before may be missing
             place = labels.index(LETTERS[place])
     if not 0 <= place < len(options):
-        counted = ", counted from 0" if text.isdecimal() else ""
+        counted = ", counted from 0" if text.isdecimal() and "1" not in labels else ""
         raise ValueError(f"the answer {text[:60]!r} is none of its {len(options)} options{counted}")
     return LETTERS[place]
 
@@ -355,6 +365,16 @@ def gold_of(low, task):
     return gold, error
 
 
+def lowered(row):
+    return {plain_name(name): value for name, value in row.items()} | row
+
+
+def asked_column(low):
+    """The name of the column that is the question; None where there is none."""
+    there = [name for name in (*QUESTIONS, "instruction") if name in low]
+    return next((name for name in there if low[name]), there[0] if there else None)
+
+
 def to_problem(row, task):
     """A row as a dict of problem, answer, alternatives, kind, options, error; see the header.
 
@@ -362,15 +382,13 @@ def to_problem(row, task):
     Raises ValueError for a layout that is not known.
     """
     columns = f"columns {', '.join(map(str, row))}"
-    low = {plain_name(name): value for name, value in row.items()} | row
-    there = [name for name in (*QUESTIONS, "instruction") if name in low]
-    if not there:
+    low = lowered(row)
+    if not (asked := asked_column(low)):
         raise ValueError(f"{columns} are no known layout; expected {task.columns}")
     check_names(name for name in map(plain_name, row) if name in QUESTIONS + GOLDS)
-    asked = next((name for name in there if low[name]), there[0])
     question = question_of(low[asked])
     texts = {name: question if name == asked else passage(value) for name, value in low.items()
-             if name == asked or name in MATERIAL}  # fmt: skip
+             if name == asked or name in MATERIAL and isinstance(value, str | list | dict)}
     question = "\n\n".join(text for name, text in texts.items() if name == asked
                            or text not in question and question not in text)  # fmt: skip
     problem = {"problem": question, "answer": "", "alternatives": None, "kind": task.kind,

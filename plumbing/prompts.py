@@ -20,10 +20,11 @@ NEXT_QUESTIONS = ("\nQ:", "\nQuestion:")  # where a base model begins a problem 
 # Some templates print today's date, and then a run resumed after midnight would have other prompts.
 DATE = datetime.date(2024, 7, 26)  # what the templates of Llama 3 print where no clock is at hand
 CLOCK = "".join([  # in a template's own language: in place of transformers' function of that name
-    "{%- macro strftime_now(form) -%}{{ form",
-    *(f" | replace('%{code}', '{DATE.strftime('%' + code)}')" for code in "aAbBcdHIjmMpSxXyY"),
+    "{%- macro strftime_now(format) -%}{{ format",
+    *(f" | replace('%{code}', '{DATE.strftime('%' + code)}')"
+      for code in (*"aAbBcdDeFHIjmMpRSTxXyY", "-d", "-m", "-H", "-I", "-j")),
     " }}{%- endmacro -%}",
-])
+])  # fmt: skip
 
 
 def question_text(problem):
@@ -74,11 +75,14 @@ def describe_template(tokenizer):
     return f"the chat template prints a date: it is always {DATE}" if shows_date else ""
 
 
-def control_token_in(tokenizer, problem):
-    """A token of control that a question holds as text, <|im_end|>, else None: a model obeys it."""
+def control_tokens_in(tokenizer, problems):
+    """For each problem a token of control that it holds as text, <|im_end|>, else None: a model
+    would obey it.
+    """
     added = tokenizer.added_tokens_decoder.values()
     control = [one.content for one in added if one.special or MARK.fullmatch(one.content)]
-    return next((token for token in control if token in problem["problem"]), None)
+    texts = map(question_text, problems)
+    return [next((token for token in control if token in text), None) for text in texts]
 
 
 def chat_prompt(tokenizer, instruction, question):

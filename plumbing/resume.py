@@ -397,15 +397,15 @@ def is_of_others(path, run):
     return copied or trainer.get("run", run) != run
 
 
-def cut_back(folder, step, evaluates=True):
-    """Drop the records of what a resumed run does again: all from `step` on, but the evaluation
-    after `step` updates where it makes none then, as where more --steps follow a run that ended.
+def cut_back(folder, step, evaluates_at_step=True):
+    """Drop the records that a resumed run makes again: of updates from `step` on, and the
+    evaluation after `step` updates if it makes one; none where more --steps follow a run's end.
     """
     for name in ("metrics.jsonl", "samples.jsonl"):
         found = read_records(folder / name)
-        kept = [one for one in found if one["step"] < step
-                or one["step"] == step and "reward" not in one and not evaluates]  # fmt: skip
-        write_lines(folder / name, kept)
+        before = [one for one in found if one["step"] < step]
+        last = [one for one in found if one["step"] == step and "reward" not in one]
+        write_lines(folder / name, before if evaluates_at_step else before + last)
 
 
 def check_changes(found, run):

@@ -289,9 +289,10 @@ def test_what_is_dropped_is_counted(tmp_path, capsys):
 def test_turns_that_are_not_asked_are_said(tmp_path, capsys):
     """Bug: "And if he had 5?" asked without what came before it; a system turn lost, in silence."""
     rows = [{"messages": turns("p", "3", "q"), "answer": "4"},
-            {"messages": turns("r", "3")[1:], "answer": "4"}]
+            {"messages": turns("r", "3")[1:], "answer": "4"},
+            {"problem": "s", "messages": turns("s"), "answer": "4"}]
     path = write(tmp_path, "own.jsonl", rows)
-    assert [problem["problem"] for problem in load_problems(path)] == ["q", "r"]
+    assert [problem["problem"] for problem in load_problems(path)] == ["q", "r", "s"]
     told = capsys.readouterr().out
     assert f"warning: {path} has conversations" in told and "a turn of the user in 1 rows" in told
     assert "a turn of the system in 1 rows" in told
@@ -309,7 +310,7 @@ def test_columns_that_are_not_read_are_said(tmp_path, capsys, name):
 def test_a_token_without_a_row_in_the_model_is_found_at_once(tmp_path):
     """Bug: the run ends at the update that first samples from it, and names nothing."""
     config = Config(data=str(write(tmp_path, "own.jsonl", sums(1, 2, 33))))
-    told = r"the question '1 \+ 1\?' has the token 12, '<12>', and the model embeddings of 6"
+    told = r"the prompt of '1 \+ 1\?' has the token 12, '<12>', but the model has only 6"
     with pytest.raises(ValueError, match=told):
         load_data(config, Prose(), 4096, 6)
 
@@ -441,6 +442,10 @@ def test_a_folder_without_problems_is_named(tmp_path):
     (tmp_path / "data-00000-of-00001.arrow").touch()
     with pytest.raises(ValueError, match="give its Arrow files as .parquet or .jsonl"):
         load_problems(tmp_path)
+    write(tmp_path, "train.json", sums(1))
+    write(tmp_path, "valid.json", sums(2))
+    with pytest.raises(ValueError, match="has no test.jsonl"):  # not evaluated on its training
+        load_problems(tmp_path)
 
 
 @pytest.mark.parametrize("names", [("train.jsonl", "test.jsonl"), (
@@ -466,7 +471,7 @@ def test_a_folder_with_splits_is_read_by_split(tmp_path, names):
     (["--data", "{tmp}/cut.jsonl"], "cut.jsonl line 2: Unterminated string"),
     (["--data", "me/unknown"], "the hub has none of this name"),
     (["--data", "nowhere"], "known tasks: "),
-    (["--data", "{tmp}/odd.csv"], "odd.csv: its first line names no known column: apple,pear"),
+    (["--data", "{tmp}/odd.csv"], "odd.csv: its first line must name columns, such as problem and answer, not apple,pear"),
     (["--data", "{tmp}/choice.jsonl"],
      "choice.jsonl line 1: the answer 'E' is none of its 2 options"),
     (["--eval-data", "{tmp}/none.jsonl"], "no file and no task"),

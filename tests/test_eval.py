@@ -189,9 +189,11 @@ def test_other_questions_of_one_name_are_said(stub, tmp_path, capsys, monkeypatc
     file = tmp_path / "own.jsonl"
     file.write_text(file.read_text().replace("0?", "9?"))
     run(out="b")
-    capsys.readouterr()
-    assert benchmarks.main(["--compare", "a", "b"]) == 0
-    assert "own: not alike: questions is " in capsys.readouterr().out
+    run("--k", "4", out="c")
+    for other, are_alike in (("a", False), ("c", True)):
+        capsys.readouterr()
+        assert benchmarks.main(["--compare", "b", other]) == 0
+        assert ("own: not alike: questions is " in capsys.readouterr().out) != are_alike
 
 
 def test_compare_says_what_differs(stub, tmp_path, capsys, monkeypatch):

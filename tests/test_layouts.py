@@ -252,7 +252,8 @@ def test_a_gold_that_is_no_option_is_an_error(tmp_path, row):
 
 def test_numbers_of_a_question_are_no_options(tmp_path):
     """Bug: columns a, b, c of a sum taken for options, as one of them is the gold."""
-    for others in ({"a": 3, "b": "4", "c": 7}, {"answer1": "4", "answer2": "5"}):
+    for others in ({"a": 3, "b": "4", "c": 7}, {"answer1": "4", "answer2": "5"},
+                   {"a": "4", "b": "3/4"}):
         found = read({"question": "p", **others, "answer": "4"}, tmp_path)
         assert (found["kind"], found["answer"]) == ("math", "4")
 
@@ -298,6 +299,9 @@ def test_a_json_file_of_columns_is_read(tmp_path):
     path.write_text(json.dumps({"problem": ["p", "q"], "answer": [4]}))
     with pytest.raises(ValueError, match=r"problem, answer have \[2, 1\] rows"):
         list(read_rows(path))
+    verl_rows = {"Question": ["p"], "reward_model": [{"ground_truth": "4"}]}
+    path.write_text(json.dumps(verl_rows))
+    assert load_problems(path)[0]["answer"] == "4"
     row = {"messages": turns("p"), "answer": ["4"]}  # one row
     path.write_text(json.dumps(row))
     assert [row for _, row in read_rows(path)] == [row]
@@ -408,6 +412,7 @@ def test_an_instruction_stands_before_its_input(tmp_path):
 
 @pytest.mark.parametrize("context, text", [
     (["Tom is 9.", "Ann is 7."], "Tom is 9.\nAnn is 7."), ({"text": "Tom is 9."}, "Tom is 9."),
+    ({"contexts": ["Tom is 9."], "reasoning_required_pred": ["y", "e", "s"]}, "Tom is 9."),
     ({"title": ["T", "A"], "sentences": [["Tom", "is 9."], ["Ann"]]}, "T\nTom\nis 9.\nA\nAnn"),
 ])  # fmt: skip
 def test_a_passage_in_parts_stands_before_its_question(tmp_path, context, text):
@@ -415,6 +420,12 @@ def test_a_passage_in_parts_stands_before_its_question(tmp_path, context, text):
     row = {"context": context, "question": "Who is older?", "answer": "Tom"}
     for name in ("own.jsonl", "own.parquet"):
         assert read(row, tmp_path, name)["problem"] == f"{text}\n\nWho is older?"
+
+
+def test_a_conversation_as_a_text_keeps_its_words(tmp_path):
+    """Bug: commas put between quoted words of a question, for lists that numpy printed."""
+    told = json.dumps([{"role": "user", "content": "Compare 'a' 'b'"}])
+    assert read({"messages": told, "answer": "4"}, tmp_path)["problem"] == "Compare 'a' 'b'"
 
 
 def test_bytes_of_a_parquet_file_are_text(tmp_path):

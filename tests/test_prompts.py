@@ -35,7 +35,7 @@ DROPS = (
     "<|im_end|>{% endif %}" + END
 )
 DATED = (
-    "{% set form = '%Y-%m-%d' %}Today: {{ strftime_now('%d %b %Y') }} {{ strftime_now(form) }}"
+    "{% set form = '%F' %}Today: {{ strftime_now('%-d %b %Y') }} {{ strftime_now(format=form) }}"
     + EACH + "{{ m['content'] }}" + END
 )
 LLAMA = (
