@@ -206,7 +206,7 @@ IN_WORDS = re.compile(rf"({'|'.join(FUNCTIONS)}|theta|infinity|pi(?![a-z]{{2}}|[
 
 # Any word after a number is a unit: 4 furlongs is 4.  A new unit belongs here only if it would be
 # read as a product of names, as 5 cm is 5 * c * m; one of a single letter, 5 m, in reward.UNIT.
-SHORT_WORDS = set("no on up am pm is of in mph sq cm mm km kg mg ml ft mi hr".split())
+SHORT_WORDS = set("no on up am pm is of in mph kph sq cm mm km kg mg ml ft mi hr".split())
 DENIAL = re.compile(r"\b(?:no|not|wrong|opposite|half|twice)\b")  # twice x = 5 says nothing of x
 DOUBT = re.compile(  # words after a number that make it no answer, another one, or one of two
     DENIAL.pattern + r"|(?<!\^)(?<!\^-)\d"

@@ -15,6 +15,7 @@ of such a set, with train.jsonl or data/train-00000-of-00002.parquet, or BBH's w
 import io
 import math
 import re
+import unicodedata
 import urllib.request
 import zipfile
 from collections import Counter
@@ -332,7 +333,7 @@ def encode_prompts(tokenizer, problems, limit, vocab_size):
 
 def words_of(problem):
     """What two copies of a question share, however they are laid out."""
-    return " ".join(problem["problem"].split())
+    return " ".join(unicodedata.normalize("NFC", problem["problem"]).split())
 
 
 def load_data(config, tokenizer, max_positions, vocab_size=math.inf):

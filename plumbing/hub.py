@@ -85,4 +85,5 @@ def hub_errors(name, page, advice, is_gated=False):
             remedy = f"it is gated: accept its terms at {page} and set HF_TOKEN; or "
         elif isinstance(error, RepositoryNotFoundError):
             remedy = "the hub has none of this name, or it is private: set HF_TOKEN; or "
-        raise ValueError(f"cannot load {name} ({reason}): {remedy}{advice}") from error
+        failed = f"cannot load {name} (no folder of this name is here; {reason})"
+        raise ValueError(f"{failed}: {remedy}{advice}") from error

@@ -43,6 +43,7 @@ WRAPPER = re.compile(  # of BytedTsinghua's sets: asks for "Answer: 34", which n
     r"line after.*\s*\Z")
 # Of verl's GSM8K, for the same reason
 TAIL = re.compile(r"\s*Let's think step by step and output the final answer after \"####\"\.\s*\Z")
+DECIMAL = re.compile(r"^(-?\d+),(\d+)$")
 NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3", "5"], not [3, 5)
 
 # --------------------------------------------------------------------------------------------------
@@ -144,6 +145,8 @@ def read_csv(path, columns):
             for row in reader:
                 if None in row:  # a separator that is not quoted moves all that follows it
                     raise ValueError(f"line {reader.line_num} has more cells than the first line")
+                if mark == ";":  # where it separates cells, a comma is that of decimals
+                    row = {name: DECIMAL.sub(r"\1.\2", cell or "") for name, cell in row.items()}
                 yield f" line {reader.line_num}", row
     except UnicodeDecodeError as error:  # its own position is that in a block of the file
         with path.open("rb") as file:

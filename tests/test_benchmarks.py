@@ -363,8 +363,9 @@ def test_a_verifier_needs_no_answer(tmp_path):
 
 def test_training_and_evaluation_that_share_problems_say_so(tmp_path, capsys):
     """Bug: evaluation on trained problems, in silence."""
-    others = [{"problem": " 3  +\n3?", "answer": "6"}, *sums(4)]
-    own, other = write(tmp_path, "own.jsonl", sums(1, 2, 3)), write(tmp_path, "o.jsonl", others)
+    others = [{"problem": " 3  +\n3? e\u0301", "answer": "6"}, *sums(4)]
+    rows = [*sums(1, 2), {"problem": "3 + 3? \u00e9", "answer": "6"}]
+    own, other = write(tmp_path, "own.jsonl", rows), write(tmp_path, "o.jsonl", others)
     problems, held_out = load_data(Config(data=str(own), eval_data=str(other)), Prose(), 4096)
     assert (len(problems), len(held_out)) == (3, 2)
     assert f"1 of 2 evaluation problems of {other} are in {own} too" in capsys.readouterr().out

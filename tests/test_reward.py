@@ -58,7 +58,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
     "unit": r"""
         12 cm == 12   12 \text{ cm}^3 == 12   12\mathrm{~kg} == 12
         5\,\Omega == 5   5 Ω == 5   5\,k\Omega == 5   5\,\text{m}\Omega == 5   5\,\mu m == 5
-        5\ \mu\mathrm{C} == 5   3\mu != 3   100℃ == 100   9.8 m s^{-2} == 9.8   5 J/K == 5   5 m != 5m+1   30^3 != 30   5 m s^2 t != 5
+        12 kph == 12   5\ \mu\mathrm{C} == 5   3\mu != 3   100℃ == 100   9.8 m s^{-2} == 9.8   5 J/K == 5   5 m != 5m+1   30^3 != 30   5 m s^2 t != 5
         9.8\,\text{m/s}^2 == 9.8 m/s^2   5\ \mathrm{J\,mol^{-1}\,K^{-1}} == 5
         12 \frac{\text{m}}{\text{s}} == 12   12 \, \text{m} \cdot \text{s}^{-1} == 12
         12\text{ square meters} == 12   12 cubic feet == 12   \$12.50 == 12.5
