@@ -215,8 +215,9 @@ def evaluate_tasks(args, problems, folder):
     for key, value in settings.items():
         if (old := results["settings"].get(key)) is not value and old != value:
             raise ValueError(f"{folder} was made with {key} {old}, not {value}: give another --out")
-    for file in (folder / "responses.jsonl", folder / PICTURE):
-        if not path.exists() and file.exists() and file.stat().st_size:
+    others = () if path.exists() else (folder / "responses.jsonl", folder / PICTURE)
+    for file in others:
+        if file.exists() and file.stat().st_size:
             raise ValueError(f"{folder} has {file.name} and no results.json: give another --out")
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     results["versions"] = {"python": sys.version.split()[0], **versions}

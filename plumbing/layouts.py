@@ -242,8 +242,8 @@ def roles_not_asked(row):
 
 def question_of(value):
     """The text of a question: as it is, or of the last turn that a user has in a conversation."""
-    if isinstance(unpacked(value), (list, dict)):
-        users = [turn for turn in turns_of(value) if role_of(turn) == "user"]
+    if isinstance(found := unpacked(value), list | dict):
+        users = [turn for turn in turns_of(found) if role_of(turn) == "user"]
         value = users[-1].get("content", users[-1].get("value")) if users else None
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list):  # the parts of a turn
