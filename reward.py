@@ -9,7 +9,7 @@ The steps, in this order below, for a response that ends in \boxed{x\in(-\infty,
                  the same members at 3, at 5, between and beyond (`same_set` there), and scores 1.0
 
 A word after a number is a unit, which does not count: 5 parsecs is 5.  Only an abbreviation that
-reads as names, 5 cm, needs an entry: SHORT_WORDS in plumbing/answers.py, or UNIT for one letter.
+reads as names, 5 cm or 5 kN, needs an entry: SHORT_WORDS or UNIT in plumbing/answers.py.
 No text is executed, none raises an error: the grammar is our own, and of sympy only mpmath, its
 number library, is used (sympy's parsers run text, its constructors compute 9**9**9).  All sizes
 are bounded before any work, so no timer is needed and processes agree.  README has the policy.
@@ -23,7 +23,7 @@ import sys
 from itertools import product
 
 from plumbing.answers import DOUBT, IN_WORDS, MAX_ANSWER, MAX_ITEMS, normalise, readings, same_tree
-from plumbing.answers import show
+from plumbing.answers import show, without_units
 from plumbing.text import printable
 
 MAX_RESPONSE = 20_000  # characters, from the end
@@ -37,13 +37,14 @@ BRACES_AND_ESCAPES = re.compile(BOX.pattern + r"|\\[{}\\]|[{}]")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
 CUE = re.compile(r"""
-    (?<!this\ )(?<!that\ )(?:answers?|correct\ (?:option|choice))  # "The answer", not "this answer"
+    答案\s*[是为:：\s*]                            # "The answer is", in Chinese
+    | (?<!this\ )(?<!that\ )(?:answers?|correct\ (?:option|choice))  # not "this answer"
     (?:(?:\ (?:to|of|for)\ [^.\n]{1,60})?\ (?:is|are)\b   # " is", " to the second part is"
     | [\s*]*: | \*\*\n                            # "Answer:", "**Answer**:"
     | (?=\s*\\\[) | (?=\s\$?-?\d))                # "answer 7", "answer \[7\]"
     [\s:*]*(?:the\ (?:final\ )?answer\ is:?\s*)?  # "Answer: The final answer is"
     (?:(?:therefore|approximately|about)\ )?""", re.I | re.X)
-STOP = re.compile(r"\.(?=\s|$)|\n| \(?(?:because|since)\b|, (?=[a-z])")  # ends a stated answer
+STOP = re.compile(r"\.(?=\s|$)|[\n。，]| \(?(?:because|since)\b|, (?=[a-z])")  # ends a stated answer
 SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
                   r"\*\*([^*]+)\*\*)", re.S)
 REMARK = re.compile(r"(?:an? )?[a-z]{3,}[a-z ]*[.!?)]*")  # "reasonable", "an integer", "correct!"
@@ -88,9 +89,14 @@ def stated_answer(text):
     return ", ".join(formulas or [sentence]).strip(" *:`$")
 
 
+def after_thoughts(response):
+    """What follows the last </think>, and of it what stands before a <think> that is not closed."""
+    return str(response)[-MAX_RESPONSE:].rpartition("</think>")[2].partition("<think>")[0]
+
+
 def find_answer(response, loose):
     """(answer, the rule that found it), or (None, why there is none)."""
-    text = str(response)[-MAX_RESPONSE:].rpartition("</think>")[2]
+    text = after_thoughts(response)
     answer, rule = last_box(text)
     if not loose or rule != "no answer":
         return answer, rule
@@ -135,10 +141,6 @@ LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
 FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")
 NOT_SPOKEN = re.compile(  # 10:00 a.m. is 10 am, north-east northeast
     rf":00(?= *[ap]\.?m)|[ \"?!]|\.(?!\d)|-(?!{IN_WORDS.pattern})(?=[a-zA-Z]{{4}})")
-POWER = r"(?:\^-?\d|\^\{-?\d\})?"
-UNIT = re.compile(  # 5 m, 9.8 m/s^2, 9.8 m s^{-2}, 20 \circ C, 5 k\Omega, 3 \mu m
-    rf"(?<=\d) +[mgsLhNJWVKC]{POWER}(?:[/ ][smhLKgN]{POWER}){{0,2}}$|\\circ\s*[CFK]$"
-    r"|(?<=\d) *(?:\\text\s?\{)?[kmM]?\}? *\\Omega$|(?<=\d) *\\mu *(?:\\text\s?\{)?[a-zA-Z]\}?$")
 MODULUS = re.compile(
     r"\s*(?:\\pmod\s?(?:\{[^{}]*\}|\w)|(?:\\text\s?\{ ?)?\((?:\\text\s?\{ ?)?mod\b[^()]*\)\}?)$")
 
@@ -197,9 +199,8 @@ def compare(predicted, ground_truth, strict=False):
         return False, "another time"
     if not MODULUS.search(predicted) or not MODULUS.search(ground_truth):  # 7 \pmod{11} is 7
         predicted, ground_truth = MODULUS.sub("", predicted), MODULUS.sub("", ground_truth)
-    if not re.search("[a-zA-Z]", ground_truth):  # If the gold has no names, 5 m is no product.
-        predicted = UNIT.sub("", predicted)
     try:
+        predicted, ground_truth = without_units(predicted, ground_truth)
         trees = product(readings(predicted), readings(ground_truth))
         right = any(same_tree(tree, gold_tree) for tree, gold_tree in trees)
     except ValueError as error:

@@ -135,6 +135,7 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"(?<=\d)_\{two\}", "_2", "11_{two}", "11_2"),
     (r"\\text\s?\{\s*(-?\w?\d[^{}]*|[^{}a-zA-Z]*)\}", r"\1",
      r"\text{12}   2\text{:}3   \text{(1,2)}", "12   2:3   (1,2)"),
+    (r"(?<=\d)\{:\}|(?<=\d) to (?=\d+$)", ":", r"3{:}4   3 to 4", "3:4   3:4", "responses"),
     (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree", r"\\circ ",
      r"9^\circ   9^{\circ}   9\degree", r"9\circ   9\circ   9\circ"),
     (r"\^\s*\{?\s*\\prime\s*\}?", "'", r"y^{\prime}", "y'", "OlympiadBench"),
@@ -205,7 +206,7 @@ KNOWN_WORD = re.compile("|".join(sorted(filter(str.isalpha, KNOWN), key=len, rev
 IN_WORDS = re.compile(rf"({'|'.join(FUNCTIONS)}|theta|infinity|pi(?![a-z]{{2}}|[egnt])|\boo\b)")
 
 # Any word after a number is a unit: 4 furlongs is 4.  A new unit belongs here only if it would be
-# read as a product of names, as 5 cm is 5 * c * m; one of a single letter, 5 m, in reward.UNIT.
+# read as a product of names, as 5 cm is 5 * c * m, and is none; one that may be, 5 kN, in UNIT.
 SHORT_WORDS = set("no on up am pm is of in mph kph sq cm mm km kg mg ml ft mi hr".split())
 DENIAL = re.compile(r"\b(?:no|not|wrong|opposite|half|twice)\b")  # twice x = 5 says nothing of x
 DOUBT = re.compile(  # words after a number that make it no answer, another one, or one of two
@@ -601,6 +602,32 @@ def values_at_points(nodes, point=REAL):
         yield values
     if found < min(2, 1 + len(names)):
         raise ValueError("no value")
+
+
+# --------------------------------------------------------------------------------------------------
+# Units that read as products of names: 12 kN, 5 m/s^2, 12 km h^{-1}, 3 J/(kg K)
+
+PER = r"(?: ?[/*] ?| ?\\cdot ?| )"
+NAME = (r"(?:[kcdmMGTnpf]?(?:Pa|Hz|eV|mol|Wb|Wh|bar|cal|pc|[mgsLlNJWVAKCFHSTG])|h|min|hrs?|yr|rpm"
+        r"|lbs?|oz|yd|ft|in|mi|ha|cc|ly|AU|u|amu|ppm|ppb|dB|psi|atm|mmHg|rad|sr|erg|arcsec|arcmin"
+        r"|cd|lm|lx|Jy)(?![a-zA-Z])(?:\^-?\d|\^\{-?\d\})?")
+END_OF_VALUE = r"(?:(?<=[\d})])|(?<=\\pi))"
+UNIT = re.compile(
+    rf"{END_OF_VALUE} *(?:(?=[a-zA-Z]{{2}}|[a-zA-Z][\^{{}}\d-]*{PER}[(a-zA-Z]){NAME}"
+    rf"(?:{PER}(?:sec|{NAME}|\({NAME}{PER}{NAME}\))){{0,3}}|\\frac\{{{NAME}\}}\{{{NAME}\}})$"
+    r"|\\circ\s*[CFK]$|(?<=\d) *(?:\\text\s?\{)?[kmM]?\}? *\\Omega$"
+    r"|(?<=\d) *\\mu *(?:\\text\s?\{)?[a-zA-Z]\}?$")
+LETTER_UNIT = re.compile(rf"{END_OF_VALUE} {NAME}$")  # 5 m, which in a gold may be a product
+
+
+def without_units(predicted, ground_truth):
+    """Both without a unit where the other side has no names: then 5 kN is no product."""
+    bare = UNIT.sub("", LETTER_UNIT.sub("", predicted)), UNIT.sub("", ground_truth)
+    if bare[0] != predicted and not variables(*readings(ground_truth)):
+        predicted = bare[0]
+    elif bare[1] != ground_truth and not variables(*readings(predicted)):
+        ground_truth = bare[1]
+    return predicted, ground_truth
 
 
 # --------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from plumbing.answers import DOUBT, END, REAL, Parser, evaluate, normalise, tokenize
 from plumbing.prompts import LETTERS
-from reward import equal, extract_answer, score_batch
+from reward import after_thoughts, equal, extract_answer, score_batch
 
 RESPONSE_END = re.compile(r"\n[ \t]*(?:Q|Question|Problem|User|Human):|</s>|<eos>|<\|\w+\|>")
 MARKUP = re.compile(r"\\(?:boxed|text(?:bf)?|math(?:bf|rm))\{([^{}]*)\}|\*\*|\$|`|\\[()\[\]]")
@@ -142,7 +142,7 @@ def math_answer(text, problem):
 
 def answer_in(problem, response, loose=True):
     """The final answer of a response, as text, or None; not `loose`: in mathematics a box only."""
-    text, kind = response[-20_000:].rpartition("</think>")[2], problem["kind"]
+    text, kind = after_thoughts(response), problem["kind"]
     if kind not in ("choice", "bbh") and not loose:
         return extract_answer(text)
     find = {"choice": choice_answer, "bbh": bbh_answer}.get(kind, math_answer)

@@ -57,6 +57,11 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         62.5\% == \frac58   5\% != 0.5""",
     "unit": r"""
         12 cm == 12   12 \text{ cm}^3 == 12   12\mathrm{~kg} == 12
+        12 kN == 12   5 GHz == 5   3 keV == 3   12 km h^{-1} == 12   5mA == 5   12V/m == 12
+        7 kJ mol^{-1} == 7   4 J/(kg*K) == 4   9.8 \frac{m}{s^2} == 9.8   2 N\cdot m == 2
+        2\pi m == 2\pi   \frac{1}{2} m == 0.5   6\times 10^{-4} T == 6\times 10^{-4}
+        12 m/sec == 12   3 L atm == 3   12 kJ != 12000 J   12 m != 12 s   5 x != 5   12mn != 12
+        3x m != 3x   \frac{mg}{k} == mg/k   4 kN x != 4   5 kNx != 5   5 kN + 1 != 5   2 x m != 2
         5\,\Omega == 5   5 Ω == 5   5\,k\Omega == 5   5\,\text{m}\Omega == 5   5\,\mu m == 5
         12 kph == 12   5\ \mu\mathrm{C} == 5   3\mu != 3   100℃ == 100   9.8 m s^{-2} == 9.8   5 J/K == 5   5 m != 5m+1   30^3 != 30   5 m s^2 t != 5
         9.8\,\text{m/s}^2 == 9.8 m/s^2   5\ \mathrm{J\,mol^{-1}\,K^{-1}} == 5
@@ -197,7 +202,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \begin{pmatrix}1\\2\\3\end{pmatrix} != \begin{pmatrix}1\\2\end{pmatrix}
         \begin{vmatrix}1&2\\3&4\end{vmatrix} != \begin{pmatrix}1&2\\3&4\end{pmatrix}""",
     "ratio": r"""
-        2:3 == 2:3   2:3 != 3:2   2 : 3 == 2:3   2\text{:}3 == 2:3   1:2:4 != 1:2:3
+        2 to 3 == 2:3   \text{4 to 6} == 2:3   4{:}6 == 2:3   2 to 3 != 3:2   2:3 == 2:3   2:3 != 3:2   2 : 3 == 2:3   2\text{:}3 == 2:3   1:2:4 != 1:2:3
         a:b=2:3 == 2:3   2:3 != 0.6667   1:\sqrt3 == \sqrt3:3   05:00 == 05:00""",
     "choice": r"""
         A == A   \text{A} == A   \textbf{A} == A   (A) 12 == A   A. 12 == A   a == A   A, B != A
@@ -283,7 +288,7 @@ def test_cases():
     """Any rule of the policy that is missing or too generous, bare, in a box, or turned around."""
     wrong = [(a, b) for a, b, right in ROWS if reward.equal(a, b) != right]
     wrong += [(a, b) for a, b, right in ROWS if reward.score(rf"So $\boxed{{{a}}}$.", b) != right]
-    is_unit = re.compile(r"\d(?: [A-Za-z](?:[/ ]|$)|.*(?:Omega|Ω|mu|℃))")  # names in a gold
+    is_unit = re.compile(r"[\d}i] [A-Za-z]$")  # a product, where it is a gold
     one_way = {(a, b) for a, b, _ in ROWS if is_unit.search(a)}
     wrong += [
         (b, a) for a, b, right in ROWS if reward.equal(b, a) != right and (a, b) not in one_way
@@ -299,7 +304,9 @@ EXTRACTIONS = [  # response, strict extraction, loose extraction if that differs
     (r"x=\boxed{6}, y=\boxed{7}", "7"), (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
     (r"\boxed{7} or so. Then \boxed{", None), (r"\boxed{7}. Final: \boxed{}", None),
     (r"\boxed{\frac{1}{2}", None), (r"\boxed{3}</think> so it is 4", None), ("", None),
-    (r"<think>\boxed{3}</think>\boxed{4}", "4"), (r"\boxed{185\}", "185\\"),
+    (r"<think>\boxed{3}</think>\boxed{4}", "4"), (r"<think>So it is \boxed{3}", None),
+    (r"\boxed{4} <think> or \boxed{5}", "4"), ("答案是7。因此结束", None, "7"), ("答案：$12$", None, "12"),
+    (r"\boxed{185\}", "185\\"),
     ("<answer>12</answer>", None, "12"), ("<answer>12", None), ("we get 12 then 15", None),
     ("#### 1\n#### 1,234\nok", None, "1,234"), ("Final Answer: **73**", None, "73"),
     ("The answer is 12.", None, "12"), ("Answer: 3.5. Bye", None, "3.5"),
@@ -377,10 +384,10 @@ def test_short_words(monkeypatch):
     for word in answers.SHORT_WORDS - {"no"}:
         monkeypatch.setattr(answers, "SHORT_WORDS", answers.SHORT_WORDS - {word})
         clear_caches()
-        assert not reward.equal(f"4 {word}", "4"), word
+        assert not reward.equal(f"4 {word}, 1", "4, 1"), word
         monkeypatch.undo()
         clear_caches()
-        assert reward.equal(f"4 {word}", "4"), word
+        assert reward.equal(f"4 {word}, 1", "4, 1"), word
 
 
 DOUBTFUL = """no not wrong opposite half twice one two three third thirty four fourth forty five
