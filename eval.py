@@ -138,6 +138,8 @@ def compare(folders, picture):
             say(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
             sizes, values = list(map(int, summary["pass_at_k"])), summary["pass_at_k"].values()
             axis.plot(sizes, list(values), marker="o", label=drawn(folder))
+        if without := [folder for folder in folders if folder not in runs]:
+            say(f"{task}: not in {', '.join(without)}")
         named = ("problems", "questions")
         settings = [one["sampling"] | {name: one.get(name) for name in named}
                     for one in runs.values()]  # fmt: skip

@@ -44,7 +44,7 @@ CUE = re.compile(r"""
     | (?=\s*\\\[) | (?=\s\$?-?\d))                # "answer 7", "answer \[7\]"
     [\s:*]*(?:the\ (?:final\ )?answer\ is:?\s*)?  # "Answer: The final answer is"
     (?:(?:therefore|approximately|about)\ )?""", re.I | re.X)
-STOP = re.compile(r"\.(?=\s|$)|[\n。，]| \(?(?:because|since)\b|, (?=[a-z])")  # ends a stated answer
+STOP = re.compile(r"\.(?=\s|$)|[\n。，]| \(?(?:because|since)\b|, (?=[a-z])")  # a stated answer's end
 SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
                   r"\*\*([^*]+)\*\*)", re.S)
 REMARK = re.compile(r"(?:an? )?[a-z]{3,}[a-z ]*[.!?)]*")  # "reasonable", "an integer", "correct!"

@@ -102,7 +102,7 @@ class Config:
     seed: int = flag(0, "of data order, sampling and evaluation", 0)  # times 10^6: 64 bits
     out: str = flag("out", "folder of the run")
     resume: bool = flag(False, "go on from the newest checkpoint in --out, with its flags")
-    export: str | None = flag(None, "write the newest model in --out to this folder, in bfloat16")
+    export: str | None = flag(None, "write the newest model in --out to this new folder, bf16")
     dry_run: bool = flag(False, "print settings, memory and time per update, then stop")
 
     def __post_init__(self):
@@ -205,6 +205,9 @@ def parse_args(argv, saved_settings=None):
     settings |= given
     own = settings["model"] if settings["model"] in NAMED_WORLDS else "math"
     settings["data"] = own if settings["data"] is None else settings["data"]
+    if "export" in given and (others := given.keys() - {"export", "out", "resume"}):
+        names = ", ".join(map(flag_of, sorted(others)))
+        raise ValueError(f"--export: of the other flags only --out counts: leave out {names}")
     if "lora_alpha" in given and not settings["lora_rank"]:
         raise ValueError("--lora-alpha: give --lora-rank too, the adapters that it scales")
     first, second = VARIANTS[settings["variant"]]

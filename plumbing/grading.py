@@ -12,6 +12,7 @@ Where a problem has several golds (`alternatives`), an answer is right if any of
 import copy
 import importlib.machinery
 import importlib.util
+import inspect
 import math
 import re
 import sys
@@ -256,9 +257,17 @@ def load_function(spec):
     finally:
         sys.path.remove(folder)
         sys.path.append(folder)
-    if not callable(getattr(module, name, None)):
+    if not callable(function := getattr(module, name, None)):
         raise ValueError(f"--reward {spec!r}: {path} has no function {name}")
-    return getattr(module, name)
+    arguments = None
+    with suppress(ValueError):  # one written in C may not tell what it takes
+        arguments = inspect.signature(function)
+    try:
+        arguments and arguments.bind({}, "")
+    except TypeError as error:
+        raise ValueError(f"--reward {spec!r}: {name}{arguments} is to take (problem, response): "
+                         f"{error}") from error
+    return function
 
 
 def told(error):

@@ -26,12 +26,15 @@ QUESTIONS = ("problem", "question", "prompt", "messages", "conversations", "quer
 PASSAGES = ("title", "text", "content", "contexts", "sentences")  # of an object beside a question
 MATERIAL = ("instruction", "context", "passage", "article", "story", "body", "input")
 GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer", "target", "gold")
-CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index", *GOLDS)
+SOLUTIONS = ("solution", "response", "output")  # that end in the gold
+CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index",
+                "cop", *GOLDS)  # fmt: skip
 GPQA = ("correct_answer", "incorrect_answer_1", "incorrect_answer_2", "incorrect_answer_3")
 OPTIONS = {start + mark.lower(): mark for mark in LETTERS[:10] + "123456789"
            for start in ("", "option", "option_", "choice", "choice_")}  # fmt: skip
-OPTIONS |= {f"answer{letter.lower()}": letter for letter in LETTERS[:10]}  # answer1 is an answer
-COLUMNS = {*QUESTIONS, *MATERIAL, *CHOICE_GOLDS, *GPQA, *OPTIONS, "reward_model", "solution",
+OPTIONS |= {f"{start}{letter.lower()}": letter for letter in LETTERS[:10]
+            for start in ("answer", "op")}  # MedMCQA's opa; but answer1 is an answer  # fmt: skip
+COLUMNS = {*QUESTIONS, *MATERIAL, *CHOICE_GOLDS, *GPQA, *OPTIONS, *SOLUTIONS, "reward_model",
            "options", "choices", "answers", "kind", "error", "category", "cot_content"}  # fmt: skip
 GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solution")  # of a dict
 # NuminaMath's, where there is no answer, and what programs write for none
@@ -355,7 +358,7 @@ def gold_of(low, task):
     if not set(GOLDS) & set(low):
         gold = low.get("label")
         gold = None if isinstance(gold, bool) else gold  # whether an answer is right is no gold
-        if solution := str(low.get("solution") or ""):
+        if solution := next((str(low[name]) for name in SOLUTIONS if low.get(name)), ""):
             is_short = len(solution.split()) < SHORT_SOLUTION
             gold = extract_answer(solution, loose=True) or (solution if is_short else "")
     elif isinstance(low.get("final_answer"), list):  # OlympiadBench: all of them

@@ -429,12 +429,15 @@ def check_changes(found, run):
 
 
 def export(out, target):
-    """Write the newest whole checkpoint in `out` as a model folder in bf16, for use elsewhere."""
+    """Write the newest whole checkpoint in `out`, or `out`, if it is one, as a model in bf16."""
     target = Path(target).absolute()
     for place in (target, target.parent / f"{target.name}.partial"):
         if os.path.lexists(place):
             raise ValueError(f"--export {target}: {place} is there already: name a new folder")
-    found = newest_whole(Path(out))
+    is_one = NAME.fullmatch(Path(out).resolve().name)
+    found = read_checkpoint(Path(out)) if is_one else newest_whole(Path(out))
+    if damaged := found.damaged():
+        raise ValueError(f"{found.path} is damaged ({', '.join(damaged)})")
     model, tokenizer = load_model(str(found.path), dtype=torch.bfloat16)
     with written_whole(target) as folder:
         save_model(model, tokenizer, folder)

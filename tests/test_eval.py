@@ -163,8 +163,9 @@ def test_compare_draws_several_runs(stub, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert benchmarks.main(["--compare", "a", "b"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines] == ["a", "b", "1", "b", "compare.png"]
+    assert [line.split()[-1] for line in lines] == ["a", "b", "1", "b", "a", "compare.png"]
     assert lines[2] == "own: not alike: seed is 0, 1"
+    assert lines[4] == f"{tmp_path}/own.jsonl: not in a"
     assert (tmp_path / "compare.png").stat().st_size > 1000
 
 

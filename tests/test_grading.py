@@ -284,6 +284,8 @@ def test_two_equal_options_are_one_answer():
     ("def check(problem, response)\n    return 1\n", "does not load: SyntaxError: .*line 1"),
     ("import nowhere_at_all\n", "does not load: ModuleNotFoundError"),
     ("exit()\n", "does not load: SystemExit"),
+    ("def check(response):\n    return 1\n", r"check\(response\) is to take \(problem, response\)"),
+    ("def check(problem, response, gold):\n    return 1\n", "missing a required argument: 'gold'"),
     ("check = 1\n", "has no function check"), ("\x00", "does not load: "),
     ("1/0\n", "ZeroDivisionError"),
 ])  # fmt: skip

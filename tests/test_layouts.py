@@ -113,6 +113,10 @@ LAYOUTS = [  # file, row in the columns of the public set; problem, answer, kind
     ("drop.jsonl", {"question": "q", "context": "c", "answer": "5"}, "q\n\nc", "5", "math"),
     ("same.jsonl", {"problem": "Solve p.", "input": "p", "answer": "5"}, "Solve p.", "5", "math"),
     ("alpaca.jsonl", {"instruction": "p", "input": "", "answer": "5"}, "p", "5", "math"),
+    ("mathinstruct.jsonl", {"instruction": "p", "output": "3 + 4 = 7. The answer is 7."}, "p", "7",
+     "math"),
+    ("metamath.jsonl", {"query": "p", "response": "So 7.\n#### 7\nThe answer is: 7"}, "p", "7",
+     "math"),
     ("part.jsonl", {"prompt": [{"role": "user", "content": {"text": "p"}}], "answer": 5}, "p", "5",
      "math"),
     # a file's name and a column of the user's own decide nothing
@@ -225,6 +229,7 @@ CHOICES = [  # row beside the question; options, letter
     ({"options": [10, 20.5, 30], "answer": 20.5}, ["10", "20.5", "30"], "B"),
     ({"a": "clay", "b": "sand", "c": "mud", "d": "silt", "answer": "mud"}, CLAYS, "C"),
     ({"answerA": "clay", "answerB": "sand", "answerC": "mud", "label": "B"}, CLAYS[:3], "B"),
+    ({"opa": "clay", "opb": "sand", "opc": "mud", "opd": "silt", "cop": 2}, CLAYS, "C"),  # MedMCQA
 ]  # fmt: skip
 
 

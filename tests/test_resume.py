@@ -597,6 +597,16 @@ def test_export_is_a_plain_folder_in_bfloat16(copy, tmp_path, capsys):
     assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
     assert "after 3 updates" in capsys.readouterr().out and content(copy) == before
     assert dsrl.main(words) == 2 and "there already" in capsys.readouterr().err
+    older = ["--out", str(copy / "checkpoint-3"), "--export", str(tmp_path / "older")]
+    assert dsrl.main(older) == 0
+    name = "model.safetensors"
+    assert (tmp_path / "older" / name).read_bytes() == (target / name).read_bytes()
+    capsys.readouterr()
+    assert dsrl.main([*older[:2], "--export", "x", "--model", "tiny", "--steps", "3"]) == 2
+    assert "only --out counts: leave out --model, --steps" in capsys.readouterr().err
+    (copy / "checkpoint-3/model.safetensors").write_bytes(b"")
+    assert dsrl.main([*older[:3], str(tmp_path / "damaged")]) == 2
+    assert "checkpoint-3 is damaged (model.safetensors)" in capsys.readouterr().err
     (tmp_path / "b.partial").mkdir()  # a kill left it
     assert dsrl.main(["--out", str(copy), "--export", f"{tmp_path}/b"]) == 2
     assert "b.partial is there already" in capsys.readouterr().err
