@@ -23,7 +23,8 @@ from plumbing.evaluation import avg_at_k, count_thoughts, evaluate, pass_at_k, r
 from plumbing.files import NUMBER, append_line, check_record, lock_folder, read_checked, read_json
 from plumbing.files import read_lines, write_json, write_lines
 from plumbing.grading import answer_in, grade
-from plumbing.prompts import control_tokens_in, describe_template, encode_prompt
+from plumbing.prompts import check_embeddings, control_tokens_in, describe_template
+from plumbing.prompts import encode_prompt
 from plumbing.text import printable
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
@@ -45,14 +46,18 @@ def run_task(model, tokenizer, name, problems, args, folder, results):
     # k greedy responses would be one
     temperature = float(k > 1) if args.temperature is None else args.temperature
     how |= {"k": k, "temperature": temperature, "max_new_tokens": limit}
-    rooms = [most - len(encode_prompt(tokenizer, one, args.template)) for one in problems]
+    rooms = []
+    for problem in problems:
+        ids = encode_prompt(tokenizer, problem, args.template)
+        check_embeddings(tokenizer, problem, ids, model.config.vocab_size)
+        rooms.append(most - len(ids))
     if tight := sum(room < limit for room in rooms):
-        print(
+        say(
             f"{name}: {tight} of {len(rooms)} prompts leave a response fewer than {limit} tokens "
             f"of the model's {most}; {sum(room < 1 for room in rooms)} leave none"
         )
     if held := list(filter(None, control_tokens_in(tokenizer, problems))):
-        print(f"warning: {len(held)} questions of {name} hold control tokens of the model, "
+        say(f"warning: {len(held)} questions of {name} hold control tokens of the model, "
               f"{' '.join(sorted({*held}))}, which it obeys")  # fmt: skip
     path = folder / "responses.jsonl"
     recorded = read_checked(path, lambda row: ROW)
@@ -93,9 +98,9 @@ def report(name, summary):
             say(f"  {key:18} {json.dumps(rounded(value))}")
 
 
-def read_results(path):
+def read_results(path, remedy="give another --out"):
     """What a run left in its results.json; raises ValueError if that is not there or not whole."""
-    results, place = read_json(path), f"{path} is damaged, give another --out"
+    results, place = read_json(path), f"{path} is damaged, {remedy}"
     check_record(place, results, {"settings": dict, "tasks": dict})
     check_record(place, results["tasks"], dict.fromkeys(results["tasks"], dict))
     for name, summary in results["tasks"].items():
@@ -104,6 +109,8 @@ def read_results(path):
         check_record(f"{place}: {name}", sizes, dict.fromkeys(sizes, NUMBER))
         if not all(size.isdecimal() and len(size) < 9 for size in sizes):
             raise ValueError(f"{place}: {name}: pass_at_k is {sizes}")
+        if not all(0 <= share <= 1 for share in (summary["avg_at_k"], *sizes.values())):
+            raise ValueError(f"{place}: {name}: a share is not in [0, 1]")
     return {name: results[name] for name in ("settings", "tasks", "model") if name in results}
 
 
@@ -122,7 +129,9 @@ def compare(folders, picture):
         if not file.exists() and any(Path(folder, name).exists() for name in trained):
             advice = "give what eval.py --model CHECKPOINT --tasks ... --out NEW makes of it"
             raise ValueError(f"--compare {folder}: that is of a training run; {advice}")
-        finished = read_results(file)["tasks"]
+        finished = read_results(file, "make it anew")["tasks"]
+        if not finished:
+            say(f"{folder}: no task is finished, and it is left out")
         begun = {row.get("task"): None for row in read_lines(Path(folder, "responses.jsonl"))}
         for task in [name for name in begun if name not in finished]:
             say(f"{folder}: {task} is not finished, and left out")
@@ -229,7 +238,7 @@ def evaluate_tasks(args, problems, folder):
     if results.setdefault("model", model_files) != model_files:
         raise ValueError(f"{folder} was made with other files of {args.model}: give another --out")
     if args.template == "chat" and (description := describe_template(tokenizer)):
-        print(description)
+        say(description)
     for name in problems:
         made = run_task(model, tokenizer, name, problems[name], args, folder, results)
         results["tasks"][name] = results["tasks"].get(name, {}) | made

@@ -3,7 +3,7 @@ r"""Is this final answer right?  Grades mathematical answers; model output is un
 The steps, in this order below, for a response that ends in \boxed{x\in(-\infty,3)\cup\{5\}}:
 
     find_answer  x\in(-\infty,3)\cup\{5\}, the last box after the last </think>
-    compare      both sides in one spelling (RULES in plumbing/answers.py): equal as texts, as
+    compare      both sides in one spelling (RULES in plumbing/spelling.py): equal as texts, as
                  letters (B is "(B) five") or as words?  If not, both are read as trees, here
                  (x in (((-1 * oo), 3) cup set(5))), and compared by kind: x<3 \text{ or } x=5 has
                  the same members at 3, at 5, between and beyond (`same_set` there), and scores 1.0
@@ -19,11 +19,12 @@ are bounded before any work, so no timer is needed and processes agree.  README 
 
 import argparse
 import re
+import signal
 import sys
 from itertools import product
 
-from plumbing.answers import DOUBT, IN_WORDS, MAX_ANSWER, MAX_ITEMS, normalise, readings, same_tree
-from plumbing.answers import show, without_units
+from plumbing.answers import DOUBT, IN_WORDS, MAX_ITEMS, readings, same_tree, show, without_units
+from plumbing.spelling import MAX_ANSWER, normalise
 from plumbing.text import printable
 
 MAX_RESPONSE = 20_000  # characters, from the end
@@ -31,20 +32,20 @@ MAX_RESPONSE = 20_000  # characters, from the end
 # --------------------------------------------------------------------------------------------------
 # Extract: response -> answer
 
-BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+BOX = re.compile(r"\\(?:f?box(?:ed)?|framebox)\s*\{")
 BRACES = re.compile(BOX.pattern + "|[{}]")
 BRACES_AND_ESCAPES = re.compile(BOX.pattern + r"|\\[{}\\]|[{}]")
 BETWEEN_BOXES = re.compile(
     r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
 CUE = re.compile(r"""
-    答案\s*[是为:：\s*]                            # "The answer is", in Chinese
+    (?:答案|故选)[是为：】:\s]+                       # "The answer is", in Chinese
     | (?<!this\ )(?<!that\ )(?:answers?|correct\ (?:option|choice))  # not "this answer"
     (?:(?:\ (?:to|of|for)\ [^.\n]{1,60})?\ (?:is|are)\b   # " is", " to the second part is"
-    | [\s*]*: | \*\*\n                            # "Answer:", "**Answer**:"
+    | [\s*]*: | \*\*\n | (?<=inal\ answer)\n      # "Answer:", "**Answer**:", "Final Answer"
     | (?=\s*\\\[) | (?=\s\$?-?\d))                # "answer 7", "answer \[7\]"
     [\s:*]*(?:the\ (?:final\ )?answer\ is:?\s*)?  # "Answer: The final answer is"
     (?:(?:therefore|approximately|about)\ )?""", re.I | re.X)
-STOP = re.compile(r"\.(?=\s|$)|[\n。，]| \(?(?:because|since)\b|, (?=[a-z])")  # a stated answer's end
+STOP = re.compile(r"\.(?=\s|$)|[\n。，]| \(?(?:because|since)\b|, (?=[a-z])")  # its end
 SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
                   r"\*\*([^*]+)\*\*)", re.S)
 REMARK = re.compile(r"(?:an? )?[a-z]{3,}[a-z ]*[.!?)]*")  # "reasonable", "an integer", "correct!"
@@ -142,7 +143,8 @@ FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?
 NOT_SPOKEN = re.compile(  # 10:00 a.m. is 10 am, north-east northeast
     rf":00(?= *[ap]\.?m)|[ \"?!]|\.(?!\d)|-(?!{IN_WORDS.pattern})(?=[a-zA-Z]{{4}})")
 MODULUS = re.compile(
-    r"\s*(?:\\pmod\s?(?:\{[^{}]*\}|\w)|(?:\\text\s?\{ ?)?\((?:\\text\s?\{ ?)?mod\b[^()]*\)\}?)$")
+    r"\s*(?:\(?\\bmod\b[^()]*\)?|\\pmod\s?(?:\{[^{}]*\}|\w)"
+    r"|(?:\\text\s?\{ ?)?\((?:\\text\s?\{ ?)?mod\b[^()]*\)\}?)$")
 
 # The grader of MATH (Hendrycks et al., arXiv 2103.03874): equal strings after these, with examples
 STRICT_RULES = [(re.compile(pattern), *row) for pattern, *row in [
@@ -162,6 +164,12 @@ def choice(text):
     """The letter of a multiple-choice answer and what stands behind it: ("B", "five")."""
     match = CHOICE.fullmatch(LAYOUT.sub("", text)) if len(text) < 200 else None
     return (match[1].upper(), match[2]) if match else ("", None)
+
+
+def several_letters(text):
+    """The letters of a choice of several, in order: ACD of "A, C and D", of (D)(C)(A); else ""."""
+    letters = re.sub(r"[\s,;&()]|\band\b", "", LAYOUT.sub("", text))
+    return "".join(sorted(letters)) if re.fullmatch("[A-H]{2,8}", letters) else ""
 
 
 def plain_words(text):
@@ -188,6 +196,8 @@ def compare(predicted, ground_truth, strict=False):
     texts = {SPACE.sub("", UNIT_AS_TEXT.sub(r"\1", one)) for one in (predicted, ground_truth)}
     if len(texts) == 1:
         return True, "same text"
+    if several_letters(predicted) == several_letters(ground_truth) != "":
+        return True, "multiple choice"
     letter, behind = choice(predicted)
     gold_letter, gold_behind = choice(ground_truth)
     if gold_letter and (letter or gold_letter in ground_truth) and not (behind and gold_behind):
@@ -298,4 +308,6 @@ def main():
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # of reward.py | head; Windows has none
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     main()

@@ -1,4 +1,4 @@
-r"""The grammar and arithmetic of answers: spelling -> tokens -> tree -> values -> comparison.
+r"""The grammar and arithmetic of answers: tokens -> tree -> values -> comparison.
 
 A tree is (operator, children), a leaf (kind, value).  The grammar, loosest first:
 
@@ -27,7 +27,6 @@ The ladder of comparison, who calls whom, and a pair that each rung decides:
 import math
 import re
 import unicodedata
-from collections import namedtuple
 from fractions import Fraction
 from functools import lru_cache
 from itertools import cycle, product
@@ -35,7 +34,9 @@ from operator import add, eq, ge, gt, le, lt, mul, ne
 
 import mpmath
 
-MAX_ANSWER, MAX_TOKENS, MAX_DEPTH = 2_000, 400, 40  # characters, tokens, brackets
+from plumbing.spelling import GREEK
+
+MAX_TOKENS, MAX_DEPTH = 400, 40  # tokens, brackets
 MAX_BITS = 20_000  # of an exact number: arithmetic well under 1 ms
 MAX_ITEMS = 40  # of a list: comparing without order is quadratic
 DECIMAL_TOLERANCE = Fraction(2, 10**6)  # relative, where a side has a decimal point
@@ -44,151 +45,12 @@ MP = mpmath.MPContext()  # our own: nothing changes its precision, threads may s
 MP.dps = 50
 
 # --------------------------------------------------------------------------------------------------
-# Spelling: one way to write what prints the same
-
-GREEK = """alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi
-    chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi Omega""".split()
-SIGNS = "sqrt infty le ge ne approx cup cap in emptyset pm mp setminus circ".split()
-UNICODE = str.maketrans(
-    {sign: rf"\{name} " for sign, name in zip(
-        "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΣΦΨΩ√∞≤≥≠≈∪∩∈∅±∓∖°", GREEK + SIGNS)}
-    | dict(zip("−–—⁻⁺×·⋅÷∕⁄⟨⟩", "----+***///()"))
-    | dict.fromkeys("。।۔٫", ".") | {"٬": ",", "℃": r"\circ C"}
-    | dict.fromkeys('"“”\u200b\u200c\u200d\u200e\u200f\ufeff')
-    | dict.fromkeys(map(chr, [*range(0xA2, 0xA6), *range(0x20A0, 0x20D0)]))  # signs of currencies
-    | {"½": r"\frac12", "⅓": r"\frac13", "⅔": r"\frac23", "¼": r"\frac14", "¾": r"\frac34"})
-SUPERSCRIPT, SUBSCRIPT = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿˣ]+)"), re.compile("([₀₁₂₃₄₅₆₇₈₉]+)")  # 10⁻¹²
-
-
-def mixed_number(match):
-    r"""1\frac12 and 1 1/2 are 3/2; an improper fraction is a factor."""
-    whole, top, bottom = filter(None, match.groups())
-    return f"({whole}+{top}/{bottom})" if 0 < int(top) < int(bottom) else match[0]
-
-
-def repeating(match):
-    r"""0.1\bar{6} is (16 - 1)/90."""
-    whole, head, period = filter(lambda group: group is not None, match.groups())
-    return f"(({whole}{head}{period}-0{whole}{head})/{'9' * len(period)}{'0' * len(head)})"
-
-
-def matrix(match):
-    """A matrix as a tuple of its rows; one row or one column as a tuple of its cells."""
-    rows = [row.replace("&", ",") for row in re.split(r"\\\\|\\(?=[-\d.])", match[1])]
-    return f"({','.join(f'[{row}]' if ',' in row else row for row in rows if row.strip())})"
-
-
-# One spelling instead of several.  The replacement is a text or a function of the match; before and
-# after are examples, three spaces apart, and the tests; data is where such answers are found.
-Rule = namedtuple("Rule", "pattern replacement before after data", defaults=["MATH"])
-# Each changes only how the v of \bf v looks
-STYLES = "displaystyle bf rm it bm boldsymbol vec hat underline overrightarrow boxed".split()
-# In the order in which they are applied: a rule sees what those before it have made
-RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
-    # What does not show, or is style only
-    (r"\\(?:left|right)(?![a-zA-Z])\.?|\\!\s*|\\(?:[bB]igg?[lrm]?|math(?!bb|rm)[a-z]+|"
-     rf"{'|'.join(STYLES)}|(?:bar|overline)(?=\s*\{{?\s*[a-zA-Z]))(?![a-zA-Z])", "",
-     r"\left(1\right)   1\! 2   \bigl(1)   \mathbf v   \bf v   \bar v   \overline{AB}",
-     "(1)   12   (1)   v   v   v   {AB}"),
-    (r"\\(?:text)?color\s*\{[^{}]*\}", "", r"\color{red}{4}   {\color{red}4}   \textcolor{red}{4}",
-     "{4}   {4}   {4}"),
-    (r"(?<=\S)\s*(?:(?:[✅✓✔☑■□🎉🎊👍💯✨\ufe0f]|\\(?:checkmark|blacksquare|square)\b)[$\s]*)+$"
-     r"|\\(?:pounds|yen|euro)(?![a-z])\s*", "",
-     r"7 ✅   7 \checkmark   7 $\blacksquare$   \pounds 5", "7   7   7 $   5", "responses"),
-    (r"m?\\angle(?![a-zA-Z])", "", r"m\angle A=60", "A=60", "OlympiadBench"),
-    (r"(?<=\d)(?:\{,\}|\\[, ]|[ '’])(?=\d{3}(?!\d))", "",
-     r"(1{,}250, 3)   1\,250   1\ 250   1 250   1'250", "(1250, 3)   1250   1250   1250   1250"),
-    (r"\{,\}|(?<=\d),?\{\}(?=-?\d)", ",",
-     "6,8{,}10   7,-2,{}-5   12{}13", "6,8,10   7,-2,-5   12,13"),
-    (r"(?<!\d)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|(?<=\.)\((\d+)\))", repeating,
-     r"0.\overline{3}   0.1\bar6   0.\dot{6}   1.(6)",
-     "((03-00)/9)   ((016-001)/90)   ((06-00)/9)   ((16-01)/9)"),
-    (r"\\ddot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))", r"\1\2''",
-     r"m\ddot{x}   \ddot\theta", r"mx''   \theta''", "Minerva"),
-    (r"\\dot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))", r"\1\2'",
-     r"m\dot{x}   \dot\theta", r"mx'   \theta'", "Minerva"),
-    (r"\^\{(-?\d)\}(?=(?:[^{}^]|\^(?:\{-?\d\})?)*\})", r"^\1", r"9\text{ m^{2} s^{-2}}",
-     r"9\text{ m^2 s^-2}", "Minerva"),
-    (r"\\\\\s?\[-?[\d.]+[a-z]{2}\]", r"\\\\",
-     r"\begin{pmatrix}1\\[6pt]2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
-    (r"(?:(?<!\\)\\(?:[$()\[\],;:> ]|q?quad)|[$~ ])+|\*\*(?= ?$)|^ ?\*\*", " ",  # runs are slow
-     r"\(1\)   \[1\]   $1$   \$1   1~\,\;\:\> n   1\quad n   **1**",
-     "1   1   1   1   1 n   1 n   1", "responses"),
-    (r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array\}\s*\{[^{}]*)\}(.*?)\\end\s*\{[a-zA-Z]*\}",
-     matrix, r"\begin{pmatrix}1&2\\3&4\end{pmatrix}   \begin{smallmatrix}1\\2\end{smallmatrix}   "
-     r"\begin{array}{cc}1&2\end{array}", "([1,2],[3,4])   (1,2)   ([1,2])"),
-    # Other names of the same
-    (r"\\[dtc](?=frac|binom)", r"\\",
-     r"\dfrac{1}{2}   \cfrac12   \tbinom42", r"\frac{1}{2}   \frac12   \binom42"),
-    (r"(^|\{)([^{}]*)\\(over|choose)(?![a-zA-Z])([^{}]*)(\}|$)", r"\1\\\3{\2}{\4}\5",
-     r"3 \over 6   {4 \choose 2}", r"\over{3 }{ 6}   {\choose{4 }{ 2}}"),
-    (r"\\(?:text[a-z]+|mathrm|mbox|operatorname)\s*\*?\s*\{", r"\\text{",
-     r"\textbf{a}   \mathrm{m}   \mbox{cm}   \operatorname{no}",
-     r"\text{a}   \text{m}   \text{cm}   \text{no}"),
-    (r"(?<=\d)\s*(?:\\text\s?\{)?\s*\(?(?:in )?base[ }]{1,3}(\w+)\)?\}?(?: ?\\text\s?\{\)\})?$",
-     r"_{\1}", r"11 \text{ (base 2)}   11 in base 2   56 \text{ (base } 7 \text{)}",
-     "11_{2}   11_{2}   56_{7}"),
-    (r"(?<![a-z^_])[({](\d\w*|[A-F]\d+)[)}]_", r"\1_", "{A5}_{11}", "A5_{11}"),
-    (r"(?<=\d)\\text\s?\{([A-F]+)\}(?=\d*_)", r"\1", r"1\text{AF}_{16}", "1AF_{16}"),
-    (r"(?<=\d)_\{?\s*(?:\\text\s?\{|\()\s*(\w+)\s*[)}]+", r"_{\1}",
-     r"11_{(2)}   11_\text{two}", "11_{2}   11_{two}"),
-    (r"(?<=\d)_\{two\}", "_2", "11_{two}", "11_2"),
-    (r"\\text\s?\{\s*(-?\w?\d[^{}]*|[^{}a-zA-Z]*)\}", r"\1",
-     r"\text{12}   2\text{:}3   \text{(1,2)}", "12   2:3   (1,2)"),
-    (r"(?<=\d)\{:\}|(?<=\d) to (?=\d+$)", ":", r"3{:}4   3 to 4", "3:4   3:4", "responses"),
-    (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree", r"\\circ ",
-     r"9^\circ   9^{\circ}   9\degree", r"9\circ   9\circ   9\circ"),
-    (r"\^\s*\{?\s*\\prime\s*\}?", "'", r"y^{\prime}", "y'", "OlympiadBench"),
-    (r"(?<=\d)\s*x\s*(?=10\s*\^)", "*", "3.2x10^5", "3.2*10^5", "responses"),
-    (r"(?<=[\])}])\s*U\s*(?=[\[({\\])", r"\\cup ", "(0,1)U(2,3)", r"(0,1)\cup (2,3)", "responses"),
-    (r"(?<=\})\s*-\s*(?=\\\{)", r"\\setminus ",
-     r"\mathbb{R}-\{0\}", r"\mathbb{R}\setminus \{0\}", "responses"),
-    (r"\\emptyset|\\varnothing", r"\\{\\}", r"\emptyset   \varnothing", r"\{\}   \{\}"),
-    (r"(?<=\d)\^?\{?(?:\\text\s?\{)?(?:st|nd|rd|th)\b\}{0,2}$", "",
-     r"21st   22nd   23rd   30th   7^{\text{th}}", "21   22   23   30   7"),
-    (r"^(?:\\text\s?\{ ?)?(?!NOT)[A-Z]{3}[ }]+(?=\d)", "",
-     r"USD 18.90   \text{EUR }5", "18.90   5", "responses"),
-    (r"(?<=\d) ?(?:\\text\s?\{ ?)?sec\b\.?\}?$", "", r"30 sec   5\text{ sec}", "30   5", "GSM8K"),
-    # 2x for all x, and 3+2k, k in Z; {x : x > 3} is x > 3, and f(x) = ... is f = ...
-    (r"(?:\\text\s?\{\s*)?\bfor (?:all|any|every)\b[^,;=\d]{0,60}$", "",
-     r"2x \text{ for all }x   2x for any x   2x for every x", "2x   2x   2x", "OlympiadBench"),
-    (r",\s*[a-z]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?$", "", r"2k, k\in\mathbb{Z}", "2k", "responses"),
-    (r"(\\\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1",
-     r"\{x : x>3\}   \{x\in\mathbb{R} \mid x>3\}", r"\{ x>3\}   \{ x>3\}", "responses"),
-    (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)", r"\mathbb{R}", r"(-\infty,\infty)"),
-    (r"(^|= ?)\{?([a-zA-Z])\}?\s*\^\s*\{?-1\}?\s*(?==|\([a-z]\)\s*=)", r"\1\2' ",
-     r"f^{-1}(x)=2x   A^{-1}=(1,2)", "f' (x)=2x   A' =(1,2)"),
-    (r"(?<![-+*/)a-zA-Z])(?<![-+*/)] )(?<!\b[a-zA-Z] )"
-     r"([a-zA-Z]'*)\s*\([a-zA-Z](?:,\s*[a-zA-Z])*\)\s*(?=[=<>]|\\[lg]e)", r"\1 ",
-     "f(x)=2x   u(x, t)=x", "f =2x   u =x", "OlympiadBench"),
-    (r"\bP\s*\([^()]*\)\s*(?==)", "P", "P(X = 2) = 3/8", "P= 3/8"),
-    (r"(?<![\d.^_}/])(\d+)(?:\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))"
-     r"| +(\d+)/(\d+))(?!\.?\d)", mixed_number,
-     r"1\frac12   1\frac{1}{2}   1 1/2", "(1+1/2)   (1+1/2)   (1+1/2)"),
-]]
-
-
-@lru_cache(256)
-def normalise(text):
-    """The text without layout, with one spelling of each sign and style."""
-    text = SUBSCRIPT.sub(r"_{\1}", SUPERSCRIPT.sub(r"^{\1}", text[:MAX_ANSWER]))
-    text = unicodedata.normalize("NFKC", text.translate(UNICODE))[:MAX_ANSWER]
-    text = re.sub(r"\s+", " ", text)  # a long run would make the patterns slow
-    if r"\begin" not in text:
-        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # \\sqrt{5}: escaped once too often
-    for rule in RULES:
-        text = rule.pattern.sub(rule.replacement, text)
-    text = text.strip()
-    return text if text.endswith("..") else text.rstrip(" .,;:\\")  # the sentence's end
-
-
-# --------------------------------------------------------------------------------------------------
 # Tokens: text -> (kind, value); the kinds are number, based, name, function, word, op
 
 TRIG = "sin cos tan sec csc cot".split()
 ANALYTIC = [*TRIG, *(f"a{name}" for name in TRIG), *(f"{name}h" for name in TRIG[:3]), "ln"]
 FUNCTIONS = [f"arc{name}" for name in TRIG] + ANALYTIC[::-1]
-FUNCTIONS += "exp log lg sqrt frac over binom choose abs".split()
+FUNCTIONS += "exp cis log lg sqrt frac over binom choose abs".split()
 RELATIONS = {"<": lt, "<=": le, ">": gt, ">=": ge, "!=": ne, "=": eq, "~=": None, "in": None}
 ALIASES = {name: name for name in "in cup cap setminus circ lfloor rfloor lceil rceil".split()} | {
     "leqslant": "<=", "leq": "<=", "le": "<=", "geqslant": ">=", "geq": ">=", "ge": ">=",
@@ -199,11 +61,12 @@ ALIASES = {name: name for name in "in cup cap setminus circ lfloor rfloor lceil 
     "langle": "(", "rangle": ")", "lbrace": "\\{", "rbrace": "\\}"}
 NAMES = [*GREEK, *"varepsilon varphi ell hbar oo sum int prod max min".split()]
 KNOWN = ({name: ("name", name) for name in NAMES}
-         | {name: ("name", "oo") for name in ("infty", "infinity")}
+         | {name: ("name", "oo") for name in ("infty", "infinity", "inf")}
          | {name: ("function", name) for name in FUNCTIONS}
          | {name: ("op", operator) for name, operator in ALIASES.items()})
 KNOWN_WORD = re.compile("|".join(sorted(filter(str.isalpha, KNOWN), key=len, reverse=True)))
-IN_WORDS = re.compile(rf"({'|'.join(FUNCTIONS)}|theta|infinity|pi(?![a-z]{{2}}|[egnt])|\boo\b)")
+IN_WORDS = re.compile(
+    rf"({'|'.join(FUNCTIONS)}|theta|infinity|pi(?![a-z]{{2}}|[egnt])|\b(?:oo|inf)\b)")
 
 # Any word after a number is a unit: 4 furlongs is 4.  A new unit belongs here only if it would be
 # read as a product of names, as 5 cm is 5 * c * m, and is none; one that may be, 5 kN, in UNIT.
@@ -214,7 +77,10 @@ DOUBT = re.compile(  # words after a number that make it no answer, another one,
     r"|\b(?:one|two|three|thir|four|forty|fi[fv][et]|six|seven|eight|nin[et]|ten(?:th)?s?\b|eleven"
     r"|twel|twent|halves|hundred|thousand|dozen|[mbtr]+illion)"
     r"|\b(?:but|maybe|if|least|most|except|false)\b|(?<![a-z] )\b(?:squared|cubed)\b"
-    r"|\b(?:incorrect|invalid|reject|extraneous|exclu|impossible|factorial|recurring|repeating)")
+    r"|\b(?:incorrect|invalid|reject|extraneous|exclu|impossible|factorial|recurring|repeating)"
+    r"|以[上下内外]|左右|[不非负第打成半倍]|至[少多]|[大小]于|超过|最[多少]|分之")
+
+THOUSAND_OF = re.compile("千|百[分帕]")  # of a unit: kg, a hundredth
 
 TOKEN = re.compile(r"""(?P<based>\d*\.?\d+_\s*(?:\{\s*\d+\s*\}|\d+))
     | (?P<number>(?:\d+\.\d*|\d+|\.\d+)(?:[eE][+-]?\d{1,3}(?![\w.]))?)(?![eE][+-]?\d{4})
@@ -253,7 +119,8 @@ def word_tokens(words, is_text):
     if bare in ("or", "and", ",", "percent", "pct"):
         return [("op", ALIASES.get(bare, bare))]
     for sign in filter(lambda sign: not sign.isascii(), words):
-        if unicodedata.category(sign)[0] not in "LM" or unicodedata.numeric(sign, 0):
+        is_number = unicodedata.numeric(sign, 0) and not THOUSAND_OF.search(words)
+        if unicodedata.category(sign)[0] not in "LM" or is_number:
             raise ValueError(f"no meaning for {sign!r}")  # an arrow, or a second number: 5万
     parts = [part for part in IN_WORDS.split(words) if part]
     names = [part for part in parts if not IN_WORDS.fullmatch(part)]
@@ -420,6 +287,8 @@ class Parser:
             return CALLED[opening], (node,)
         if opening == "\\{" and node[0] not in ("list", "relation"):
             return "set", (node,)
+        if "{" in opening and node[0] == "list" and {one[0] for one in node[1]} == {"relation"}:
+            return node  # {x < 1 or x > 3}, of {x : x < 1 or x > 3}
         brackets = "set" if "{" in opening else opening + closing
         return (brackets, node[1]) if node[0] == "list" else node
 
@@ -454,6 +323,8 @@ class Parser:
             node = combine("/", ("ln", (argument,)), ("ln", (base,)))
         if name == "exp":
             node = "^", (("name", "e"), argument)
+        if name == "cis":
+            node = "+", (("cos", (argument,)), combine("*", ("name", "i"), ("sin", (argument,))))
         return ("^", (node, power)) if power else node
 
 
@@ -676,6 +547,8 @@ def assigned_name(node):
         return "" if DENIAL.search(content) else content
     if kind == "name":
         return "" if content in [*REAL, "i", "sum", "int", "prod"] else content
+    if kind == "*" and content[0] == ("name", "Delta"):
+        content = content[1:]  # a difference
     names = [*map(assigned_name, content)] if kind in ("()", ":", "*", "abs", *TRIG) else [""]
     letters = {"abs": "[A-Z]", "*": "^[A-Z,]+$"}.get(kind, "[A-Z]|[a-z]{2}|,")  # not |x|, sin x
     return ",".join(names) if all(names) and re.search(letters, ",".join(names)) else ""
@@ -791,6 +664,9 @@ def same_items(predicted, ground_truth):
     return not rest
 
 
+SETS = {"set", "list", "relation", "cup", "cap", "setminus"}
+
+
 @lru_cache(1024)  # the parts of nested sets are compared again and again
 def same_tree(predicted, ground_truth):
     """Do two parsed answers mean the same?  What has no value is not the same."""
@@ -822,6 +698,10 @@ def same_parts(predicted, ground_truth):
     for node, other in ((predicted, ground_truth), (ground_truth, predicted)):
         if node[0] == "set" != other[0] and len(node[1]) == 1:
             return same_tree(node[1][0], other)  # \{5\} is 5
+        if node[0] == "list" and not is_tuple(other) and other[0] not in SETS:
+            forms = {*node[1]}  # 1/2 or 0.5; but 3, 3 is not 3
+            is_one = 1 < len(forms) == len(node[1])
+            return is_one and all(same_tree(form, other) for form in forms)
     if kinds <= {"list", "set"}:
         return same_items(predicted[1], ground_truth[1])
     is_row = all(is_tuple(node) or node[0] == "list" for node in (predicted, ground_truth))
@@ -833,8 +713,7 @@ def same_parts(predicted, ground_truth):
                 return True
     if kinds == {"relation"} and same_relation(predicted, ground_truth):
         return True
-    is_set = kinds & {"set", "list", "relation", "cup", "cap", "setminus"}
-    if is_set or is_tuple(predicted) or is_tuple(ground_truth):
+    if kinds & SETS or is_tuple(predicted) or is_tuple(ground_truth):
         return same_set(predicted, ground_truth)
     return same_value(predicted, ground_truth)
 

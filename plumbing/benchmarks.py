@@ -31,7 +31,8 @@ from plumbing.hub import CLIENT_ERRORS, hub_errors, resolve_model
 from plumbing.layouts import COLUMNS, SUFFIXES
 from plumbing.layouts import columns_of, plain_name, read_rows, roles_not_asked, to_problem
 from plumbing.processes import world_size
-from plumbing.prompts import control_tokens_in, describe_template, encode_prompt, question_text
+from plumbing.prompts import check_embeddings, control_tokens_in, describe_template
+from plumbing.prompts import encode_prompt, question_text
 from reward import parses
 from tiny import NAMED_WORLDS
 
@@ -172,7 +173,9 @@ def files_in(folder, split):
                       if file.name not in RECORDS and file.stem not in SPLITS]  # fmt: skip
     if not found:
         is_arrow = any([*folder.glob("*.arrow"), *folder.glob("*/*.arrow")])
-        remedy = "its Arrow files as .parquet or .jsonl" if is_arrow else "a file"
+        within = {file.parent.name for file in folder.glob("*/*") if file.suffix in SUFFIXES}
+        remedy = f"one of its folders, {', '.join(sorted(within))}" if within else "a file"
+        remedy = "its Arrow files as .parquet or .jsonl" if is_arrow else remedy
         raise ValueError(f"the folder {folder} has no {split}.jsonl, .json ...: give {remedy}")
     return found
 
@@ -291,10 +294,10 @@ def load_problems(
     golds = {one["answer"] for one in problems if one["kind"] not in ("choice", "bbh")} - {""}
     if letters := [one["problem"] for one in problems if re.fullmatch("[A-Ea-e]", one["answer"])
                    and one["kind"] == "math" and not re.search(r"\b[Bb]\b", one["problem"])]:
-        print(f"warning: {len(letters)} golds of {name_or_path} are a letter, and neither a column "
+        say(f"warning: {len(letters)} golds of {name_or_path} are a letter, and neither a column "
               f"nor the question has options, as in {letters[0][:80]!r}")  # fmt: skip
     if unread := [gold[:80] for gold in sorted(golds) if not parses(gold)]:
-        print(f"{name_or_path}: {len(unread)} golds match as text only: {unread[:20]}")
+        say(f"{name_or_path}: {len(unread)} golds match as text only: {unread[:20]}")
     return problems
 
 
@@ -314,19 +317,15 @@ def encode_prompts(tokenizer, problems, limit, vocab_size):
     for problem in problems:
         ids = encode_prompt(tokenizer, problem)
         problem["prompt_ids"] = [shared.setdefault(id, id) for id in ids]
-        if (last := max(ids, default=0)) >= vocab_size:
-            raise ValueError(
-                f"the prompt of {problem['problem'][:60]!r} has the token {last}, "
-                f"{tokenizer.decode([last])!r}, but the model has only {vocab_size} embeddings"
-            )
+        check_embeddings(tokenizer, problem, ids, vocab_size)
     held = control_tokens_in(tokenizer, problems)
     if tokens := sorted({*held} - {None}):
-        print(f"{len(held) - held.count(None)} of {len(held)} questions hold control tokens of the "
+        say(f"{len(held) - held.count(None)} of {len(held)} questions hold control tokens of the "
               f"model, {' '.join(tokens)}, which it would obey: left out")  # fmt: skip
     problems = [problem for problem, token in zip(problems, held, strict=True) if token is None]
     short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
     if long := len(problems) - len(short):
-        print(f"{long} of {len(problems)} prompts are longer than {limit} tokens, which "
+        say(f"{long} of {len(problems)} prompts are longer than {limit} tokens, which "
               "--max-prompt-tokens and --max-response-tokens allow: left out")  # fmt: skip
     return short
 
@@ -350,16 +349,16 @@ def load_data(config, tokenizer, max_positions, vocab_size=math.inf):
         trained = set(map(words_of, problems))
         if both := sum(words_of(problem) in trained for problem in held_out):
             # To evaluate on them is a person's choice, so none is taken out.
-            print(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
+            say(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
                   f"{config.data} too")  # fmt: skip
     else:
         most = max(len(problems) // 5, world_size())  # 20 %, but one for each process
         count = min(config.eval_problems, most, len(problems))
         held_out, problems = problems[len(problems) - count :], problems[: len(problems) - count]
-        print(f"the last {count} problems of {config.data} are held out for evaluation "
+        say(f"the last {count} problems of {config.data} are held out for evaluation "
               "(--eval-data gives others)")  # fmt: skip
     if description := describe_template(tokenizer):
-        print(description)
+        say(description)
     room = max_positions - config.max_response_tokens  # tokens of a prompt
     if room < 1:
         raise ValueError(
@@ -372,6 +371,7 @@ def load_data(config, tokenizer, max_positions, vocab_size=math.inf):
     if not problems or len(held_out) < world_size():
         raise ValueError(
             f"{config.data} leaves {len(problems)} problems to train on and {len(held_out)} to "
-            "evaluate on: give more data, --eval-data, or lower --max-response-tokens"
+            "evaluate on: give more data or --eval-data, or leave more room, by "
+            "--max-prompt-tokens and --max-response-tokens (above is told what was left out)"
         )
     return problems, held_out

@@ -10,6 +10,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from model import CausalLM, whole
 from plumbing import lora
 from plumbing.console import say
-from plumbing.files import NUMBER, check_record, hash_of, is_plain_name, read_json, write_json
+from plumbing.files import NUMBER, check_record, fault_of, hash_of, is_plain_name, read_json
+from plumbing.files import write_json
 from plumbing.hub import MODELS, fetch_folder, resolve_model  # noqa: F401, public here
 from plumbing.processes import part_of, world_size
 
@@ -137,7 +139,7 @@ def load_model(name, dtype=torch.float32, device="cpu", shard=False):
     model = shapes_of(folder, dtype).to(dtype)
     if getattr(model.config, "dual_chunk_attention_config", None):
         held = f"rows are held to the {model.max_positions:,} tokens that do without it"
-        print(f"{name}: dual chunk attention is not computed; {held}")
+        say(f"{name}: dual chunk attention is not computed; {held}")
     if shard:
         shard_model(model, device)
     try:
@@ -172,6 +174,8 @@ def load_tokenizer(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises this very class
         reason = " ".join(str(error).split())  # in one line
+        if "trust_remote_code" in reason:
+            reason = "it is made by code in the folder, which is never run here"
         raise ValueError(f"{folder} has no tokenizer that can be read ({reason})") from error
     tokenizer.source_files = {name: file.read_bytes() for name, file in files.items()}
     tokenizer.source_state = state_of(tokenizer)
@@ -208,7 +212,7 @@ def base_of(name):
     name, folder = resolve_model(name), fetch_folder(name)
     if read_adapters(folder):
         raise ValueError(f"--lora-rank: {folder} holds adapters: merge them first")
-    name = str(Path(name).absolute()) if Path(name).is_dir() else name
+    name = os.path.abspath(name) if Path(name).is_dir() else name
     return name, hash_of_all(weight_files(folder))
 
 
@@ -240,11 +244,7 @@ def fill_parameters(model, folder):
                 elif not key.endswith("rotary_emb.inv_freq"):  # a constant of old files
                     fill(missing.pop(key, None), key, read_tensor(file, key), file)
         except SafetensorError as error:
-            fault = f"is damaged or cut short ({error})"
-            with file.open("rb") as start:
-                if start.read(64).startswith(b"version https://git-lfs"):
-                    fault = "is a pointer of Git LFS, not the weights: run git lfs pull"
-            raise ValueError(f"{file} {fault}") from error
+            raise ValueError(f"{file} {fault_of(file, error)}") from error
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} tensors, first {next(iter(missing))}")
     head = second_head and whole(model.lm_head.weight.data)
@@ -337,7 +337,9 @@ def read_adapters(folder):
     try:
         fetch_folder(settings["base_model_name_or_path"], ["config.json"])
     except ValueError as error:
-        remedy = "a folder is looked for from where you start: go there, or put a link there"
+        remedy = "put a link there, or name its new place in the file"
+        if not Path(settings["base_model_name_or_path"]).is_absolute():
+            remedy = "a folder is looked for from where you start: go there, or put a link there"
         raise ValueError(f"{file} cannot be used, for its base: {error}; {remedy}") from error
     return settings
 
@@ -347,7 +349,7 @@ def fill_adapters(model, folder):
     try:
         tensors = load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or cut short ({error})") from error
+        raise ValueError(f"{file} {fault_of(file, error)}") from error
     a, b = ({key.replace(half, "") for key in tensors if half in key} for half in HALVES)
     if not a or a != b:  # with one of them alone a layer is as in the base
         raise ValueError(f"{file} lacks adapters: a layer needs {' and '.join(HALVES)}")

@@ -6,6 +6,7 @@ from time import perf_counter
 
 import torch
 
+from plumbing.console import say
 from plumbing.hub import fetch_folder
 from plumbing.plan import choose, fit_device, shapes, show
 from plumbing.processes import gather, join_processes, world_size
@@ -33,7 +34,7 @@ def print_plan(config, device):
     parameters = sum(parameter.numel() for parameter in model.parameters())
     compute = str(model.compute_dtype).removeprefix("torch.")
     print(json.dumps(asdict(config), indent=2))
-    print(f"{config.model}: {parameters:,} parameters on {device}, {world_size()} process(es)")
+    say(f"{config.model}: {parameters:,} parameters on {device}, {world_size()} process(es)")
     print("dtypes: what is trained, gradients, moments, log-probs, advantages float32; "
           f"the rest {compute}")  # fmt: skip
     print(f"tokens per update: {rows:,} responses, {rows * config.max_response_tokens:,} at most")
@@ -44,7 +45,7 @@ def print_plan(config, device):
         try:
             fits[f"{room / 1e9:.0f} GB"] = choose(config, model, room)
         except ValueError as error:
-            print(error)
+            say(error)
     show(config, model, device, fits)
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 
 from filelock import FileLock, Timeout
@@ -31,6 +31,7 @@ def lock_folder(folder, names):
             raise ValueError(f"{folder / name} is a link, and may lead out of {folder}: remove it")
         if (folder / name).is_dir() and not name.startswith("checkpoint-"):
             raise ValueError(f"{folder / name} is a folder, in the place of a file: move it away")
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -43,7 +44,22 @@ def lock_folder(folder, names):
             f"cannot write to {folder} ({error.strerror}): give another --out"
         ) from error
     with lock:
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            with suppress(OSError):  # on Windows an open file stays
+                if is_new and os.listdir(folder) == [".lock"]:  # nothing was written yet
+                    (folder / ".lock").unlink()
+                    folder.rmdir()
+            raise
+
+
+def fault_of(file, error):
+    """What is wrong with a file that cannot be read, for a message that begins with its name."""
+    with suppress(OSError), file.open("rb") as start:
+        if start.read(64).startswith(b"version https://git-lfs"):
+            return "is a pointer of Git LFS, not the file: run git lfs pull"
+    return f"is damaged or cut short ({error})"
 
 
 def read_json(file):
@@ -53,7 +69,7 @@ def read_json(file):
     except FileNotFoundError as error:
         raise ValueError(f"{file.parent} has no {file.name}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged or cut short ({error})") from error
+        raise ValueError(f"{file} {fault_of(file, error)}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file} is damaged: it holds no JSON object")
     return found

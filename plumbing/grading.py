@@ -23,8 +23,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from plumbing.answers import DOUBT, END, REAL, Parser, evaluate, normalise, tokenize
+from plumbing.answers import DOUBT, END, REAL, Parser, evaluate, tokenize
 from plumbing.prompts import LETTERS
+from plumbing.spelling import normalise
 from reward import after_thoughts, equal, extract_answer, score_batch
 
 RESPONSE_END = re.compile(r"\n[ \t]*(?:Q|Question|Problem|User|Human):|</s>|<eos>|<\|\w+\|>")
@@ -37,15 +38,24 @@ LETTER = (rf"(?:\(([A-Z])\)|(?<!{IN_WORD})(?<!['’])(?<!\d )([A-Z])"
           rf"(?!{IN_WORD}|[\^]|['’]\w|\s*[=+*/]))")  # fmt: skip
 LONE_LETTER = re.compile(LETTER)
 ANY_CASE = LETTER.replace("([A-Z])", "([A-Za-z])", 1)  # (b) too, behind a cue
-CONTENT_WORD = re.compile(r"\s+(?!(?:because|since|as|is|which|with|for|due|in|on|from|by|based|"
-                          r"given|and|or|so|but)\b)\w")  # fmt: skip
+CONTENT_WORD = re.compile(
+    r"[^\S\n]+(?!(?:because|since|as|is|are|was|which|with|for|due|in|on|from|by|based|given|and|or"
+    r"|so|but)\b)\w")  # fmt: skip
 CHOICE_CUE = re.compile(  # "Answer: C", "the answer is option C"; "C is correct"
     r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice)(?i:\W{0,4}(?:is|(?:should|must|would|"
     r"will|has to|can only) be)|\W{0,3}:)\W{0,8}?"
-    rf"(?i:option )?{ANY_CASE}|{ANY_CASE}(?= is (?:the )?(?:correct|right|best|true|answer)\b)")
+    rf"(?i:option )?{ANY_CASE}|{ANY_CASE}(?= is (?:the )?(?:correct|right|best|true|answer)\b)"
+    rf"|(?i:answer)\W{{0,3}}\n\W{{0,8}}{ANY_CASE}(?=\W*(?:\n|$))"  # on a line of its own
+    rf"|(?:答案|选(?!项))[是为择]?\W{{0,4}}{ANY_CASE}|{ANY_CASE}(?=项?(?:是)?(?:正确|对))")
 FIRST_LETTER = re.compile(r"^[^\w\n(]{0,8}\(([a-z])\)", re.M)
-EITHER = re.compile(r"\W{0,3}or\W{0,3}(?i:option )?[A-Z]\b")  # (A) or (B) is no answer
+DENIED = re.compile(  # "not (B)", "neither B nor C", "I would not choose B"
+    r"(?:(?:\b(?:not|neither|nor|never|rather than|instead of|except)|n['’]t)\s+(?:(?:be|choose|"
+    r"pick|select|option|choice)\s+)?|不(?:是|选|能选)?)\W{0,3}$", re.I)  # fmt: skip
+LINK = r"\W{0,3}(?:\b(?:or|and|nor)\b|[,/&])\W{0,3}(?i:option )?\(?"  # between letters
+NEXT_LETTER, LETTER_BEFORE = (re.compile(part) for part in (
+    rf"{LINK}([A-Z])(?![\w'’])(?!\)?\s+(?:is|are|was|has)\b)", rf"(?<!\w)([A-Z]){LINK}$"))
 BBH_LETTER = re.compile(r"\(([A-Z])\)|^(?:OPTION |CHOICE )?([A-Z])(?=$|[).:,])")
+REASON = re.compile(r",? (?:since|because|as|while|not|rather)\b")
 REMARK = re.compile(  # "This answer is correct.", after the answer
     r"\W*(?:\w+ly |indeed |also )?(?:in)?(?:correct|right|reasonable|consistent|plausible|accurate|"
     r"confirmed|verified|sensible|wrong)\b", re.I)  # fmt: skip
@@ -67,22 +77,36 @@ def without_markup(text):
 
 
 def letters(pattern, text, options):
-    """[(letter of an option, where it ends)] that a pattern with LETTER finds in a text.
+    """The letters of options that a pattern with LETTER finds in a text.
 
-    What reads on as a sentence is no letter ("A cat"), unless the option's own text follows.
+    What reads on as a sentence is none ("A cat"), unless the option's own text follows; nor is one
+    that is denied ("not B"). One of several ("A or B", A/B) is "".
     """
     found = []
     for match in pattern.finditer(text):
-        letter, end = "".join(filter(None, match.groups())).upper(), match.end()
-        if letter not in LETTERS[: len(options)]:
+        letter, end = match[match.lastindex].upper(), match.end()
+        before = text[: match.start(match.lastindex)][-40:]
+        known = LETTERS[: len(options)]
+        if letter not in known or DENIED.search(before):
             continue
         is_bare = text[end - 1] == letter  # not (C)
         option = options[LETTERS.index(letter)]
         follows = text[end : end + len(option) + 8].lstrip()  # a few spaces
         is_option = option and follows.startswith(option)
         if is_option or not is_bare or not CONTENT_WORD.match(text, end):
-            found.append((letter, end))
+            others = letters_beside(text, before, end)
+            found.append("" if others & {*known} - {letter} else letter)
     return found
+
+
+def letters_beside(text, before, end):
+    """The letters that are linked with the one that ends at `end`: by "or", "and", a comma, /."""
+    after, earlier = NEXT_LETTER.match(text, end), LETTER_BEFORE.search(before)
+    if after and CONTENT_WORD.match(text, after.end()):
+        after = None  # (B), A train ...
+    if re.match(r"\)?\s+is\b", text[end:]):
+        earlier = None  # of A and B, B is better
+    return {one[1] for one in (after, earlier) if one}
 
 
 def boxed_letter(box, options):
@@ -97,7 +121,7 @@ def boxed_letter(box, options):
     alike = [letter for letter, option in zip(LETTERS, options, strict=False) if equal(box, option)]
     if len(alike) == 1:  # \dfrac{1}{2} where the option is 0.5
         return alike[0]
-    found = {letter for letter, _ in letters(LONE_LETTER, box, options)}
+    found = {*letters(LONE_LETTER, box, options)}
     return "" if len(found) > 1 else next(iter(found), None)
 
 
@@ -109,27 +133,32 @@ def choice_answer(text, problem):
     if letter is not None:
         return letter or None
     plain = without_markup(text)
-    found = letters(CHOICE_CUE, plain, options)
-    if found and EITHER.match(plain, found[-1][1]):
-        return None
-    found = found or letters(LONE_LETTER, plain, options)
+    found = letters(CHOICE_CUE, plain, options) or letters(LONE_LETTER, plain, options)
     first = {letter.upper() for letter in FIRST_LETTER.findall(plain)}  # (b) blue sand
     if not found and len(first) == 1 and first <= set(LETTERS[: len(options)]):
         return first.pop()
-    return found[-1][0] if found else None
+    if not found and (stated := extract_answer(text, loose=True)):  # "The answer is red clay."
+        found = [letter for letter, option in zip(LETTERS, options, strict=False)
+                 if without_markup(option).strip().casefold() == stated.casefold()]  # fmt: skip
+    return (found[-1] or None) if found else None
 
 
 def bbh_answer(text, problem):
-    """What follows the last "answer is", to the end of its sentence; else a box, "Answer:"; None.
+    """A box behind the last "answer is", else what follows that, to the end of its sentence; else
+    a box, "Answer:"; None.
 
-    Where the task wants a letter, B, (B) and "(B) the second" all are (B); "(A) or (B)" is none.
+    Where the task wants a letter, B, (B), "(B) the second" and "(B), as (A) is wrong" all are (B);
+    "(A) or (B)" is none.
     """
     parts = re.split("answer is", without_markup(text), flags=re.I)
     while len(parts) > 2 and REMARK.match(parts[-1]):
         parts.pop()
     rest = parts[-1] if len(parts) > 1 else without_markup(extract_answer(text, loose=True) or "")
+    if text.rfind("\\boxed") > text.lower().rfind("answer is"):
+        rest = without_markup(extract_answer(text) or "")
     answer = re.split(r"\n|\.\s", rest.lstrip(" :\t\n"))[0].strip(" .!\"'“”")
-    letters = {"".join(groups) for groups in BBH_LETTER.findall(answer.upper())}
+    stated = REASON.split(answer)[0].upper()
+    letters = {"".join(groups) for groups in BBH_LETTER.findall(stated)}
     is_letter = len(letters) == 1 and re.fullmatch(r"\([A-Z]\)", problem["answer"])
     return f"({letters.pop()})" if is_letter else answer
 
@@ -165,6 +194,8 @@ def as_number(text, unit=True):
     """
     text = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", normalise(text))
     text = re.sub(r"(?<=[A-Za-z])[.-](?=[ A-Za-z]|$)", " ", text)  # sq. ft., a.m., foot-pounds
+    text = re.sub(r"(?<=[a-z])['’](?=s\b| |$)", " ", text)  # Jo's
+    text = re.sub(r"(?<![\d)])\*\*|\*\*(?![\d(])", " ", text)  # **5**, but not 2**3
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     if not unit and WORD.search(text):
         return None

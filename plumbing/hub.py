@@ -68,6 +68,9 @@ def fetch_folder(name, patterns=HUB_FILES):
     """The local folder of a model: as given, or downloaded once into the hub's cache."""
     name = resolve_model(name)
     if Path(name).is_dir():
+        cached = sorted(Path(name).glob("snapshots/*/config.json"))
+        if cached and not Path(name, "config.json").exists():
+            raise ValueError(f"{name} is a folder of the hub's cache: give {cached[0].parent}")
         return Path(name)
     advice = "give --model a folder with config.json, *.safetensors and the tokenizer's files"
     with hub_errors(name, f"https://huggingface.co/{name}", advice):

@@ -71,8 +71,13 @@ def describe_template(tokenizer):
     """What a person should know of the prompts, in one line, or ""."""
     if not tokenizer.chat_template:
         return "the tokenizer has no chat template: prompts are plain text, Question: ... Answer:"
-    shows_date = re.search("strftime_now|date_string", template_of(tokenizer) or "")
-    return f"the chat template prints a date: it is always {DATE}" if shows_date else ""
+    told = []
+    if re.search("strftime_now|date_string", template_of(tokenizer) or ""):
+        told.append(f"the chat template prints a date: it is always {DATE}")
+    if render(tokenizer, [{"role": "user", "content": "2 + 3?"}]).rstrip().endswith("<think>"):
+        told.append("the chat template opens a thought itself, though thinking is off: what counts "
+                    "stands behind </think>, where a response has it")  # fmt: skip
+    return "; ".join(told)
 
 
 def control_tokens_in(tokenizer, problems):
@@ -117,6 +122,15 @@ def encode_prompt(tokenizer, problem, template="chat"):
     ids = tokenizer(f"{system}\n\n{question}" if system else question).input_ids
     # Some tokenizers end every text with EOS, after which a model has nothing to say.
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def check_embeddings(tokenizer, problem, ids, vocab_size):
+    """Raise ValueError for a prompt with a token that the model does not have."""
+    if (last := max(ids, default=0)) >= vocab_size:
+        raise ValueError(
+            f"the prompt of {problem['problem'][:60]!r} has the token {last}, "
+            f"{tokenizer.decode([last])!r}, but the model has only {vocab_size} embeddings"
+        )
 
 
 def response_ends(model, tokenizer, problems, template="chat"):

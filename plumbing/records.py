@@ -77,7 +77,7 @@ def start_records(run):
         f"process(es); every setting is in {run.folder / 'config.json'}"
     )
     if first != second and config.prerl_steps >= config.steps:
-        print(
+        say(
             f"phase 2 is never reached: --prerl-steps {config.prerl_steps} of "
             f"--steps {config.steps} are phase 1"
         )

@@ -376,7 +376,7 @@ def test_a_pointer_of_git_lfs_says_so(folder):
     """Bug: "header too large" where a clone has pointers in place of files."""
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     (folder / "model.safetensors").write_bytes(pointer)
-    with pytest.raises(ValueError, match="model.safetensors is a pointer of Git LFS, not the weights"):
+    with pytest.raises(ValueError, match="model.safetensors is a pointer of Git LFS, not the file"):
         load_model(str(folder))
 
 

@@ -42,6 +42,20 @@ CLAYS = ["red clay", "blue sand", "grey mud", "white chalk", "black soil", "brow
     ("The answer is (b).", "B"), ("Therefore, option (b) is correct.", "B"), ("**(b)**", "B"),
     ("(b) blue sand", "B"), ("(a) is small and\n(b) is large", None),
     ("所以答案是B。", "B"), ("综上，选B。", "B"), ("答案为B", "B"),
+    ("选项A正确，选项B错误。", "A"), ("【答案】C\n【解析】A项和B项不对", "C"), ("答案是A，不是B。", "A"),
+    ("只有A正确，B、C、D都不对。", "A"), ("选B, 不选A", "B"),
+    # what stands on the next line is no part of "A cat"
+    ("Answer: C\n\nExplanation: green is a mix.", "C"), ("The answer is C\n\nHope it helps!", "C"),
+    ("**Answer: C**\n\nExplanation: B is blue.", "C"),
+    ("### Answer\nC\n\nGrass is green, A is red.", "C"),
+    # denied, or one of several
+    ("I would not choose B.", None), ("The answer is 15, not (B).", None), ("\\boxed{A/B}", None),
+    ("\\boxed{\\text{not B}}", None), ("Answer: B & A", None), ("Answer: B, D", None),
+    ("The answer is (B)/(A).", None), ("The answer is (B), (D).", None), ("(A)/(B)", None),
+    ("B and D are correct.", None), ("It is either B or D.", None), ("Neither B nor C", None),
+    ("The answer is B, and C is wrong.", "B"), ("Between A and B, B is better.", "B"),
+    ("Eliminating A, C and D leaves B.", "B"), ("The answer is B, A train.", "B"),
+    ("So B, not A.", "B"), ("The answer is 2.", "B"), ("Answer: three", None),
 ])  # fmt: skip
 def test_choice_letters(response, letter):
     """Bug: the words "A" and "I" as letters, markup in the way, an illegal letter, a guess."""
@@ -102,6 +116,9 @@ def test_more_than_ten_options_are_letters_too():
     ("(B)", "Answer: (B)", 1), ("(B)", "The answer is \\boxed{\\text{(B)}}.", 1),
     ("(R)", "So the answer is (R).", 1), ("(B)", "So the answer is (b).", 1),
     ("(B)", "The answer is (A). Wait. The answer is (B).", 1), ("(B)", "It is (B).", 0),
+    ("(E)", "The answer is (E), since (A) and (B) are wrong.", 1),
+    ("(B)", "The answer is not (A). \\boxed{(B)}", 1),
+    ("No", "The answer is as follows:\n\n\\boxed{No}", 1), ("(A)", "The answer is (A), (B).", 0),
     ("(A)", "the answer is (A) or (B).", 0), ("(A)", "the answer is A blue book", 0),
     ("(B)", "So the answer is 11/11/2018.", 0),
     # a closing remark is no answer
@@ -154,6 +171,9 @@ def test_bbh_answers(answer, response, right):
     ("540", "The answer is a total of 540 meters.", 1), ("3", "The answer is at least 3.", 0),
     ("2", "The answer is n 2.", 0), ("3", "The answer is negative 3.", 0),
     ("27", "\\boxed{27.0}", 1), ("18", "\\boxed{18", 0),
+    ("18", "**Final Answer:** Jo makes **$18** every day at the farmers' market.", 1),
+    ("18", "#### Step 2: compute\n9*2=18\n#### Final Answer\n**$18**", 1),
+    ("8", "The answer is 2**3.", 1), ("3", "答案是不是3", 0), ("3", "答案是3个。", 1),
 ])  # fmt: skip
 def test_gsm8k_answers(answer, response, right):
     """Bug: the last number taken, a unit in the way, a made-up next question, 5 dozen as 5."""

@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import reward
-from plumbing import answers
+from plumbing import answers, spelling
 
 CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
     "number": r"""
+        12\;345 == 12345   1~000~000 == 1000000   0.1666... == 1/6   0.333\ldots == 1/3   0.12... != 0.12
         +12 == 12   12.00 == 12   -0.0 == 0   12,00 != 1200   \text{12} == 12   \mathrm{12} == 12
         {12} == 12   [12] == 12   12.0.0 != 12   12 13 != 1213   12\ 345 == 12345   3.14 != 3.14159
         0.1428571 == 1/7   0.1429 != 1/7   2.9999999 != 3.0   0.0000001 != 0.0
@@ -57,6 +58,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         62.5\% == \frac58   5\% != 0.5""",
     "unit": r"""
         12 cm == 12   12 \text{ cm}^3 == 12   12\mathrm{~kg} == 12
+        1.69 \AA == 1.69   0.49'' == 0.49   0.49 \text{ arcsec} == 0.49   0.49^{\prime\prime} == 0.49
+        1.4 \mathrm{~cm}^{2} / \mathrm{sec} == 1.4   44 \text{ million} == 4.4e7   2 billion people == 2e9
         12 kN == 12   5 GHz == 5   3 keV == 3   12 km h^{-1} == 12   5mA == 5   12V/m == 12
         7 kJ mol^{-1} == 7   4 J/(kg*K) == 4   9.8 \frac{m}{s^2} == 9.8   2 N\cdot m == 2
         2\pi m == 2\pi   \frac{1}{2} m == 0.5   6\times 10^{-4} T == 6\times 10^{-4}
@@ -76,12 +79,16 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \cos 59^\circ != \cos58   3 for every 4 != 3   5 hundredths != 5
         3, 5 (extraneous) != 3,5   -3 out of 4 != -12
         9.8\mathrm{~m\,s^{-2}} == 9.8   2^1 hours 30 minutes != 60   \frac31 \text{ mod } 4 != 12
-        1.5\text{ million} != 1500000   3\text{ hours }20\text{ minutes} != 3   12\,\Omega == 12
+        1.5\text{ million} == 1500000   44 million != 44   3\text{ hours }20\text{ minutes} != 3   12\,\Omega == 12
         €12 == 12   45 miles == 45\text{ miles}   1.6 \text{ g/cm}^3 == 1.6
         4.5\times 10^{33}\ \mathrm{erg}/\mathrm{s} == 4.5e33   60^\circ != \frac{\pi}{3}
         \theta = 60^{\circ} == 60^\circ   \cos(60^\circ) == 0.5   \tan(45^{\circ}) == 1
         60^\circ, 120^\circ == 60, 120   -45^\circ != 45   120^\circ != 60^\circ""",
     "any script": r"""
+        3或2 == 2,3   x=2或x=3 == 2, 3   x<1 或 x>4 == (-\infty,1)\cup(4,\infty)   ②、③、④ == ②③④
+        ③④② == ②③④   ②③④ != 234   3.5千克 == 3.5   60千米/时 == 60   5千 == 5000   5万 == 50000
+        3.5万元 != 3.5   2百分点 == 2   3个以上 != 3   3以下 != 3   3打 != 3   3成 != 3   负3 != 3   大于3 != 3
+        至少3个 != 3   第3个 != 3   3个 == 3
         да == \text{да}   Да == да   нет != да   हाँ == \text{हाँ}   是 == 是   是 != 否   5元 == 5
         120 ₽ == 120   ₹5 == 5   5。 == 5   5 метров == 5   5 मीटर == 5   5 سانتی‌متر == 5   5元 != 6
         42 или 43 != 42   42、43 != 42   42→ != 42   5万 != 5   5万元 != 5   5三 != 5   5 cafés == 5""",
@@ -101,6 +108,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         3.2\times10^5 != 3.2\times10^6   3.83 \times 10^{35} == 3.83e35
         32\times10^4 == 3.2\times10^5   10¹² == 10^{12}   10¹² != 10   3.2×10⁻³ == 0.0032""",
     "base": r"""
+        2516_{\text{eight}} == 2516_8   2516_{\text{nine}} != 2516_8
         1011_{2} == 1011_2   1011_{two} == 1011_2   11 != 1011_2   1011_2 != 1011
         \text{1011}_2 == 1011_2   1011_{(2)} == 1011_2   1{,}011_2 == 1011_2   221_3 != -221_3
         152A_{11} == 152A_{11}   \texttt{1011}_2 == 1011_2   1011 \text{ (base 2)} == 1011_2
@@ -119,6 +127,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \sin^2 2+\cos^2 2 == 1   \log_{10}2 == \lg 2   \csc 10 == \frac{1}{\sin 10}
         -\log_{10} 250 == -\log_{10}(250)   \arccos(-1) == \pi""",
     "symbolic": r"""
+        \dot{x}_0 t == t \dot{x}_0   \dot{x}_{0} t != x_0 t   2\operatorname{cis}30^\circ == \sqrt3+i
+        2\text{cis}\frac{\pi}{6} == \sqrt3+i
         x^2+x != x^2-x   3x+2 != 3x   -x+5 == 5-x   (x-2)(x+2) != x^2+4
         \frac{x+1}{x-1} == -\frac{x+1}{1-x}   x x == x^2   \frac{x}{3} == \frac13 x
         \sqrt{x} == x^{0.5}   e^{2x} == (e^x)^2   \cos(x)^2 == 1-\sin^2x
@@ -137,6 +147,10 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \lfloor\frac n2\rfloor+2 != \lceil\frac n2\rceil+1   x+y+z != x+y   2^{2009} != 2^{2008}
         \frac{99!}{2^{50}} != \frac{100!}{2^{50}}""",
     "equation": r"""
+        f(x) \equiv 0, f(x) \equiv 1 == f(x)=0, f(x)=1   N \equiv 7 \pmod{1000} == 7   7 (\bmod 12) == 7
+        f(x)=x+1,\ \forall x \in \mathbb{R} == f(x)=x+1   \Delta E = 7 == 7   S_{\triangle ABC} = 7 == 7
+        \begin{cases} x=3 \\ y=4 \end{cases} == (3,4)   k = 7 \quad \text{(since } k>0) == 7
+        \begin{cases} x & \text{if } x>0 \\ 0 & \text{else} \end{cases} != x
         x = 7 == 7   x=7 != 8   y=3x-2 == 3x-2   y=3x-2 != y=3x+2   3x-y=2 == 6x-2y=4
         y=3x-2 != -2   x+2=9 != 7   7=8 != 7   f(x)=x+1 == f(x)=1+x   f(t)=t+1 != f(x)=x+1
         x=1, y=2 != (2,1)   (x, y) = (1, 2) == x=1,y=2   x=1, x=2 == x=2,x=1   x=1 != 1,2
@@ -172,6 +186,10 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         [−1, 1] == [-1,1]   k<0 \text{ or } k=1 == (-\infty,0)\cup\{1\}   x<2, x<1 != x<2
         \text{no integers } k\ge2 != k\ge2   \{1\},(0,2) != (0,2)""",
     "tuple": r"""
+        ]2,5[ == (2,5)   ]-\infty,-1[\cup]3,+\infty[ == (-\infty,-1)\cup(3,\infty)   ]2,5] != (2,5)
+        [2,\sqrt{5}[ == [2,\sqrt{5})   (3, inf) == (3,\infty)   (-inf,-1) U (3, inf) == x<-1 or x>3
+        \{x \mid x<-1 \text{ or } x>3\} == (-\infty,-1)\cup(3,\infty)   {x|x≤-1或x≥3} == x<=-1 or x>=3
+        \{x \mid x<-1 \text{ or } x>3\} != (-\infty,-1]\cup(3,\infty)
         (3,4) != (4,3)   (3, 4) != 3, 4   \left( \frac{3}{2}, -13 \right) == (1.5,-13)
         (3.0,4) == (3,4)   (a,b)=(3,4) == (3,4)   (2,\pi/3) == (2,\frac{\pi}{3})
         (3,4),(5,6) == (5,6),(3,4)   (3,4) != (3,4),(5,6)   (3,4);(5,6) == (3,4),(5,6)
@@ -180,6 +198,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         (2,32) != (2,32),(8,18)   2<x<32 != (2,32),(8,18)   (2,4),(3,4) != (2,4)
         (2,4) \text{ or } (3,4) != (2,4)   (1,9) != (1,9),(3,3),(2,5)""",
     "list, set, plus-minus": r"""
+        \frac12 \text{ or } 0.5 == 1/2   1/2, 50\% == 1/2   1/2, 0.6 != 1/2   5, 5 != 5, 6
         3,4 == 4,3   3 and 4 == 4, 3   3\text{ and }4 != 3   3,4,5 != 3,4   3,3 != 3   3,4 == 3{}4
         \{3,4\} == \{4,3\}   \{3, 4\} != (3,4)   -2,\frac32 == \frac{3}{2},-2
         \frac{1}{2}, \frac{1}{3} == \frac13,\frac12   1+i,1-i,-1+i,-1-i == \pm1\pm i
@@ -205,6 +224,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         2 to 3 == 2:3   \text{4 to 6} == 2:3   4{:}6 == 2:3   2 to 3 != 3:2   2:3 == 2:3   2:3 != 3:2   2 : 3 == 2:3   2\text{:}3 == 2:3   1:2:4 != 1:2:3
         a:b=2:3 == 2:3   2:3 != 0.6667   1:\sqrt3 == \sqrt3:3   05:00 == 05:00""",
     "choice": r"""
+        A, C, D == ACD   DCA == ACD   A and C and D == ACD   (A), (C), (D) == ACD   A, C != ACD
+        AB == A, B   A, B, C, D != ACD
         A == A   \text{A} == A   \textbf{A} == A   (A) 12 == A   A. 12 == A   a == A   A, B != A
         A or B != A   not A != A   AB != A   Option A == A   A == \text{(A)}   A == (A) Paris
         ABD == ABD   A != 12   K == K   A/B != A   A. B != A   A, == A
@@ -342,11 +363,11 @@ def test_extract(response, strict, loose):
 
 
 def clear_caches():
-    for remembered in (answers.normalise, answers.readings, answers.assignment, answers.same_tree):
+    for remembered in (spelling.normalise, answers.readings, answers.assignment, answers.same_tree):
         remembered.cache_clear()
 
 
-@pytest.mark.parametrize("rule", answers.RULES, ids=lambda rule: rule.before.split("   ")[0])
+@pytest.mark.parametrize("rule", spelling.RULES, ids=lambda rule: rule.before.split("   ")[0])
 def test_rules(rule, monkeypatch):
     """Bug: a rule that does not do what its example shows, or whose example passes without it."""
     examples = list(zip(rule.before.split("   "), rule.after.split("   "), strict=True))
@@ -354,7 +375,7 @@ def test_rules(rule, monkeypatch):
         rewritten = rule.pattern.sub(rule.replacement, before)
         assert " ".join(rewritten.split()) == " ".join(after.split())
         assert reward.equal(before, after), before
-    monkeypatch.setattr(answers, "RULES", [other for other in answers.RULES if other != rule])
+    monkeypatch.setattr(spelling, "RULES", [other for other in spelling.RULES if other != rule])
     clear_caches()
     needless = [before for before, after in examples if reward.equal(before, after)]
     clear_caches()
@@ -363,7 +384,7 @@ def test_rules(rule, monkeypatch):
 
 def test_style_words():
     """Bug: a style command that hides its content, or one in the list that changes it."""
-    for word in answers.STYLES:
+    for word in spelling.STYLES:
         assert reward.equal(rf"\{word} v", "v") and not reward.equal(rf"\{word} v", "w"), word
 
 
