@@ -272,7 +272,7 @@ TRICKY = r"""\frac{2}{4} == 0.5   0.333333 == 1/3   5.001 != 5   50% == 0.5   50
 def explain(text, ground_truth, loose, strict):
     """Print what was extracted, how both sides read, and which rule decided."""
     answer, rule = find_answer(text, loose)
-    if rule == "no answer" and not loose:
+    if rule == "no answer" and not loose and "think>" not in text:
         answer, rule = text, "bare answer"
     print(printable(f"extracted     {answer or 'nothing'} ({rule})"))
     right = is_read = False

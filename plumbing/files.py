@@ -15,6 +15,7 @@ from plumbing.console import say
 from plumbing.processes import rank
 
 NUMBER = int | float
+POINTER = "is a pointer of Git LFS, not the file: run git lfs pull"
 TEXT = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}  # JSON knows \ud800
 
 
@@ -56,10 +57,13 @@ def lock_folder(folder, names):
 
 def fault_of(file, error):
     """What is wrong with a file that cannot be read, for a message that begins with its name."""
+    return POINTER if is_pointer(file) else f"is damaged or cut short ({error})"
+
+
+def is_pointer(file):
+    """Whether it is what Git leaves in the place of a large file, with LFS."""
     with suppress(OSError), file.open("rb") as start:
-        if start.read(64).startswith(b"version https://git-lfs"):
-            return "is a pointer of Git LFS, not the file: run git lfs pull"
-    return f"is damaged or cut short ({error})"
+        return start.read(64).startswith(b"version https://git-lfs")
 
 
 def read_json(file):

@@ -18,17 +18,20 @@ import re
 from collections import Counter
 from contextlib import suppress
 
+from plumbing.console import say
+from plumbing.files import POINTER, is_pointer
 from plumbing.prompts import LETTERS
 from reward import extract_answer
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-QUESTIONS = ("problem", "question", "prompt", "messages", "conversations", "query", "input")
+QUESTIONS = ("problem", "question", "question_stem", "prompt", "messages", "conversations", "query",
+             "input")  # fmt: skip
 PASSAGES = ("title", "text", "content", "contexts", "sentences")  # of an object beside a question
 MATERIAL = ("instruction", "context", "passage", "article", "story", "body", "input")
 GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer", "target", "gold")
 SOLUTIONS = ("solution", "response", "output")  # that end in the gold
-CHOICE_GOLDS = ("answer", "answerkey", "correct", "correct_answer", "label", "answer_index",
-                "cop", *GOLDS)  # fmt: skip
+CHOICE_GOLDS = ("answer", "answerkey", "answer_key", "correct", "correct_answer", "correct_option",
+                "correct_choice", "label", "answer_index", "cop", *GOLDS)  # fmt: skip
 GPQA = ("correct_answer", "incorrect_answer_1", "incorrect_answer_2", "incorrect_answer_3")
 OPTIONS = {start + mark.lower(): mark for mark in LETTERS[:10] + "123456789"
            for start in ("", "option", "option_", "choice", "choice_")}  # fmt: skip
@@ -46,7 +49,9 @@ WRAPPER = re.compile(  # of BytedTsinghua's sets: asks for "Answer: 34", which n
     r"line after.*\s*\Z")
 # Of verl's GSM8K, for the same reason
 TAIL = re.compile(r"\s*Let's think step by step and output the final answer after \"####\"\.\s*\Z")
-DECIMAL = re.compile(r"^(-?\d+),(\d+)$")
+# 2,5 and 1.000,50; but 1,000 is read as it is everywhere else
+TOLD = set()  # files of which it was said
+DECIMAL = re.compile(r"^-?(?![1-9]\d{0,2},\d{3}$)(?:\d+|\d{1,3}(?:\.\d{3})+),\d+$")
 NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3", "5"], not [3, 5)
 
 # --------------------------------------------------------------------------------------------------
@@ -62,6 +67,8 @@ def read_rows(path, columns=None):
     readers = {".parquet": read_parquet, ".csv": read_csv, ".jsonl": read_jsonl, ".json": read_json}
     place = ""
     try:
+        if is_pointer(path):
+            raise ValueError(f"it {POINTER}")
         if path.suffix.lower() not in readers:
             raise ValueError(f"its name does not end in {', '.join(SUFFIXES)}")
         for place, row in readers[path.suffix.lower()](path, columns):
@@ -149,7 +156,10 @@ def read_csv(path, columns):
                 if None in row:  # a separator that is not quoted moves all that follows it
                     raise ValueError(f"line {reader.line_num} has more cells than the first line")
                 if mark == ";":  # where it separates cells, a comma is that of decimals
-                    row = {name: DECIMAL.sub(r"\1.\2", cell or "") for name, cell in row.items()}
+                    for name in [name for name in row if DECIMAL.match(row[name] or "")]:
+                        cell = row[name]
+                        row[name] = cell.replace(".", "").replace(",", ".")
+                        tell_decimals(path, f"{cell} is {row[name]}")
                 yield f" line {reader.line_num}", row
     except UnicodeDecodeError as error:  # its own position is that in a block of the file
         with path.open("rb") as file:
@@ -158,9 +168,22 @@ def read_csv(path, columns):
         raise ValueError(f"line {line} is not utf-8: save the file as utf-8") from error
 
 
-def read_jsonl(path, columns):
+def tell_decimals(path, example):
+    if path not in TOLD:
+        say(f"{path}: as ; separates its cells, a comma is that of decimals: {example}")
+    TOLD.add(path)
+
+
+def lines_of(path):
     with path.open("rb") as file:  # as text, a line separator of Unicode would end a line
         yield from ((f" line {i}", line) for i, line in enumerate(file, 1) if line.strip())
+
+
+def read_jsonl(path, columns):
+    """A row in each line; or really a .json, a list over several lines."""
+    with path.open("rb") as file:
+        first = file.readline(2**20).decode("utf-8-sig", "ignore").strip()
+    yield from read_json(path, columns) if first[:1] == "[" else lines_of(path)
 
 
 def read_json(path, columns):
@@ -170,7 +193,7 @@ def read_json(path, columns):
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
-        yield from read_jsonl(path, columns)
+        yield from lines_of(path)
         return
     if isinstance(rows, dict) and asked_column(lowered(rows)) is None:
         lists = {name: value for name, value in rows.items()
@@ -233,7 +256,7 @@ def turns_of(value):
 
 def role_of(turn):
     role = str(turn.get("role", turn.get("from", "user")))
-    return "user" if role == "human" else role
+    return {"human": "user", "gpt": "assistant"}.get(role, role)
 
 
 def roles_not_asked(row):
@@ -278,6 +301,8 @@ def golds_of(value):
         others = value.get("aliases")  # TriviaQA's
         return golds_of([value[(keys or list(value))[0]], *(others or ())])
     if isinstance(value, list):
+        if len(value) > 1 and all(type(item) in (int, float) for item in value):
+            return [", ".join(map(clean, value))]  # TheoremQA's [1, 4]: both are the answer
         return list(dict.fromkeys(gold for item in value for gold in golds_of(item)))
     if isinstance(value, bool):
         return [str(value), "yes" if value else "no"]
@@ -389,6 +414,8 @@ def to_problem(row, task):
     """
     columns = f"columns {', '.join(map(str, row))}"
     low = lowered(row)
+    if isinstance(low.get("question"), dict) and "stem" in low["question"]:  # as ARC is published
+        low |= low["question"] | {"question": low["question"]["stem"]}
     if not (asked := asked_column(low)):
         raise ValueError(f"{columns} are no known layout; expected {task.columns}")
     check_names(name for name in map(plain_name, row) if name in QUESTIONS + GOLDS)
@@ -399,6 +426,8 @@ def to_problem(row, task):
                            or text not in question and question not in text)  # fmt: skip
     problem = {"problem": question, "answer": "", "alternatives": None, "kind": task.kind,
                "options": None, "error": None}  # fmt: skip
+    if (turns := turns_of(low[asked])) and role_of(turns[-1]) == "assistant":  # a solution
+        low.setdefault("solution", turns[-1].get("content", turns[-1].get("value")))
     if isinstance(verl := unpacked(low.get("reward_model")), dict):
         low["ground_truth"] = verl.get("ground_truth")
     gold = next((low[name] for name in CHOICE_GOLDS if low.get(name) not in (None, "")), None)

@@ -19,6 +19,7 @@ from plumbing import lora
 from plumbing.checkpoints import base_of, compute_dtype, load_model, shapes_of
 from plumbing.flags import flag_of
 from plumbing.processes import choose_threads, gather, world_size
+from plumbing.prompts import response_ends
 from prerl import PACK_TOKENS
 from rollout import CHECK_EVERY, free_bytes
 
@@ -192,6 +193,8 @@ def load_weights(config, device):
     if config.lora_rank:
         model.base = base_of(config.model)
         lora.add_adapters(model, config.lora_rank, config.lora_alpha, config.seed)
+    # What ends a response here is to end it wherever the checkpoints are used.
+    model.eos_ids, _ = response_ends(model, tokenizer, [])
     model.compute_dtype = compute_dtype(device)
     model.checkpoint_activations = fit.checkpoint_activations
     choose_threads(model)

@@ -434,7 +434,9 @@ def export(out, target):
     for place in (target, target.parent / f"{target.name}.partial"):
         if os.path.lexists(place):
             raise ValueError(f"--export {target}: {place} is there already: name a new folder")
-    is_one = NAME.fullmatch(Path(out).resolve().name)
+    if NAME.fullmatch(target.name):
+        raise ValueError(f"--export {target}: that is the name of a run's checkpoint: give another")
+    is_one = Path(out, "trainer.json").exists()
     found = read_checkpoint(Path(out)) if is_one else newest_whole(Path(out))
     if damaged := found.damaged():
         raise ValueError(f"{found.path} is damaged ({', '.join(damaged)})")

@@ -31,6 +31,8 @@ PIECES = r"""
     \\[6pt]
     \mathrm{m\,s^{-1}} \lbrace \rbrace k=1 A: (a) pm am maybe squared out of
     да нет 元 万 ₽ 。 हाँ \pmod{11} (mod USD a.m. :00 sec books foot pies million
+    kN m/s^2 h^{-1} J/(kg*K) \frac{m}{s} \Omega \mu \AA ] [ ② 或 千 以上 inf cis \equiv \forall since
+    \begin{cases} \end{cases} 3333333333333333333333333 {x| \triangle 答案是 <think> \bmod eight
 """.split()
 
 

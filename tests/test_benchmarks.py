@@ -469,6 +469,7 @@ def test_a_folder_with_splits_is_read_by_split(tmp_path, names):
 @pytest.mark.parametrize("flags, message", [
     (["--data", "{tmp}/none.jsonl"], "no file and no task"),
     (["--data", "{tmp}"], "has no train.jsonl, .json ...: give a file"),
+    (["--data", "{tmp}/clone"], "train.jsonl, .json ...: give one of its folders, main, socratic"),
     (["--data", "{tmp}/cut.jsonl"], "cut.jsonl line 2: Unterminated string"),
     (["--data", "me/unknown"], "the hub has none of this name"),
     (["--data", "nowhere"], "known tasks: "),
@@ -494,12 +495,17 @@ def test_user_mistakes_get_one_line(world, hub, tmp_path, capsys, flags, message
                                   "kind": "tiny"}),
         "raises.py": "def check(problem, response):\n    return problem['x']\n",
     }  # fmt: skip
+    for name in ("main", "socratic"):  # as Git copies a data set of the hub
+        files[f"clone/{name}/train-00000-of-00001.parquet"] = ""
+        (tmp_path / "clone" / name).mkdir(parents=True)
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     flags = [flag.format(tmp=tmp_path) for flag in flags]
     assert dsrl.main(arguments(world, tmp_path / "out", *flags)) == 2
     error = capsys.readouterr().err.strip().split("\n")[-1]
     assert error.startswith("error: ") and message in error
+    left = tmp_path / "out"  # with nothing in it but a lock it would be in the way
+    assert not left.exists() or (left / "config.json").exists()
 
 
 # ---- the real sets -------------------------------------------------------------------------------

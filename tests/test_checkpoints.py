@@ -375,9 +375,20 @@ def test_a_model_is_known_by_its_files(folder, tmp_path):
 def test_a_pointer_of_git_lfs_says_so(folder):
     """Bug: "header too large" where a clone has pointers in place of files."""
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    (folder / "model.safetensors").write_bytes(pointer)
-    with pytest.raises(ValueError, match="model.safetensors is a pointer of Git LFS, not the file"):
-        load_model(str(folder))
+    for name in ("model.safetensors", "tokenizer.json"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(pointer)
+        with pytest.raises(ValueError, match=f"{name} is a pointer of Git LFS, not the file"):
+            load_model(str(folder))
+        (folder / name).write_bytes(whole)
+
+
+def test_a_folder_of_the_hubs_cache_is_named(folder, tmp_path):
+    """Bug: "has no config.json" of a folder that holds a whole model further down."""
+    inner = tmp_path / "models--A--B" / "snapshots" / "0123abc"
+    shutil.copytree(folder, inner)
+    with pytest.raises(ValueError, match=f"is a folder of the hub's cache: give {inner}"):
+        load_model(str(tmp_path / "models--A--B"))
 
 
 def test_a_tokenizer_of_the_adapters_own_is_theirs(folder, tmp_path, capsys):

@@ -197,6 +197,30 @@ def test_other_questions_of_one_name_are_said(stub, tmp_path, capsys, monkeypatc
         assert ("own: not alike: questions is " in capsys.readouterr().out) != are_alike
 
 
+def test_compare_names_who_finished_nothing(stub, tmp_path, capsys, monkeypatch):
+    """Bug: a folder without a finished task is left out without a word."""
+    run, _ = stub
+    monkeypatch.chdir(tmp_path)
+    run(out="a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/results.json").write_text('{"settings": {}, "tasks": {}}')
+    capsys.readouterr()
+    assert benchmarks.main(["--compare", "a", "b"]) == 0
+    assert "b: no task is finished, and it is left out" in capsys.readouterr().out
+    (tmp_path / "b/results.json").write_text("[]")
+    assert benchmarks.main(["--compare", "a", "b"]) == 2
+    assert "--out" not in capsys.readouterr().err  # it was given none
+
+
+def test_a_token_without_an_embedding_is_named(stub, capsys, monkeypatch):
+    """Bug: "token ids [66, 66] are not among 0 to 63", without the prompt or the token."""
+    run, _ = stub
+    monkeypatch.setattr(benchmarks, "encode_prompt", lambda *args: [5, 66])
+    assert run() == 2
+    error = capsys.readouterr().err
+    assert "the prompt of '0?' has the token 66" in error and "only 64 embeddings" in error
+
+
 def test_compare_says_what_differs(stub, tmp_path, capsys, monkeypatch):
     """Bug: figures of other rules or limits side by side as if they were alike."""
     run, _ = stub
@@ -320,7 +344,7 @@ def test_demo_runs(capsys):
 
 @pytest.mark.parametrize("edit", [{"k": "8"}, {"avg_at_k": None}, {"pass_at_k": {"x": 1}}, {"pass_at_k": {"9" * 400: 1}},
                                   {"sampling": 3}, {"sampling": []}, {"problems": []},
-                                  {"avg_at_k": 10**400}])  # fmt: skip
+                                  {"avg_at_k": 10**400}, {"avg_at_k": 37.5}, {"pass_at_k": {"1": -1}}])  # fmt: skip
 def test_an_edited_results_file_is_named(tmp_path, edit):
     """Bug: --compare ends in a traceback on results of the right keys and wrong types."""
     folder = tmp_path / "a$b_{$"  # no formula

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -86,6 +87,14 @@ def test_a_folder_is_held_by_one(tmp_path, monkeypatch):
                 pass
     with files.lock_folder(folder, ["results.json"]):  # it is free again
         pass
+    for made in (True, False):  # what was refused before it wrote leaves no folder of its own
+        with pytest.raises(ValueError, match="refused"):
+            with files.lock_folder(tmp_path / "refused", ["results.json"]) as kept:
+                if made:
+                    (kept / "results.json").touch()
+                raise ValueError("refused")
+        assert kept.exists() == made
+        shutil.rmtree(kept, ignore_errors=True)
     monkeypatch.setattr("fcntl.flock", no_locks)
     with files.lock_folder(tmp_path / "b", ["results.json"]):
         pass

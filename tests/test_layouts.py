@@ -115,6 +115,10 @@ LAYOUTS = [  # file, row in the columns of the public set; problem, answer, kind
     ("alpaca.jsonl", {"instruction": "p", "input": "", "answer": "5"}, "p", "5", "math"),
     ("mathinstruct.jsonl", {"instruction": "p", "output": "3 + 4 = 7. The answer is 7."}, "p", "7",
      "math"),
+    ("sft.jsonl", {"messages": turns("p", "So it is \\boxed{7}.")}, "p", "7", "math"),
+    ("sft.jsonl", {"conversations": [{"from": "human", "value": "p"},
+                                     {"from": "gpt", "value": "#### 7"}]}, "p", "7", "math"),
+    ("theorem.jsonl", {"Question": "p", "Answer": [1, 4, 3]}, "p", "1, 4, 3", "math"),
     ("metamath.jsonl", {"query": "p", "response": "So 7.\n#### 7\nThe answer is: 7"}, "p", "7",
      "math"),
     ("part.jsonl", {"prompt": [{"role": "user", "content": {"text": "p"}}], "answer": 5}, "p", "5",
@@ -229,6 +233,10 @@ CHOICES = [  # row beside the question; options, letter
     ({"options": [10, 20.5, 30], "answer": 20.5}, ["10", "20.5", "30"], "B"),
     ({"a": "clay", "b": "sand", "c": "mud", "d": "silt", "answer": "mud"}, CLAYS, "C"),
     ({"answerA": "clay", "answerB": "sand", "answerC": "mud", "label": "B"}, CLAYS[:3], "B"),
+    ({"question": {"stem": "p", "choices": [{"label": "A", "text": "clay"},
+                                            {"label": "B", "text": "sand"}]}, "answerKey": "B"},
+     CLAYS[:2], "B"),  # CommonsenseQA
+    ({"question_stem": "p", "question": "", "choices": CLAYS, "Correct Option": "C"}, CLAYS, "C"),
     ({"opa": "clay", "opb": "sand", "opc": "mud", "opd": "silt", "cop": 2}, CLAYS, "C"),  # MedMCQA
 ]  # fmt: skip
 
@@ -295,6 +303,25 @@ def test_csv_of_other_separators(tmp_path, mark):
     assert [row for _, row in read_rows(path)] == [{"problem": f"p{mark}, q", "answer": gold}]
 
 
+def test_decimals_of_a_german_spreadsheet_are_told(tmp_path, capsys):
+    """Bug: 1,000 becomes 1.000, which is 1, or 1.000,50 stays a list; and nothing says so."""
+    path = tmp_path / "own.csv"
+    path.write_text("problem;answer\np;1,000\nq;2,5\nr;1.000,50\ns;-0,125\nt;-3,5\n")
+    found = [row["answer"] for _, row in read_rows(path)]
+    assert found == ["1,000", "2.5", "1000.50", "-0.125", "-3.5"]
+    list(read_rows(path))
+    told = "own.csv: as ; separates its cells, a comma is that of decimals: 2,5 is 2.5"
+    assert capsys.readouterr().out.count(told) == 1
+
+
+def test_a_list_over_lines_is_read_from_a_jsonl(tmp_path):
+    """Bug: "line 1: Expecting value: line 2 column 1" of a list that was saved as .jsonl."""
+    rows, path = [{"problem": "p", "answer": "4"}], tmp_path / "x.jsonl"
+    for text in (json.dumps(rows, indent=2), "\ufeff" + json.dumps(rows)):
+        path.write_text(text, encoding="utf-8")
+        assert [row for _, row in read_rows(path)] == rows
+
+
 def test_a_json_file_of_columns_is_read(tmp_path):
     """Bug: DataFrame.to_json and Dataset.to_dict write columns: "holds no problem"."""
     rows, path = [{"problem": "p", "answer": 4}, {"problem": "q", "answer": 5}], tmp_path / "x.json"
@@ -333,6 +360,9 @@ FILES = [  # name, content; what the message must hold
      "wide.jsonl line 1: 'utf-8' codec"),
     ("wide.csv", "problem,answer\np,4\n".encode("utf-16"), "wide.csv: line 1 is not utf-8"),
     ("wide.json", "[]".encode("utf-16"), "wide.json: 'utf-8' codec"),
+    ("lfs.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+    ("lfs.parquet", b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+    ("list.jsonl", b'["a"]\n["b"]\n', "list.jsonl line 1: .'a'. is no object"),
     ("cut.json", b'[{"problem": "p"', "cannot be read: .*cut.json: "),
     ("deep.jsonl", b"[" * 100_000, "deep.jsonl"),
     ("cut.parquet", b"PAR1", "cannot be read: .*cut.parquet: "),

@@ -1,6 +1,7 @@
 """Memory: estimates, choices, and what happens without.    python -m pytest tests/test_plan.py"""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -52,6 +53,20 @@ def test_out_of_memory_takes_smaller_micro_batches(world, finished, tmp_path, mo
     room = 1
     assert dsrl.main(arguments(world, tmp_path / "b", "--steps", "1")) == 2
     assert "lower --micro-batch-tokens or --max-response-tokens" in capsys.readouterr().err
+
+
+def test_checkpoints_end_a_turn_as_the_run_did(world, tmp_path):
+    """Bug: Qwen2.5 base, trained with its chat template, runs past <|im_end|> on every server."""
+    folder = tmp_path / "model"
+    shutil.copytree(world, folder)
+    turn = "<|{{ m['role'] }}|>{{ m['content'] }}<s>"  # and EOS is </s>, number 2
+    template = "{% for m in messages %}" + turn + "{% endfor %}"
+    template += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    out = tmp_path / "out"
+    assert dsrl.main(arguments(world, out, "--model", str(folder), "--steps", "1")) == 0
+    found = json.loads((out / "checkpoint-1/generation_config.json").read_text())
+    assert found["eos_token_id"] == [1, 2]
 
 
 def test_offload_changes_no_bit(world, finished, tmp_path):

@@ -126,6 +126,8 @@ def test_a_template_prints_the_same_date_at_any_time(monkeypatch, template):
     told = "the chat template prints a date: it is always 2024-07-26"
     assert describe_template(make_tokenizer(template)) == told
     assert describe_template(make_tokenizer(CHATML)) == ""
+    thinks = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+    assert "opens a thought itself" in describe_template(make_tokenizer(thinks))
     assert "no chat template: prompts are plain text" in describe_template(make_tokenizer())
 
 

@@ -64,10 +64,10 @@ def test_a_run_whose_checkpoints_are_gone_keeps_its_records(copy, capsys):
 
 def test_a_checkpoint_is_no_run(copy, capsys):
     """Bug: advice that leads in a circle."""
-    folder = str(copy / "checkpoint-4")
     for more in (["--resume"], ["--export", str(copy / "new")]):
-        assert dsrl.main(["--out", folder, *more]) == 2
+        assert dsrl.main(["--out", str(copy / "checkpoint-4"), *more]) == 2
         assert "it is a checkpoint: give the folder of its run as --out" in capsys.readouterr().err
+        (copy / "checkpoint-4/trainer.json").unlink(missing_ok=True)  # with it, it is exported
 
 
 def test_a_preset_cannot_be_given_to_a_run(copy, capsys):
@@ -604,6 +604,8 @@ def test_export_is_a_plain_folder_in_bfloat16(copy, tmp_path, capsys):
     capsys.readouterr()
     assert dsrl.main([*older[:2], "--export", "x", "--model", "tiny", "--steps", "3"]) == 2
     assert "only --out counts: leave out --model, --steps" in capsys.readouterr().err
+    assert dsrl.main([*older[:3], str(copy / "checkpoint-99")]) == 2
+    assert "that is the name of a run's checkpoint" in capsys.readouterr().err
     (copy / "checkpoint-3/model.safetensors").write_bytes(b"")
     assert dsrl.main([*older[:3], str(tmp_path / "damaged")]) == 2
     assert "checkpoint-3 is damaged (model.safetensors)" in capsys.readouterr().err
