@@ -38,6 +38,15 @@ def repeating(match):
     return f"(({whole}{head}{period}-0{whole}{head})/{'9' * len(period)}{'0' * len(head)})"
 
 
+POWERS_OF_TEN = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12,
+                 "千": 3, "万": 4, "亿": 8}  # fmt: skip
+
+
+def power_of_ten(match):
+    r"""The \text{ million of \text{ million dollars} is *10^{6}\text{."""
+    return f"*10^{{{POWERS_OF_TEN[match[2]]}}}{match[1] or ''}"
+
+
 def matrix(match):
     """A matrix as a tuple of its rows; one row or one column as a tuple of its cells."""
     rows = [row.replace("&", ",") for row in re.split(r"\\\\|\\(?=[-\d.])", match[1])]
@@ -50,8 +59,6 @@ Rule = namedtuple("Rule", "pattern replacement before after data", defaults=["MA
 BASES = "two three four five six seven eight nine ten".split()
 # Each changes only how the v of \bf v looks
 STYLES = "displaystyle bf rm it bm boldsymbol vec hat underline overrightarrow boxed".split()
-POWERS_OF_TEN = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12,
-                 "千": 3, "万": 4, "亿": 8}  # fmt: skip
 # In the order in which they are applied: a rule sees what those before it have made
 RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     # What does not show, or is style only
@@ -136,10 +143,8 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"(?<=\d)\^?\{?(?:\\text\s?\{)?(?:st|nd|rd|th)\b\}{0,2}$", "",
      r"21st   22nd   23rd   30th   7^{\text{th}}", "21   22   23   30   7"),
     # Numbers in words are numbers, not units
-    (r"(?<=\d) ?(?:\\text\s?\{ ?)?(?:(thousand|million|billion|trillion)\b|[万亿]"
-     r"|千(?![克米瓦帕焦卡伏赫]))",
-     lambda match: r"*10^{%d}" % POWERS_OF_TEN[match[0].strip().split("{")[-1].strip()]
-     + r"\text{" * ("{" in match[0]), r"1.5 million   3 \text{ billion dollars}   5万",
+    (rf"(?<=\d) ?(\\text\s?\{{ ?)?({'|'.join(POWERS_OF_TEN)})(?![a-z克米瓦帕焦卡伏赫])",
+     power_of_ten, r"1.5 million   3 \text{ billion dollars}   5万",
      r"1.5*10^{6}   3*10^{9}\text{ dollars}   5*10^{4}", "responses"),
     (r"^(?:\\text\s?\{ ?)?(?!NOT)[A-Z]{3}[ }]+(?=\d)", "",
      r"USD 18.90   \text{EUR }5", "18.90   5", "responses"),
