@@ -24,6 +24,7 @@ import sys
 from itertools import product
 
 from plumbing.answers import DOUBT, IN_WORDS, MAX_ITEMS, readings, same_tree, show, without_units
+from plumbing.choices import LAYOUT, choice, compare_letters
 from plumbing.spelling import MAX_ANSWER, normalise
 from plumbing.text import printable
 
@@ -127,17 +128,8 @@ def extract_answer(response, loose=False):
 # --------------------------------------------------------------------------------------------------
 # Equal: two answers -> right or not, and the rule that decided
 
-CHOICE = re.compile(r"""
-    \s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\ )?[(\[]?([A-Ja-j])  # B, (b), Option B
-    (?:[)\].:\s]*                                       # and no more; or the option's text after it
-    | [).:]+(?:\s+|(?<=\))(?=\w))                       # B. five; (B)five
-      (?!(?:or|and|not|false|incorrect|is|no\ wait)\b   # but no "B) or ...", "B. not"
-      | .*\b(?:[B-J]|A(?!\ [a-z]))\b                    # nor a second letter: "C. or D"
-      | \(?[a-j](?:\)|\ is\b)|(?:.*[a-z]{2}\ )?[b-j]\b\W*$)
-      (.+))""", re.X)
 SPACE = re.compile(r"(?<![\d.]) | (?![\d.])")  # A space between digits stays.
 UNIT_AS_TEXT = re.compile(r"(?<=\d) ?\\text\s?\{ ?([a-zA-Z][^{}]*)\}(?!_)")
-LAYOUT = re.compile(r"\\text(?![a-zA-Z])|[{}$~]|\\[,;! ]")
 # Signs that make a formula of a text: a-b is not ab, north-east is northeast
 FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")
 NOT_SPOKEN = re.compile(  # 10:00 a.m. is 10 am, north-east northeast
@@ -158,18 +150,6 @@ STRICT_RULES = [(re.compile(pattern), *row) for pattern, *row in [
     (r"\\frac([^{])\{", r"\\frac{\1}{", r"\frac1{3}", r"\frac{1}{3}"),
     (r"^0\.5$", r"\\frac{1}{2}", "0.5", r"\frac{1}{2}"),
     (r"^(-?\d+)/(-?\d+)$", r"\\frac{\1}{\2}", "1/3", r"\frac{1}{3}")]]
-
-
-def choice(text):
-    """The letter of a multiple-choice answer and what stands behind it: ("B", "five")."""
-    match = CHOICE.fullmatch(LAYOUT.sub("", text)) if len(text) < 200 else None
-    return (match[1].upper(), match[2]) if match else ("", None)
-
-
-def several_letters(text):
-    """The letters of a choice of several, in order: ACD of "A, C and D", of (D)(C)(A); else ""."""
-    letters = re.sub(r"[\s,;&()]|\band\b", "", LAYOUT.sub("", text))
-    return "".join(sorted(letters)) if re.fullmatch("[A-H]{2,8}", letters) else ""
 
 
 def plain_words(text):
@@ -196,12 +176,9 @@ def compare(predicted, ground_truth, strict=False):
     texts = {SPACE.sub("", UNIT_AS_TEXT.sub(r"\1", one)) for one in (predicted, ground_truth)}
     if len(texts) == 1:
         return True, "same text"
-    if several_letters(predicted) == several_letters(ground_truth) != "":
-        return True, "multiple choice"
-    letter, behind = choice(predicted)
-    gold_letter, gold_behind = choice(ground_truth)
-    if gold_letter and (letter or gold_letter in ground_truth) and not (behind and gold_behind):
-        return letter == gold_letter, "multiple choice"
+    right, predicted, ground_truth = compare_letters(predicted, ground_truth)
+    if right is not None:
+        return right, "multiple choice"
     words, gold_words = plain_words(predicted), plain_words(ground_truth)
     if words and words == gold_words:
         return True, "same words"

@@ -7,6 +7,7 @@
     grading.py       answers of each kind of problem, verifiers of one's own
     evaluation.py    sample and grade k responses a problem; Avg@k, pass@k, thoughts
     spelling.py      one way to write what prints the same, for reward.py
+    choices.py       answers that are letters of options, for reward.py
     answers.py       the grammar and arithmetic of answers, for reward.py
     hub.py           names of models, the hub
     checkpoints.py   Hugging Face folders in and out

@@ -40,9 +40,6 @@ MAX_TOKENS, MAX_DEPTH = 400, 40  # tokens, brackets
 MAX_BITS = 20_000  # of an exact number: arithmetic well under 1 ms
 MAX_ITEMS = 40  # of a list: comparing without order is quadratic
 DECIMAL_TOLERANCE = Fraction(2, 10**6)  # relative, where a side has a decimal point
-SAME = Fraction(1, 10**40)  # relative, for values carried with 50 digits
-MP = mpmath.MPContext()  # our own: nothing changes its precision, threads may share it
-MP.dps = 50
 
 # --------------------------------------------------------------------------------------------------
 # Tokens: text -> (kind, value); the kinds are number, based, name, function, word, op
@@ -270,7 +267,7 @@ class Parser:
         argument, closing, after = [*self.tokens[-2:-5:-1], END, END, END][:3]
         is_number = argument[0] == "number" and closing == ("op", ")")
         is_call = name == "f" or is_number and (argument[1] == "0" or after == ("op", "="))
-        if self.peek() == "(" and is_call and name not in REAL:  # f(3), I(0), g(2) =, not 2x(3)
+        if self.peek() == "(" and is_call and name not in CONSTANTS:  # f(3), I(0), g(2) =
             name += str(self.expression(ATOM))
         return name
 
@@ -373,11 +370,10 @@ def readings(text):
 
 
 # --------------------------------------------------------------------------------------------------
-# Values: tree -> Fraction while exact, else a number with 50 digits
+# Values: tree -> a Fraction while exact, else a number with many digits
 
-# What names and marks stand for over the real numbers
-REAL = {"pi": +MP.pi, "e": +MP.e, "oo": MP.inf, "log": +MP.e, "circ": Fraction(1),
-        "%": Fraction(1, 100)}
+# What names and marks stand for over the real numbers; "%" and "degree" may be given as 1 instead
+CONSTANTS = ("pi", "e", "oo", "log", "circ", "%")
 # From 1/100 to 6 and of both signs: no root, absolute value or small term can hide
 COORDINATES = [Fraction(n, 1000) for n in (
     1237, 2871, 413, 3319, 1709, 523, 5011, 2203, 811, 4157, 1453, 3701)]
@@ -388,91 +384,122 @@ TRIALS = [
 WHOLE = [[Fraction(n + n % 5 * i) for i in range(12)] for n in range(1, 21)]  # for floors
 
 
-def power(base, exponent):
-    """base ** exponent: exact for an integer exponent, the real odd root of a negative number."""
-    root = exponent.denominator if isinstance(exponent, Fraction) else 0  # 0: irrational
-    bits = abs(MP.mag(base)) + 1 if base else 1
-    if isinstance(base, Fraction):
-        bits = max(map(int.bit_length, base.as_integer_ratio()))
-    if abs(exponent) * bits > MAX_BITS or not base and not MP.convert(exponent).real > 0:
-        raise ValueError("a power is too large" if base else "zero to the power of zero or less")
-    if root == 1:
-        return base ** int(exponent)
-    if root % 2 and not isinstance(base, MP.mpc) and base < 0:
-        return (-1) ** (exponent.numerator % 2) * MP.power(-base, exponent)
-    return MP.power(base, exponent) if base else Fraction(0)
+class Arithmetic:
+    """Values: Fractions while exact, else mpmath's numbers with so many digits."""
+
+    def __init__(self, digits):
+        self.mp = mp = mpmath.MPContext()  # our own: nothing changes it, threads may share it
+        mp.dps = digits
+        self.same = Fraction(1, 10 ** (digits - 10))  # relative
+        self.real = {"pi": +mp.pi, "e": +mp.e, "oo": mp.inf, "log": +mp.e, "circ": Fraction(1),
+                     "%": Fraction(1, 100)}  # fmt: skip
+        calls = {name: getattr(mp, name) for name in ANALYTIC}
+        for name, other in zip(TRIG[3:], ("cos", "sin", "tan")):  # mpmath's are not safe in threads
+            calls[name] = lambda x, call=calls[other]: 1 / call(x)
+            calls[f"a{name}"] = lambda x, call=calls[f"a{other}"]: call(1 / mp.convert(x))
+        self.calls = calls | {
+            "+": add, "*": mul, "^": self.power, "abs": abs, "!": self.factorial,
+            ":": lambda x, y: x * self.power(y, Fraction(-1)),
+            "floor": self.floor, "ceil": lambda x: -self.floor(-x), "binom": self.binomial}
+
+    def power(self, base, exponent):
+        """Exact for an integer exponent; of a negative number the real odd root."""
+        mp, root = self.mp, exponent.denominator if isinstance(exponent, Fraction) else 0
+        bits = abs(mp.mag(base)) + 1 if base else 1
+        if isinstance(base, Fraction):
+            bits = max(map(int.bit_length, base.as_integer_ratio()))
+        if abs(exponent) * bits > MAX_BITS or not base and not mp.convert(exponent).real > 0:
+            raise ValueError("a power is too large" if base else "zero to a power of 0 or less")
+        if root == 1:
+            return base ** int(exponent)
+        if root % 2 and not isinstance(base, mp.mpc) and base < 0:
+            return (-1) ** (exponent.numerator % 2) * mp.power(-base, exponent)
+        return mp.power(base, exponent) if base else Fraction(0)
+
+    def floor(self, x):
+        """sqrt(16), carried with 50 digits, may lie just below 4."""
+        if isinstance(x, self.mp.mpc):
+            raise ValueError("not real")
+        return Fraction(int(self.mp.floor(self.mp.convert(x) + self.mp.convert(self.same))))
+
+    def factorial(self, x):
+        if x and abs(self.mp.mag(x)) > 11:  # 1500! has 13,700 bits
+            raise ValueError("a factorial is too large")
+        is_whole = isinstance(x, Fraction) and x.denominator == 1 and x >= 0
+        return Fraction(math.factorial(int(x))) if is_whole else self.mp.factorial(x)
+
+    def binomial(self, n, k):
+        below = self.factorial(k) * self.factorial(n + -k)  # mpmath does not subtract a Fraction
+        return self.calls[":"](self.factorial(n), below)
+
+    def evaluate(self, node, point):
+        """The value at a point (name -> value); it leaves the reals only if "i" is there."""
+        kind, content = node
+        if kind == "number" or kind == "name" and content in point:
+            return content if kind == "number" else point[content]
+        if kind not in self.calls or kind == ":" and len(content) > 2:
+            raise ValueError(f"a {kind} has no value")
+        if kind in TRIG:
+            point = point | {"circ": point.get("degree", self.mp.pi / 180)}
+        value, *others = [self.evaluate(child, point) for child in content]
+        if not others:
+            if kind != "abs" and value and abs(self.mp.mag(value)) > 300:
+                raise ValueError("an argument is too large")
+            value = self.calls[kind](value)
+        for other in others:
+            value = self.calls[kind](value, other)
+            if isinstance(value, Fraction) and value.numerator.bit_length() > 2 * MAX_BITS:
+                raise ValueError("a number is too large")
+        if isinstance(value, self.mp.mpc) and "i" not in point:
+            raise ValueError("not real")
+        return value
+
+    def values_at_points(self, nodes, point=()):
+        """The nodes' values wherever all are defined; over the reals where names are < 0.
+
+        point  {name: value} beside those of `real`
+        """
+        names, found, point = variables(*nodes), 0, self.real | dict(point)
+        trials = TRIALS if names else TRIALS[:1]
+        if names and any(node[0] in ("floor", "ceil") for node in walk(*nodes)):
+            trials = WHOLE if {*names} <= {*"ijkmnN"} else TRIALS + WHOLE
+        for coordinates in trials:
+            here = point | dict(zip(names, cycle(coordinates)))
+            if min(coordinates) > 0 or ("name", "i") in walk(*nodes):
+                here["i"] = self.mp.j
+            try:
+                values = [self.evaluate(node, here) for node in nodes]
+            except (ValueError, ArithmeticError):
+                continue
+            found += 1
+            yield values
+        if found < min(2, 1 + len(names)):
+            raise ValueError("no value")
+
+    def same_number(self, predicted, ground_truth, tolerance=None):
+        """Equality; within the tolerance, if there is one and neither is an integer."""
+        mp = self.mp
+        fractions = [value for value in (predicted, ground_truth) if isinstance(value, Fraction)]
+        if tolerance is None or any(value.denominator == 1 for value in fractions):
+            if len(fractions) == 2:
+                return predicted == ground_truth
+            tolerance = self.same
+        predicted, ground_truth = mp.convert(predicted), mp.convert(ground_truth)
+        size = max(abs(predicted), abs(ground_truth))
+        if predicted == ground_truth or size == mp.inf:
+            return predicted == ground_truth
+        difference = abs(predicted - ground_truth)
+        is_zero = size < mp.convert(self.same) and not fractions  # as far as the digits tell
+        return is_zero or difference <= mp.convert(tolerance) * size
 
 
-def floor(x):
-    """sqrt(16), carried with 50 digits, may lie just below 4."""
-    if isinstance(x, MP.mpc):
-        raise ValueError("not real")
-    return Fraction(int(MP.floor(MP.convert(x) + MP.convert(SAME))))
-
-
-def factorial(x):
-    if x and abs(MP.mag(x)) > 11:  # 1500! has 13,700 bits
-        raise ValueError("a factorial is too large")
-    is_whole = isinstance(x, Fraction) and x.denominator == 1 and x >= 0
-    return Fraction(math.factorial(int(x))) if is_whole else MP.factorial(x)
-
-
-CALLS = {name: getattr(MP, name) for name in ANALYTIC}
-for name, other in zip(TRIG[3:], ("cos", "sin", "tan")):  # mpmath's own are not safe in threads
-    CALLS[name] = lambda x, call=CALLS[other]: 1 / call(x)
-    CALLS[f"a{name}"] = lambda x, call=CALLS[f"a{other}"]: call(1 / MP.convert(x))
-CALLS |= {"+": add, "*": mul, "^": power, ":": lambda x, y: x * power(y, Fraction(-1)), "abs": abs,
-          "!": factorial, "floor": floor, "ceil": lambda x: -floor(-x),
-          # n + -k: mpmath adds to a Fraction, but does not subtract from one
-          "binom": lambda n, k: CALLS[":"](factorial(n), factorial(k) * factorial(n + -k))}
-
-
-def evaluate(node, point):
-    """The value at a point (name -> value); it leaves the real numbers only if "i" is there."""
-    kind, content = node
-    if kind == "number" or kind == "name" and content in point:
-        return content if kind == "number" else point[content]
-    if kind not in CALLS or kind == ":" and len(content) > 2:
-        raise ValueError(f"a {kind} has no value")
-    if kind in TRIG:
-        point = point | {"circ": point.get("degree", MP.pi / 180)}
-    value, *others = [evaluate(child, point) for child in content]
-    if not others:
-        if kind != "abs" and value and abs(MP.mag(value)) > 300:
-            raise ValueError("an argument is too large")
-        value = CALLS[kind](value)
-    for other in others:
-        value = CALLS[kind](value, other)
-        if isinstance(value, Fraction) and value.numerator.bit_length() > 2 * MAX_BITS:
-            raise ValueError("a number is too large")
-    if isinstance(value, MP.mpc) and "i" not in point:
-        raise ValueError("not real")
-    return value
+USUAL = Arithmetic(50)
+FINE = Arithmetic(1000)  # tells \sqrt{10^{60}+1} from 10^{30}
 
 
 def variables(*nodes):
     """The sorted names that stand for any number."""
-    return sorted({node[1] for node in walk(*nodes) if node[0] == "name"} - REAL.keys() - {"i"})
-
-
-def values_at_points(nodes, point=REAL):
-    """The nodes' values at each point where all are defined; over the reals where names are < 0."""
-    names, found = variables(*nodes), 0
-    trials = TRIALS if names else TRIALS[:1]
-    if names and any(node[0] in ("floor", "ceil") for node in walk(*nodes)):
-        trials = WHOLE if {*names} <= {*"ijkmnN"} else TRIALS + WHOLE
-    for coordinates in trials:
-        here = point | dict(zip(names, cycle(coordinates)))
-        if min(coordinates) > 0 or ("name", "i") in walk(*nodes):
-            here["i"] = MP.j
-        try:
-            values = [evaluate(node, here) for node in nodes]
-        except (ValueError, ArithmeticError):
-            continue
-        found += 1
-        yield values
-    if found < min(2, 1 + len(names)):
-        raise ValueError("no value")
+    return sorted({node[1] for node in walk(*nodes) if node[0] == "name"} - {*CONSTANTS, "i"})
 
 
 # --------------------------------------------------------------------------------------------------
@@ -505,39 +532,32 @@ def without_units(predicted, ground_truth):
 # Comparison: the ladder, from the lowest rung up
 
 
-def same_number(predicted, ground_truth, tolerance):
-    """Equality; within the tolerance if neither is an integer."""
-    fractions = [value for value in (predicted, ground_truth) if isinstance(value, Fraction)]
-    if any(value.denominator == 1 for value in fractions):
-        tolerance = SAME
-    if len(fractions) == 2 and tolerance == SAME:
-        return predicted == ground_truth
-    predicted, ground_truth = MP.convert(predicted), MP.convert(ground_truth)
-    size = max(abs(predicted), abs(ground_truth))
-    if predicted == ground_truth or size == MP.inf:
-        return predicted == ground_truth
-    difference = abs(predicted - ground_truth)
-    is_zero = size < MP.convert(SAME) and not fractions  # as far as 50 digits tell
-    return is_zero or difference <= MP.convert(tolerance) * size
-
-
 def tolerance(*nodes):
-    """DECIMAL_TOLERANCE where there is a decimal."""
+    """DECIMAL_TOLERANCE where there is a decimal, else None."""
     has_decimal = any(kind == "number" and n.denominator > 1 for kind, n in walk(*nodes))
-    return DECIMAL_TOLERANCE if has_decimal else SAME
+    return DECIMAL_TOLERANCE if has_decimal else None
 
 
 def same_value(predicted, ground_truth, rounding=0):
     """Equal at all points.  % or degrees next to none may mean nothing; log has base e or 10."""
-    nodes, points = (predicted, ground_truth), [REAL]
+    nodes, points = (predicted, ground_truth), [{}]
     for mark, factor in (("%", "%"), ("circ", "degree")):
         if (("name", mark) in walk(predicted)) != (("name", mark) in walk(ground_truth)):
-            points.append(REAL | {factor: Fraction(1)})
+            points.append({factor: Fraction(1)})
     if ("name", "log") in walk(*nodes):
-        points.append(REAL | {"log": Fraction(10)})
+        points.append({"log": Fraction(10)})
     allowed = rounding or tolerance(*nodes)
-    return any(all(same_number(*values, allowed) for values in values_at_points(nodes, point))
-               for point in points)
+    return any(
+        all(one.same_number(*values, allowed) for one in arithmetics(*nodes, allowed=allowed)
+            for values in one.values_at_points(nodes, point))
+        for point in points)
+
+
+def arithmetics(*nodes, allowed=None):
+    """Those in which numbers must agree: what does to 40 digits may still be tanh 100 and 1."""
+    # A factorial of a fraction takes long with 1000 digits.
+    is_slow = any(kind in ("!", "binom") for kind, _ in walk(*nodes))
+    return (USUAL,) if allowed or is_slow or variables(*nodes) else (USUAL, FINE)
 
 
 def assigned_name(node):
@@ -546,7 +566,7 @@ def assigned_name(node):
     if kind == "text":
         return "" if DENIAL.search(content) else content
     if kind == "name":
-        return "" if content in [*REAL, "i", "sum", "int", "prod"] else content
+        return "" if content in [*CONSTANTS, "i", "sum", "int", "prod"] else content
     if kind == "*" and content[0] == ("name", "Delta"):
         content = content[1:]  # a difference
     names = [*map(assigned_name, content)] if kind in ("()", ":", "*", "abs", *TRIG) else [""]
@@ -595,18 +615,19 @@ def same_relation(predicted, ground_truth):
     side, gold_side = combine("-", left, right), combine("-", gold_left, gold_right)
     if not variables(side) or variables(side) != variables(gold_side):
         return False
-    (x, gold_x), *rest = values_at_points([side, gold_side])
-    if MP.convert(x * gold_x).real < 0:  # side = c * gold_side: a negative c turns the sign
+    (x, gold_x), *rest = USUAL.values_at_points([side, gold_side])
+    if USUAL.mp.convert(x * gold_x).real < 0:  # side = c * gold_side: a negative c turns the sign
         sign = sign.translate(str.maketrans("<>", "><"))
     allowed = tolerance(predicted, ground_truth)
     return bool(x and gold_x) and sign == gold_sign and all(
-        same_number(x * gold_y, gold_x * y, allowed) for y, gold_y in rest)
+        USUAL.same_number(x * gold_y, gold_x * y, allowed) for y, gold_y in rest)
 
 
 @lru_cache(1024)
 def constant(node):
     """A real number, rounded so that ends of intervals that are equal are identical."""
-    return MP.mpf(MP.nstr(MP.convert(evaluate(node, REAL)), 40))
+    value, mp = FINE.evaluate(node, FINE.real), FINE.mp
+    return mp.convert(value) if isinstance(value, Fraction) else mp.mpf(mp.nstr(value, 990))
 
 
 def contains(node, x):
@@ -643,8 +664,8 @@ def same_set(predicted, ground_truth):
     if all(names) and names[0] != names[1]:
         return False
     values = [constant(node) for node in walk(predicted, ground_truth)
-              if node[0] in ("number", *CALLS) or node[0] == "name" and node[1] in REAL]
-    ends = sorted({value for value in values if abs(value) < MP.inf}) or [MP.zero]
+              if node[0] in ("number", *USUAL.calls) or node[0] == "name" and node[1] in CONSTANTS]
+    ends = sorted({value for value in values if abs(value) < FINE.mp.inf}) or [FINE.mp.zero]
     between = [(x + y) / 2 for x, y in zip(ends, ends[1:])]
     points = [ends[0] - 1, *ends, *between, ends[-1] + 1]
     return all(contains(predicted, x) == contains(ground_truth, x) for x in points)

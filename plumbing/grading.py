@@ -17,13 +17,14 @@ import math
 import re
 import sys
 from contextlib import suppress
+from fractions import Fraction
 from functools import partial
 from itertools import dropwhile
 from pathlib import Path
 
 from tqdm import tqdm
 
-from plumbing.answers import DOUBT, END, REAL, Parser, evaluate, tokenize
+from plumbing.answers import DOUBT, END, Parser, arithmetics, tokenize
 from plumbing.prompts import LETTERS
 from plumbing.spelling import normalise
 from reward import after_thoughts, equal, extract_answer, score_batch
@@ -187,9 +188,10 @@ def same_text(predicted, answer):
     return texts[0].replace("−", "-").lower() == texts[1].lower()
 
 
-def as_number(text, unit=True):
-    r"""The float that an answer is, or None if it is none; `unit`: harmless words may be around it.
+def number_tree(text, unit=True):
+    r"""The number that an answer is, as a tree; `unit`: harmless words may be around it.
 
+    Raises ValueError for any other text.
     6 \times 10^{-4} \text{ m} is 6e-4, "a total of $540 a week" is 540; 2x and 5 dozen are none.
     """
     text = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", normalise(text))
@@ -198,19 +200,36 @@ def as_number(text, unit=True):
     text = re.sub(r"(?<![\d)])\*\*|\*\*(?![\d(])", " ", text)  # **5**, but not 2**3
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     if not unit and WORD.search(text):
-        return None
+        raise ValueError("words")
+    tokens = tokenize(WORD.sub(r"\\text{\g<0>}", text))
+    number = list(dropwhile(lambda token: token[0] == "word", tokens))
+    before = " ".join(word for _, word in tokens[: len(tokens) - len(number)])
+    parser = Parser(number)
+    tree = parser.expression()
+    if parser.tokens != [END] or ANOTHER_NUMBER.search(before):
+        raise ValueError("more than a number")
+    return tree
+
+
+def same_number(predicted, answer, error=0.0, share=0.0):
+    """Are both numbers, words around the first, and equal, or as near as an error or a share of the
+    answer?
+    """
     try:
-        tokens = tokenize(WORD.sub(r"\\text{\g<0>}", text))
-        number = list(dropwhile(lambda token: token[0] == "word", tokens))
-        before = " ".join(word for _, word in tokens[: len(tokens) - len(number)])
-        parser = Parser(number)
-        tree = parser.expression()
-        if parser.tokens != [END] or ANOTHER_NUMBER.search(before):
-            return None
-        value = float(evaluate(tree, REAL | {"%": 1}))
-        return value if math.isfinite(value) else None
+        trees = number_tree(predicted), number_tree(answer, unit=False)
+        for one in arithmetics(*trees):
+            value, gold = (one.evaluate(tree, one.real | {"%": Fraction(1)}) for tree in trees)
+            if error or share:
+                value, gold = float(value), float(gold)
+                if math.isinf(gold):
+                    return value == gold
+                allowed = max(error, share * abs(gold))
+                return abs(value - gold) <= allowed * (1 + 1e-9)  # 4.2 - 4.1 is above 0.1
+            if not one.same_number(value, gold):
+                return False
     except (ValueError, ArithmeticError):
-        return None
+        return False
+    return True
 
 
 def is_right(problem, predicted, loose=True, strict=False):
@@ -227,12 +246,9 @@ def is_right(problem, predicted, loose=True, strict=False):
         return same_text(predicted, answer)
     if strict or equal(predicted, answer):
         return equal(predicted, answer, strict=strict)
-    value, gold = as_number(predicted), as_number(answer, unit=False)
-    if value is None or gold is None:
-        return False
-    tolerance = 0.01 * abs(gold) if kind == "minerva" else problem.get("error") or 0
-    may_differ = tolerance or loose and abs(gold) < 2**53  # above it, floats skip integers
-    return bool(may_differ) and abs(value - gold) <= tolerance * (1 + 1e-9)  # 4.2 - 4.1 > 0.1
+    error, share = problem.get("error") or 0, 0.01 if kind == "minerva" else 0
+    may_differ = loose or error or share
+    return bool(may_differ) and same_number(predicted, answer, error, share)
 
 
 def gold_for(problem, response):

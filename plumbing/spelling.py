@@ -17,7 +17,7 @@ UNICODE = str.maketrans(
     {sign: rf"\{name} " for sign, name in zip(
         "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΣΦΨΩ√∞≤≥≠≈∪∩∈∅±∓∖°", GREEK + SIGNS)}
     | dict(zip("−–—⁻⁺×·⋅÷∕⁄⟨⟩", "----+***///()"))
-    | dict.fromkeys("。।۔٫", ".") | {"٬": ",", "、": ",", "℃": r"\circ C"}
+    | dict.fromkeys("。।۔٫", ".") | {"٬": ",", "、": ",", "∶": ":", "℃": r"\circ C"}
     | {"或": " or ", "且": " and ", "和": " and "}
     | {chr(ord("①") + i): f"{i + 1}," for i in range(20)}  # ②③④ is 2, 3, 4, and not 234
     | dict.fromkeys('"“”\u200b\u200c\u200d\u200e\u200f\ufeff')
@@ -129,8 +129,10 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"(?<![\w.}])(\d+(?:\.\d+)?)'{1,2}$", r"\1", "5'   0.49''", "5   0.49", "Minerva"),  # feet
     (r"\\text\s?\{ ?(?:arc)?sec ?\}$", r"\\text{seconds}",
      r"5 m/\text{sec}", r"5 m/\text{seconds}", "Minerva"),
-    (r",? ?(?:\\text\s?\{ ?)?\(?(?:since|because)\b.*$", "",
-     r"k = 7 \text{ (since } k>0)   7 because 3 + 4 is 7", "k = 7   7", "responses"),
+    (r",? ?(?:\\text\s?\{ ?)?\(?(?:since|because)\b.*$"
+     r"| ?(?:\\text\s?\{ ?)?\((?:when|where|at|attained|achieved|occurs)\b[^(),;]*\)\}?$", "",
+     r"k = 7 \text{ (since } k>0)   7 because 3 + 4 is 7   4 \text{ (when } x=2\text{)}",
+     "k = 7   7   4", "responses"),
     (r"(?<=\d)\s*x\s*(?=10\s*\^)", "*", "3.2x10^5", "3.2*10^5", "responses"),
     (r"(?<=[\])}])\s*U\s*(?=[\[({\\])", r"\\cup ", "(0,1)U(2,3)", r"(0,1)\cup (2,3)", "responses"),
     (r"(?<=\})\s*-\s*(?=\\\{)", r"\\setminus ",
@@ -153,7 +155,9 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"(?:,\s*)?(?:\\forall(?![a-zA-Z])|(?:\\text\s?\{\s*)?\bfor (?:all|any|every)\b)"
      r"[^,;=\d]{0,60}$", "", r"2x \text{ for all }x   2x for any x   2x, \forall x \in \mathbb{R}",
      "2x   2x   2x", "OlympiadBench"),
-    (r",\s*[a-z]\s*\\in\s*\\mathbb\s*\{?[ZN]\}?$", "", r"2k, k\in\mathbb{Z}", "2k", "responses"),
+    (r"(?:,| ?\(|,? ?(?:\\text\s?\{ ?)?(?:for|where) ?\}?)\s*[a-z]\s*\\in\s*(?:\\mathbb\s*)?"
+     r"\{?[ZN]\}?(?:[_^]\{?[*+]\}?)?\s*\)?$", "",
+     r"2k, k\in\mathbb{Z}   2n-1 (n \in \mathbb{N}^*)", "2k   2n-1", "responses"),
     (r"(\\\{|^\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1",
      r"\{x : x>3\}   \{x\in\mathbb{R} \mid x>3\}", r"\{ x>3\}   \{ x>3\}", "responses"),
     (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)", r"\mathbb{R}", r"(-\infty,\infty)"),

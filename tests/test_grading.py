@@ -199,6 +199,19 @@ def test_tolerances_by_kind(kind, error, answer, response, right):
     assert grade(problem, response) == right
 
 
+@pytest.mark.parametrize("answer, gold", [
+    (r"2-\frac{1}{2^{100}}", r"2-\frac{1}{2^{99}}"), ("1", r"1-\frac{1}{2^{100}}"),
+    (r"1-\frac{1}{2018!}", r"1-\frac{1}{2019!}"), (r"\frac{1}{2^{2018}}", "0"),
+    (r"\log_2(2^{100}-1)", "100"), ("1-e^{-50}", "1"), ("5.00000000000000001", "5"),
+    (r"\sqrt{10^{20}+1}", "10^{10}"), (r"-\infty", r"\infty"),
+])  # fmt: skip
+def test_what_floats_cannot_tell_apart_is_not_equal(answer, gold):
+    """Bug: off-by-one sums are right in evaluation, since both are one float."""
+    for kind in ("math", "olympiad"):
+        assert grade({**MATH, "kind": kind, "answer": gold}, rf"\boxed{{{answer}}}") == 0
+    assert grade({**MATH, "kind": "minerva", "answer": r"\infty"}, r"\boxed{-\infty}") == 0
+
+
 def test_training_wants_a_box_and_strict_compares_text():
     """Bug: training rewarded for "####" or words; figures called strict that are symbolic."""
     for text, boxed in (("#### 18", 0), ("\\boxed{a total of 18}", 0), ("\\boxed{18}", 1)):

@@ -115,6 +115,9 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         01011_2 == 1011_2   506 \text{ (base } 7) == 506_7   506 \text{ (base } 7 \text{)} == 506_7
         1\mathrm{AF}_{16} == 1AF_{16}   1011₂ == 1011_2   1011₂ != 10112   1011₁₀ == 1011""",
     "numeric": r"""
+        \sqrt{2^{2018}+1} != 2^{1009}   \tanh 100 != 1   (1-e^{-100},2) != (1,2)   e^{2019}-1 != e^{2019}
+        (\frac{1+√5}{2})^{100} != 792070839848372253127   e^{-100} != e^{-101}   \cosh 50 != \sinh 50
+        \frac{\sqrt5}{5}((\frac{1+\sqrt5}{2})^{100}-(\frac{1-\sqrt5}{2})^{100}) == 354224848179261915075
         \sqrt{18} == 3\sqrt{2}   3\sqrt2 == \sqrt{18}   \frac{6}{\sqrt2} == 3\sqrt2
         \sqrt[3]{54} == 3\sqrt[3]{2}   2^{1/3} == \sqrt[3]{2}   \sqrt{4} != -2
         \sqrt{7+4\sqrt3} == 2+\sqrt3   sqrt(18) == 3sqrt(2)   4.24264 == 3\sqrt2
@@ -147,6 +150,9 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \lfloor\frac n2\rfloor+2 != \lceil\frac n2\rceil+1   x+y+z != x+y   2^{2009} != 2^{2008}
         \frac{99!}{2^{50}} != \frac{100!}{2^{50}}""",
     "equation": r"""
+        a_n = 2n - 1 \ (n \in \mathbb{N}^*) == a_{n}=2n-1   2n-1, n \in \mathbb{N}^* == 2n-1
+        2k\pi \text{ for } k \in \mathbb{Z} == 2k\pi   4 \text{ (when } x = 2\text{)} == 4
+        4 \text{ (attained at } x=2) == 4   4 \text{ (when } x=2\text{)} != 2
         f(x) \equiv 0, f(x) \equiv 1 == f(x)=0, f(x)=1   N \equiv 7 \pmod{1000} == 7   7 (\bmod 12) == 7
         f(x)=x+1,\ \forall x \in \mathbb{R} == f(x)=x+1   \Delta E = 7 == 7   S_{\triangle ABC} = 7 == 7
         \begin{cases} x=3 \\ y=4 \end{cases} == (3,4)   k = 7 \quad \text{(since } k>0) == 7
@@ -221,9 +227,13 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \begin{pmatrix}1\\2\\3\end{pmatrix} != \begin{pmatrix}1\\2\end{pmatrix}
         \begin{vmatrix}1&2\\3&4\end{vmatrix} != \begin{pmatrix}1&2\\3&4\end{pmatrix}""",
     "ratio": r"""
+        2∶3 == 2:3
         2 to 3 == 2:3   \text{4 to 6} == 2:3   4{:}6 == 2:3   2 to 3 != 3:2   2:3 == 2:3   2:3 != 3:2   2 : 3 == 2:3   2\text{:}3 == 2:3   1:2:4 != 1:2:3
         a:b=2:3 == 2:3   2:3 != 0.6667   1:\sqrt3 == \sqrt3:3   05:00 == 05:00""",
     "choice": r"""
+        12 == \textbf{(B)}\ 12   \textbf{(D)}\ 12\pi == 12\pi   \frac12 == \textbf{(A)}\ \frac{1}{2}
+        13 != \textbf{(B)}\ 12   B == \textbf{(B)}\ 12   C != \textbf{(B)}\ 12   12 == \text{(B) 12}
+        (B) 12 == \textbf{(B)}\ 12   (C) 12 != \textbf{(B)}\ 12   12 == B. 12   (A) 5 != 12
         A, C, D == ACD   DCA == ACD   A and C and D == ACD   (A), (C), (D) == ACD   A, C != ACD
         AB == A, B   A, B, C, D != ACD
         A == A   \text{A} == A   \textbf{A} == A   (A) 12 == A   A. 12 == A   a == A   A, B != A
@@ -628,14 +638,14 @@ def test_threads_and_processes_agree():
     expected = [reward.score(*pair) for pair in zip(responses, golds)]
     for cached in (reward.normalise, answers.readings, answers.same_tree):
         cached.cache_clear()
-    interval, precision = sys.getswitchinterval(), answers.MP.prec
+    interval, precision = sys.getswitchinterval(), answers.USUAL.mp.prec
     sys.setswitchinterval(1e-5)  # seconds
     try:
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(reward.score, responses, golds)) == expected
     finally:
         sys.setswitchinterval(interval)
-    assert answers.MP.prec == precision
+    assert answers.USUAL.mp.prec == precision
     assert reward.score_batch(responses, golds) == expected
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         assert list(pool.map(reward.score, responses, golds, chunksize=99)) == expected
