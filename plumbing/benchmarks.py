@@ -19,7 +19,8 @@ import unicodedata
 import urllib.request
 import zipfile
 from collections import Counter
-from itertools import islice
+from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +29,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from plumbing.console import say
 from plumbing.hub import CLIENT_ERRORS, hub_errors, resolve_model
-from plumbing.layouts import COLUMNS, SUFFIXES
-from plumbing.layouts import columns_of, plain_name, read_rows, roles_not_asked, to_problem
+from plumbing.layouts import FAULTY, PICTURE, SUFFIXES, columns_of, is_read, lowered
+from plumbing.layouts import numbering_of, plain_name, read_rows, roles_not_asked, to_problem
 from plumbing.processes import world_size
 from plumbing.prompts import check_embeddings, control_tokens_in, describe_template
 from plumbing.prompts import encode_prompt, question_text
@@ -225,17 +226,38 @@ def worked_examples(file, task):
     return shots
 
 
+def reason_against(row):
+    """Why a row cannot be used whatever it asks, or ""."""
+    low = lowered(row)
+    if any(PICTURE.fullmatch(name) and low[name] not in (None, "", [], {}) for name in low):
+        return "with a picture"
+    is_faulty = any(low.get(name) in values for name, values in FAULTY.items())
+    return "marked as faulty" if is_faulty else ""
+
+
 def read_problems(files, task, keep_rows, need_answer, counts):
     """Yield the problems of files, each once; `counts` gets the rows read and those dropped."""
     seen = {}  # hash of a question and its options -> hash of its answer
+
+    @cache
+    def numbering():  # of all rows, which are read once more if a gold is a number
+        found = numbering_of(chain.from_iterable(read_rows(file, is_read) for file in files))
+        told = "the texts of options" if found == "text" else f"options counted from {found}"
+        if found is not None:
+            say(f"{files[0]}: golds that are numbers are {told}")
+        return found
+
     for file in files:
-        for place, row in read_rows(file, None if keep_rows else COLUMNS):
+        for place, row in read_rows(file, None if keep_rows else is_read):
             counts["rows"] += 1
+            if unfit := reason_against(row):
+                counts[unfit] += 1
+                continue
             try:
-                problem = to_problem(row, task)
+                problem = to_problem(row, task, numbering)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{file}{place}: {error}") from error
-            roles = {*roles_not_asked(row)}
+            roles = sorted({*roles_not_asked(row)})
             counts.update(f"turn of the {role}" for role in roles)
             question, is_bbh = problem["problem"].strip(), problem["kind"] == "bbh"
             category = row.get("category") if task is TASKS["mmlu_pro"] else None
@@ -274,7 +296,8 @@ def load_problems(
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
     kinds = sorted({problem["kind"] for problem in problems} - {"math", "tiny"})
     told += f", graded as {' and '.join(kinds)}" if kinds else ""
-    if others := [str(one) for one in columns_of(files[0]) if plain_name(one) not in COLUMNS]:
+    columns = [str(name) for name in columns_of(files[0]) if str(name).strip()]
+    if others := [name for name in columns if not is_read(plain_name(name))]:
         told += f"; columns not read: {', '.join(others)}"
     say(f"{told}; dropped {dropped}" if dropped else told)
     if turns:
@@ -283,7 +306,8 @@ def load_problems(
             f"is asked; before it there is {found}")  # fmt: skip
     if not problems:
         raise ValueError(
-            f"{name_or_path} holds no problem with an answer: expected {benchmark.columns}"
+            f"{name_or_path} holds no problem with an answer: expected {benchmark.columns}; its "
+            f"columns are {', '.join(columns) or 'none'}"
         )
     shots = {}
     if any(problem["group"] for problem in problems):

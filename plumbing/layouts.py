@@ -21,24 +21,34 @@ from contextlib import suppress
 from plumbing.console import say
 from plumbing.files import POINTER, is_pointer
 from plumbing.prompts import LETTERS
-from reward import extract_answer
+from reward import extract_answer, parses
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 QUESTIONS = ("problem", "question", "question_stem", "prompt", "messages", "conversations", "query",
              "input")  # fmt: skip
 PASSAGES = ("title", "text", "content", "contexts", "sentences")  # of an object beside a question
-MATERIAL = ("instruction", "context", "passage", "article", "story", "body", "input")
-GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer", "target", "gold")
+MATERIAL = ("instruction", "context", "passage", "paragraph", "article", "story", "narrative",
+            "dialogue", "premise", "puzzle", "table", "body", "input")  # fmt: skip
+GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer_number", "answer",
+         "target", "gold")  # fmt: skip
 SOLUTIONS = ("solution", "response", "output")  # that end in the gold
-CHOICE_GOLDS = ("answer", "answerkey", "answer_key", "correct", "correct_answer", "correct_option",
-                "correct_choice", "label", "answer_index", "cop", *GOLDS)  # fmt: skip
-GPQA = ("correct_answer", "incorrect_answer_1", "incorrect_answer_2", "incorrect_answer_3")
+CHOICE_GOLDS = ("answerkey", "answer_key", "answer_letter", "answer_idx", "answer_index", "answer",
+                "correct", "correct_answer", "correct_option", "correct_choice", "label", "cop",
+                *GOLDS)  # fmt: skip
+WRONG_OPTION = re.compile(r"(?:incorrect_answer|distractor)_?\d")  # of GPQA, SciQ
+PICTURE = re.compile(r"(?:decoded_)?(?:image|picture)s?(?:_?\d+)?")  # no model here sees it
+FAULTY = {  # columns in which public sets mark rows: MMLU-Redux, GSM8K-Platinum, NuminaMath-1.5
+    "error_type": ("wrong_groundtruth", "no_correct_answer", "multiple_correct_answers",
+                   "bad_question_clarity", "bad_options_clarity"),
+    "cleaning_status": ("rejected",), "problem_is_valid": ("Incomplete", "No")}  # fmt: skip
 OPTIONS = {start + mark.lower(): mark for mark in LETTERS[:10] + "123456789"
            for start in ("", "option", "option_", "choice", "choice_")}  # fmt: skip
 OPTIONS |= {f"{start}{letter.lower()}": letter for letter in LETTERS[:10]
             for start in ("answer", "op")}  # MedMCQA's opa; but answer1 is an answer  # fmt: skip
-COLUMNS = {*QUESTIONS, *MATERIAL, *CHOICE_GOLDS, *GPQA, *OPTIONS, *SOLUTIONS, "reward_model",
-           "options", "choices", "answers", "kind", "error", "category", "cot_content"}  # fmt: skip
+NUMBERED = {f"answer{digit}": digit for digit in "0123456789"}  # Cosmos QA's, where 0 is there
+COLUMNS = {*QUESTIONS, *MATERIAL, *CHOICE_GOLDS, *OPTIONS, *NUMBERED, *SOLUTIONS, *FAULTY,
+           "reward_model", "options", "choices", "choice", "answers", "kind", "error", "category",
+           "cot_content"}  # fmt: skip
 GOLD_KEYS = ("ground_truth", "target", "answer", "final_answer", "value", "solution")  # of a dict
 # NuminaMath's, where there is no answer, and what programs write for none
 NO_GOLDS = ("", "proof", "notfound", "not found", "none", "null", "nan", "n/a")
@@ -58,10 +68,10 @@ NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3
 # Reading: a large file is never held whole
 
 
-def read_rows(path, columns=None):
+def read_rows(path, is_needed=None):
     """Yield (place, row) of a .jsonl, .json, .csv or .parquet file; place reads " line 17".
 
-    columns  set of column names that are enough (see `plain_name`); None for all
+    is_needed  function of a column's `plain_name`: others may be left out; None for all
     Raises ValueError that names the file and the line.
     """
     readers = {".parquet": read_parquet, ".csv": read_csv, ".jsonl": read_jsonl, ".json": read_json}
@@ -71,11 +81,12 @@ def read_rows(path, columns=None):
             raise ValueError(f"it {POINTER}")
         if path.suffix.lower() not in readers:
             raise ValueError(f"its name does not end in {', '.join(SUFFIXES)}")
-        for place, row in readers[path.suffix.lower()](path, columns):
+        for place, row in readers[path.suffix.lower()](path, is_needed):
             if isinstance(row, bytes):
                 row = json.loads(row.decode("utf-8-sig"), object_pairs_hook=object_of)
             if not isinstance(row, dict):
-                raise ValueError(f"{str(row)[:40]} is no object such as {{'problem': 'p'}}")
+                shown = str(row) if len(str(row)) < 40 else f"{str(row)[:40]} ..."
+                raise ValueError(f"{shown} is no object such as {{'problem': 'p'}}")
             yield place, row
             place = f" after{place}"
     except Exception as error:  # a stranger's file: pyarrow may raise anything
@@ -95,6 +106,11 @@ def columns_of(path):
 def plain_name(column):
     """The name of a column as the tables above have it: "Correct Answer" is correct_answer."""
     return str(column).strip().lower().replace(" ", "_")
+
+
+def is_read(name):
+    """Whether a column of this plain name decides what a problem is."""
+    return any((name in COLUMNS, WRONG_OPTION.fullmatch(name), PICTURE.fullmatch(name)))
 
 
 def check_names(names):
@@ -120,7 +136,7 @@ def shortest(value, narrow):
     return float(str(narrow(value))) if is_narrow else value
 
 
-def read_parquet(path, columns):
+def read_parquet(path, is_needed):
     import numpy  # these two are slow to import, and the other formats do without
     import pyarrow.parquet
 
@@ -131,7 +147,7 @@ def read_parquet(path, columns):
         for field in file.schema_arrow:
             if found := re.search(r"\b(half)?float\b", str(field.type)):
                 narrow[field.name] = numpy.float16 if found[1] else numpy.float32
-        needed = [name for name in names if columns is None or plain_name(name) in columns]
+        needed = [name for name in names if not is_needed or is_needed(plain_name(name))]
         batches = file.iter_batches(batch_size=1024, columns=needed or names)
         rows = (row for batch in batches for row in batch.to_pylist(maps_as_pydicts="strict"))
         for number, row in enumerate(rows, 1):
@@ -139,7 +155,7 @@ def read_parquet(path, columns):
             yield f" row {number}", row | short
 
 
-def read_csv(path, columns):
+def read_csv(path, is_needed):
     csv.field_size_limit(2**31 - 1)  # characters; a long solution passes the default
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -149,7 +165,8 @@ def read_csv(path, columns):
             # Not strict, an open quote would take in the rest.
             reader = csv.DictReader(file, delimiter=mark, strict=True)
             check_names(filter(None, reader.fieldnames or ()))
-            if not COLUMNS & set(map(plain_name, reader.fieldnames or COLUMNS)):
+            asked = {*QUESTIONS, *MATERIAL}
+            if not asked & set(map(plain_name, reader.fieldnames or asked)):
                 wanted = "its first line must name columns, such as problem and answer"
                 raise ValueError(f"{wanted}, not {first.strip()[:60]}")
             for row in reader:
@@ -179,14 +196,14 @@ def lines_of(path):
         yield from ((f" line {i}", line) for i, line in enumerate(file, 1) if line.strip())
 
 
-def read_jsonl(path, columns):
+def read_jsonl(path, is_needed):
     """A row in each line; or really a .json, a list over several lines."""
     with path.open("rb") as file:
         first = file.readline(2**20).decode("utf-8-sig", "ignore").strip()
-    yield from read_json(path, columns) if first[:1] == "[" else lines_of(path)
+    yield from read_json(path, is_needed) if first[:1] == "[" else lines_of(path)
 
 
-def read_json(path, columns):
+def read_json(path, is_needed):
     """A list of rows, or an object with one in it (BBH's "examples"); or really a .jsonl."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=object_of)
@@ -296,7 +313,7 @@ def golds_of(value):
         keys = [key for key in GOLD_KEYS if key in value]
         if not value:
             return []
-        if not keys and len(value) > 1:
+        if not keys and len(value) > 1 or {"numbers", "nums"} & set(value):  # a countdown's
             raise ValueError(f"a gold with {', '.join(value)}; expected one of {GOLD_KEYS}")
         others = value.get("aliases")  # TriviaQA's
         return golds_of([value[(keys or list(value))[0]], *(others or ())])
@@ -319,20 +336,22 @@ def option_columns(row, gold):
     Columns a, b, c may be numbers of the question: they are options where the gold is a letter, or
     the text of one.
     """
-    found = {OPTIONS[name]: (name, value) for name, value in row.items() if name in OPTIONS}
+    names = OPTIONS | NUMBERED if "answer0" in row else OPTIONS
+    found = {names[name]: (name, value) for name, value in row.items() if name in names}
     is_named = any(len(name) > 1 for name, _ in found.values()) or {"A", "B", "C"} <= set(row)
     texts = [clean(value).strip() for _, value in found.values()]
     is_text = str(gold).strip() in texts and re.search(r"[^\W\d_]{2}", str(gold))
     if not is_named and not is_text and not re.fullmatch(r"\W*[A-Ja-j]\W*", str(gold)):
         return {}
-    is_whole = {"A", "B"} <= set(found) or {"1", "2"} <= set(found)
+    is_whole = any({*pair} <= set(found) for pair in ("AB", "12", "01"))
     return {label: found[label][1] for label in sorted(found)} if is_whole else {}
 
 
 def options_of(row, gold):
     """{label: text} of the options of a row: a list, an object, ARC's texts and labels, columns."""
     is_label = gold is not None and gold is row.get("label")
-    keys = ("options", "choices", "answers")[: 3 if is_label else 2]  # ReClor: answers, label
+    keys = ("options", "choices", *(("answers",) if is_label else ()))  # ReClor: answers, label
+    keys += ("choice",) if isinstance(row.get("choice"), list) else ()  # DREAM's
     given = next((unpacked(row[key]) for key in keys if row.get(key)), option_columns(row, gold))
     if isinstance(given, dict) and isinstance(given.get("text"), list):
         labels, texts = given.get("label") or LETTERS[: len(given["text"])], given["text"]
@@ -352,15 +371,54 @@ def options_of(row, gold):
     return options
 
 
-def choice_of(gold, options):
-    """The letter of an option that a gold means: its label or text, A, (a), "A. ...", an index."""
+def text_of(gold):
+    """The gold of a row with options as a text; that of a list with one, and 2 for 2.0."""
     gold = gold[0] if isinstance(gold, list) and len(gold) == 1 else gold
-    gold = int(gold) if isinstance(gold, float) and gold.is_integer() else gold
+    return str(int(gold) if isinstance(gold, float) and gold.is_integer() else gold).strip()
+
+
+def gold_and_options(low):
+    """(gold, {label: text}) of a row with options; (gold, {}) of one without."""
+    gold = next((low[name] for name in CHOICE_GOLDS if low.get(name) not in (None, "")), None)
+    return gold, options_of(low, gold)
+
+
+def numbering_of(rows):
+    """How the golds of a file that are numbers name an option: 0 or 1, as an index counted from
+    there; "text", as its text; or None, where its rows leave that open.
+    """
+    seen = []  # (number, options, whether it is a label, whether it is a text) of each row
+    for _, row in rows:
+        with suppress(ValueError):
+            gold, options = gold_and_options(flattened(row))
+            if options and text_of(gold).isdecimal():
+                texts = [text.strip() for text in options.values()]
+                number = text_of(gold)
+                seen.append((int(number), len(options), number in options, number in texts))
+    if all(is_label for *_, is_label, _ in seen) and all(number for number, *_ in seen):
+        return None
+    fits = {0: all(number < size for number, size, *_ in seen),
+            1: all(0 < number <= size for number, size, *_ in seen),
+            "text": all(is_text for *_, is_text in seen)}  # fmt: skip
+    fitting = [numbering for numbering, does_fit in fits.items() if does_fit]
+    is_open = not fitting or len(fitting) > 1 and fits["text"]  # 1 is likelier from 0 than from 1
+    return None if is_open else fitting[0]
+
+
+def choice_of(gold, options, numbering=None):
+    """The letter of an option that a gold means: its label or text, A, (a), "A. ...", an index.
+
+    numbering  of the file, see `numbering_of`
+    """
     labels, texts = list(options), [text.strip().casefold() for text in options.values()]
-    text, place = str(gold).strip(), -1
-    if text in labels:
+    text, place = text_of(gold), -1
+    if text.isdecimal() and numbering == "text":
+        place = texts.index(text)
+    elif text.isdecimal() and numbering is not None:
+        place = int(text) - numbering
+    elif text in labels:
         place = labels.index(text)
-    elif text.casefold() in texts and isinstance(gold, str):
+    elif text.casefold() in texts and not isinstance(gold, int | float):
         place = texts.index(text.casefold())
     else:
         # "A. clay", but not "A. and B." or "(A), (C)"
@@ -369,8 +427,8 @@ def choice_of(gold, options):
             place = LETTERS.index(letter[1].upper())
         elif text.isdecimal() and "1" not in labels:  # labels 1, 2, 3 are not counted from 0
             place = int(text)
-        if 0 <= place < len(LETTERS) and LETTERS[place] in labels:  # one before may be missing
-            place = labels.index(LETTERS[place])
+    if 0 <= place < len(LETTERS) and LETTERS[place] in labels:  # one before may be missing
+        place = labels.index(LETTERS[place])
     if not 0 <= place < len(options):
         counted = ", counted from 0" if text.isdecimal() and "1" not in labels else ""
         raise ValueError(f"the answer {text[:60]!r} is none of its {len(options)} options{counted}")
@@ -384,8 +442,8 @@ def gold_of(low, task):
         gold = low.get("label")
         gold = None if isinstance(gold, bool) else gold  # whether an answer is right is no gold
         if solution := next((str(low[name]) for name in SOLUTIONS if low.get(name)), ""):
-            is_short = len(solution.split()) < SHORT_SOLUTION
-            gold = extract_answer(solution, loose=True) or (solution if is_short else "")
+            is_gold = len(solution.split()) < SHORT_SOLUTION and parses(solution)
+            gold = extract_answer(solution, loose=True) or (solution if is_gold else "")
     elif isinstance(low.get("final_answer"), list):  # OlympiadBench: all of them
         gold = ", ".join(map(str, low["final_answer"])).replace("$", "").strip().removesuffix(".")
         with suppress(ValueError, TypeError, KeyError):  # an error of "none" is no tolerance
@@ -400,22 +458,31 @@ def lowered(row):
     return {plain_name(name): value for name, value in row.items()} | row
 
 
+def flattened(row):
+    """A row by plain names too, and what stands within a column of some sets as columns."""
+    low = lowered(row)
+    if isinstance(low.get("question"), dict) and "stem" in low["question"]:  # as ARC is published
+        low |= low["question"] | {"question": low["question"]["stem"]}
+    if isinstance(verl := unpacked(low.get("reward_model")), dict):
+        low["ground_truth"] = verl.get("ground_truth")
+    return low
+
+
 def asked_column(low):
     """The name of the column that is the question; None where there is none."""
     there = [name for name in (*QUESTIONS, "instruction") if name in low]
     return next((name for name in there if low[name]), there[0] if there else None)
 
 
-def to_problem(row, task):
+def to_problem(row, task, numbering=lambda: None):
     """A row as a dict of problem, answer, alternatives, kind, options, error; see the header.
 
-    task  the benchmarks.Task that the row is from: its kind, and its columns for messages
+    task       the benchmarks.Task that the row is from: its kind, and its columns for messages
+    numbering  function that gives `numbering_of` its file
     Raises ValueError for a layout that is not known.
     """
     columns = f"columns {', '.join(map(str, row))}"
-    low = lowered(row)
-    if isinstance(low.get("question"), dict) and "stem" in low["question"]:  # as ARC is published
-        low |= low["question"] | {"question": low["question"]["stem"]}
+    low = flattened(row)
     if not (asked := asked_column(low)):
         raise ValueError(f"{columns} are no known layout; expected {task.columns}")
     check_names(name for name in map(plain_name, row) if name in QUESTIONS + GOLDS)
@@ -428,23 +495,24 @@ def to_problem(row, task):
                "options": None, "error": None}  # fmt: skip
     if (turns := turns_of(low[asked])) and role_of(turns[-1]) == "assistant":  # a solution
         low.setdefault("solution", turns[-1].get("content", turns[-1].get("value")))
-    if isinstance(verl := unpacked(low.get("reward_model")), dict):
-        low["ground_truth"] = verl.get("ground_truth")
-    gold = next((low[name] for name in CHOICE_GOLDS if low.get(name) not in (None, "")), None)
-    if set(GPQA) <= set(low):
-        problem["kind"], (right, *wrong) = "choice", (low[name] for name in GPQA)
+    wrong = [low[name] for name in sorted(low) if WRONG_OPTION.fullmatch(name)]
+    if wrong and "correct_answer" in low:  # GPQA, SciQ
+        problem["kind"], right = "choice", low["correct_answer"]
         options = [option for option in (right, *wrong) if option is not None]
         random.Random(question).shuffle(options)  # in an order that a question always gets
         if right:
             problem["options"] = [clean(option).strip() for option in options]
             problem["answer"] = LETTERS[options.index(right)]
-    elif options := options_of(low, gold):
+    elif (found := gold_and_options(low))[1]:
+        gold, options = found
         problem |= {"kind": "choice", "options": list(options.values())}
+        counted = numbering() if text_of(gold).isdecimal() else None
         values = unpacked(low.get("options") or low.get("choices"))
         if isinstance(values, list) and {type(gold), *map(type, values)} <= {int, float}:
             # A number among numbers is one of them, not an index.
-            gold = LETTERS[values.index(gold)] if gold in values else gold
-        problem["answer"] = "" if gold is None else choice_of(gold, options)
+            is_one = counted is None and gold in values
+            gold = LETTERS[values.index(gold)] if is_one else gold
+        problem["answer"] = "" if gold is None else choice_of(gold, options, counted)
     elif task.kind == "choice":
         raise ValueError(f"{columns} hold no options; expected {task.columns}")
     else:

@@ -300,11 +300,11 @@ def test_turns_that_are_not_asked_are_said(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["own.jsonl", "own.parquet"])
 def test_columns_that_are_not_read_are_said(tmp_path, capsys, name):
-    """Bug: a question that needs its table, which stands in a column of an unknown name."""
-    path = write(tmp_path, name, [{"Table": "t", "question": "p", "answer": "4", "level": 1}])
+    """Bug: a question that needs its chart, which stands in a column of an unknown name."""
+    path = write(tmp_path, name, [{"Chart": "t", "question": "p", "answer": "4", "level": 1}])
     for keep in (True, False):
         load_problems(path, keep_rows=keep)
-        assert "1 problems; columns not read: Table, level\n" in capsys.readouterr().out
+        assert "1 problems; columns not read: Chart, level\n" in capsys.readouterr().out
 
 
 def test_a_token_without_a_row_in_the_model_is_found_at_once(tmp_path):

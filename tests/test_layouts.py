@@ -118,6 +118,9 @@ LAYOUTS = [  # file, row in the columns of the public set; problem, answer, kind
     ("sft.jsonl", {"messages": turns("p", "So it is \\boxed{7}.")}, "p", "7", "math"),
     ("sft.jsonl", {"conversations": [{"from": "human", "value": "p"},
                                      {"from": "gpt", "value": "#### 7"}]}, "p", "7", "math"),
+    ("mgsm.jsonl", {"question": "p", "answer": "Die Antwort ist 11.", "answer_number": 11}, "p",
+     "11", "math"),
+    ("murder.jsonl", {"narrative": "n", "question": "p", "answer": "4"}, "n\n\np", "4", "math"),
     ("theorem.jsonl", {"Question": "p", "Answer": [1, 4, 3]}, "p", "1, 4, 3", "math"),
     ("metamath.jsonl", {"query": "p", "response": "So 7.\n#### 7\nThe answer is: 7"}, "p", "7",
      "math"),
@@ -237,6 +240,13 @@ CHOICES = [  # row beside the question; options, letter
                                             {"label": "B", "text": "sand"}]}, "answerKey": "B"},
      CLAYS[:2], "B"),  # CommonsenseQA
     ({"question_stem": "p", "question": "", "choices": CLAYS, "Correct Option": "C"}, CLAYS, "C"),
+    # MedQA, SuperGPQA: an option's text is the label of another
+    ({"options": {"A": "O", "B": "A", "C": "B"}, "answer": "A", "answer_idx": "B"},
+     ["O", "A", "B"], "B"),
+    ({"options": ["C", "A", "E", "B", "D"], "answer": "B", "answer_letter": "D"}, list("CAEBD"), "D"),
+    ({"answer0": "clay", "answer1": "sand", "answer2": "mud", "answer3": "silt", "label": 1}, CLAYS,
+     "B"),  # Cosmos QA
+    ({"dialogue": ["a: x"], "choice": CLAYS, "answer": "mud"}, CLAYS, "C"),  # DREAM
     ({"opa": "clay", "opb": "sand", "opc": "mud", "opd": "silt", "cop": 2}, CLAYS, "C"),  # MedMCQA
 ]  # fmt: skip
 
@@ -249,18 +259,68 @@ def test_choices_in_any_form(tmp_path, row, options, letter):
 
 
 @pytest.mark.parametrize("row", [
-    {"options": CLAYS, "answer": "E"}, {"options": CLAYS, "answer": 4},
+    {"options": CLAYS, "answer": "E"}, {"options": CLAYS, "answer": 5},
     {"options": CLAYS, "answer": -1},
     {"options": CLAYS, "answer": "clay and sand"}, {"options": "clay or sand", "answer": "A"},
     {"options": [f"o{i}" for i in range(27)], "answer": "A"},
     {"options": CLAYS, "answer": ["A", "B"]}, {"options": CLAYS, "answer": "(A), (C)"},
-    {"options": CLAYS, "answer": "A) and B)"}, {"option1": "u", "option2": "v", "answer": 0},
-    {"answerA": "clay", "answerB": "sand", "answerC": "mud", "label": "3"},  # SocialIQA: from 1
+    {"options": CLAYS, "answer": "A) and B)"},
 ])  # fmt: skip
 def test_a_gold_that_is_no_option_is_an_error(tmp_path, row):
     """Bug: a choice that no response can get right, in silence."""
     with pytest.raises(ValueError, match="own.jsonl line 1: .*option"):
         read({"question": "p", **row}, tmp_path)
+
+
+TENS = [str(10 * i) for i in range(4)]
+
+
+@pytest.mark.parametrize("rows, letters, told", [
+    # MMLU as a csv, where a text of an option is the number of another
+    ([("['0', '4', '1', '2']", 1), (str(TENS), 0), (str(TENS), 3)], "BAD", "counted from 0"),
+    ([(["3", "2", "1", "0"], "3"), (["7", "8", "9", "6"], "2")], "DC", "counted from 0"),
+    ([(["3", "2", "1", "0"], "3"), (["7", "8", "9", "6"], "8")], "AB", "the texts of options"),
+    ([(["3", "2", "1", "0"], "3"), (["1", "2", "3", "4"], "2")], "AB", ""),  # both would do
+    ([(CLAYS, 1), (CLAYS, 4), (CLAYS, 2)], "ADB", "counted from 1"),  # MedMCQA
+    ([(CLAYS, 1), (CLAYS, 3)], "BD", "counted from 0"),
+])  # fmt: skip
+def test_golds_that_are_numbers_are_read_by_their_file(tmp_path, capsys, rows, letters, told):
+    """Bug: an index taken for the text of an option, or one from 1 for one from 0, in silence."""
+    rows = [{"question": f"q{i}", "choices": options, "answer": gold}
+            for i, (options, gold) in enumerate(rows)]  # fmt: skip
+    path = write(tmp_path, "own.csv" if isinstance(rows[0]["choices"], str) else "own.jsonl", rows)
+    assert "".join(one["answer"] for one in load_problems(path)) == letters
+    printed = capsys.readouterr().out
+    assert told in printed and ("golds that are numbers" in printed) == bool(told)
+
+
+@pytest.mark.parametrize("golds, letters", [((1, 2), "AB"), ((0, 1), "AB"), (("1", "3"), "AC")])
+def test_numbers_may_be_labels(tmp_path, golds, letters):
+    """Bug: COPA's label 1 is choice2 where 0 occurs; Social IQa's 3 of three is the last."""
+    rows = [{"question": f"q{i}", "choice1": "u", "choice2": "v", "choice3": "w", "label": gold}
+            for i, gold in enumerate(golds)]  # fmt: skip
+    found = load_problems(write(tmp_path, "own.jsonl", rows))
+    assert "".join(one["answer"] for one in found) == letters
+
+
+def test_what_no_text_model_can_answer_is_left_out(tmp_path, capsys):
+    """Bug: "<image>" as it stands in the prompt; golds that their set marks as wrong."""
+    rows = [{"problem": f"p{i}", "answer": "4"} | more for i, more in enumerate((
+        {"images": [{"path": "a.png"}]}, {"Picture": "b.png"}, {"image_1": None}, {"images": []},
+        {"error_type": "wrong_groundtruth"}, {"error_type": "ok"}, {"cleaning_status": "rejected"},
+    ))]  # fmt: skip
+    found = load_problems(write(tmp_path, "own.jsonl", rows))
+    assert [one["problem"] for one in found] == ["p2", "p3", "p5"]
+    assert "dropped 2 with a picture, 2 marked as faulty" in capsys.readouterr().out
+
+
+def test_sciq_and_gpqa_have_their_wrong_options_in_columns(tmp_path):
+    """Bug: "dropped 3 without an answer" of rows that have one, and three wrong options."""
+    row = {"question": "p", "correct_answer": "clay", "distractor1": "sand", "distractor2": "mud",
+           "distractor3": "silt", "support": "s"}  # fmt: skip
+    found = read(row, tmp_path)
+    assert sorted(found["options"]) == sorted(CLAYS)
+    assert found["options"]["ABCD".index(found["answer"])] == "clay"
 
 
 def test_numbers_of_a_question_are_no_options(tmp_path):
@@ -362,6 +422,9 @@ FILES = [  # name, content; what the message must hold
     ("wide.json", "[]".encode("utf-16"), "wide.json: 'utf-8' codec"),
     ("lfs.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
     ("lfs.parquet", b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+    ("head.csv", b"How many?,1,2,3,4,B\nHow?,1,2,3,4,C\n", "head.csv: its first line must name"),
+    ("nums.jsonl", b'{"problem": "p", "answer": {"target": 98, "numbers": [1, 2]}}',
+     "nums.jsonl line 1: a gold with target, numbers"),
     ("list.jsonl", b'["a"]\n["b"]\n', "list.jsonl line 1: .'a'. is no object"),
     ("cut.json", b'[{"problem": "p"', "cannot be read: .*cut.json: "),
     ("deep.jsonl", b"[" * 100_000, "deep.jsonl"),
