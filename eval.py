@@ -51,11 +51,10 @@ def run_task(model, tokenizer, name, problems, args, folder, results):
         ids = encode_prompt(tokenizer, problem, args.template)
         check_embeddings(tokenizer, problem, ids, model.config.vocab_size)
         rooms.append(most - len(ids))
-    if tight := sum(room < limit for room in rooms):
-        say(
-            f"{name}: {tight} of {len(rooms)} prompts leave a response fewer than {limit} tokens "
-            f"of the model's {most}; {sum(room < 1 for room in rooms)} leave none"
-        )
+    if min(rooms) < (args.max_new_tokens or limit):
+        say(f"{name}: of the model's {most} positions the prompts leave {max(0, min(rooms))} to "
+            f"{max(rooms)} for a response; {sum(room < 1 for room in rooms)} of {len(rooms)} leave "
+            "none")  # fmt: skip
     if held := list(filter(None, control_tokens_in(tokenizer, problems))):
         say(f"warning: {len(held)} questions of {name} hold control tokens of the model, "
               f"{' '.join(sorted({*held}))}, which it obeys")  # fmt: skip
@@ -125,6 +124,9 @@ def compare(folders, picture):
 
     runs_of = {}  # task -> {folder: summary}
     for folder in folders:
+        if Path(folder).is_file():  # of --compare *
+            say(f"{folder} is no folder, and is left out")
+            continue
         file, trained = Path(folder, "results.json"), ("metrics.jsonl", "trainer.json")
         if not file.exists() and any(Path(folder, name).exists() for name in trained):
             advice = "give what eval.py --model CHECKPOINT --tasks ... --out NEW makes of it"
@@ -147,7 +149,7 @@ def compare(folders, picture):
             say(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
             sizes, values = list(map(int, summary["pass_at_k"])), summary["pass_at_k"].values()
             axis.plot(sizes, list(values), marker="o", label=drawn(folder))
-        if without := [folder for folder in folders if folder not in runs]:
+        if without := [name for name in folders if name not in runs and Path(name).is_dir()]:
             say(f"{task}: not in {', '.join(without)}")
         named = ("problems", "questions")
         settings = [one["sampling"] | {name: one.get(name) for name in named}
@@ -226,6 +228,8 @@ def evaluate_tasks(args, problems, folder):
     for key, value in settings.items():
         if (old := results["settings"].get(key)) is not value and old != value:
             raise ValueError(f"{folder} was made with {key} {old}, not {value}: give another --out")
+    if (folder / "metrics.jsonl").exists():
+        raise ValueError(f"{folder} holds a training run: give another --out, {folder}/eval")
     others = () if path.exists() else (folder / "responses.jsonl", folder / PICTURE)
     for file in others:
         if file.exists() and file.stat().st_size:

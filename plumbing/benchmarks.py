@@ -164,14 +164,21 @@ def is_hub_name(source):
     return bool(HUB_NAME.fullmatch(source)) and not is_path
 
 
-def files_in(folder, split):
-    """The files of a folder: of a split, as a copy of a set of the hub has them, or BBH's tasks."""
+def files_of_split(folder, split):
+    """Those of a split in a folder, as a copy of a data set of the hub has them."""
     of_split = re.compile(rf"{split}(?:-\d+-of-\d+)?")
-    found = [file for place in (folder, folder / "data") for file in sorted(place.glob(f"{split}*"))
-             if of_split.fullmatch(file.stem) and file.suffix in SUFFIXES]  # fmt: skip
+    return [file for place in (folder, folder / "data") for file in sorted(place.glob(f"{split}*"))
+            if of_split.fullmatch(file.stem) and file.suffix in SUFFIXES]  # fmt: skip
+
+
+def files_in(folder, split):
+    """The files of a folder: of a split, or BBH's tasks."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} can be read once only: save it as a file, .jsonl ...")
     # Of a folder with splits no other is taken: train.json is not BBH's.
-    found = found or [file for file in sorted(folder.glob("*.json"))
-                      if file.name not in RECORDS and file.stem not in SPLITS]  # fmt: skip
+    found = files_of_split(folder, split) or [
+        file for file in sorted(folder.glob("*.json"))
+        if file.name not in RECORDS and file.stem not in SPLITS]  # fmt: skip
     if not found:
         is_arrow = any([*folder.glob("*.arrow"), *folder.glob("*/*.arrow")])
         within = {file.parent.name for file in folder.glob("*/*") if file.suffix in SUFFIXES}
@@ -326,7 +333,9 @@ def load_problems(
 
 
 def has_test_split(source):
-    """Whether --data is a data set of the hub with a training and a test split to choose from."""
+    """Whether --data is a data set of the hub, or a copy, with a training and a test split."""
+    if Path(source).is_dir():
+        return all(files_of_split(Path(source), split) for split in ("train", "test"))
     if not is_hub_name(source):
         return False
     parts = list_parts("/".join(source.split("/")[:2]))

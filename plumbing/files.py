@@ -32,6 +32,8 @@ def lock_folder(folder, names):
             raise ValueError(f"{folder / name} is a link, and may lead out of {folder}: remove it")
         if (folder / name).is_dir() and not name.startswith("checkpoint-"):
             raise ValueError(f"{folder / name} is a folder, in the place of a file: move it away")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, or a link to nowhere: give another --out")
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)

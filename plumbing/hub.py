@@ -56,6 +56,9 @@ def resolve_model(name):
         return name
     if name in MODELS:
         return MODELS[name]
+    if Path(name).is_file():
+        formats = "other formats, as GGUF, are not read"
+        raise ValueError(f"{name} is a file: give its folder, with config.json ({formats})")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"a model, or the base of adapters, is missing: no folder {name!r}")
     if "/" in name:

@@ -17,6 +17,7 @@ from logprobs import LOGITS_PER_CHUNK
 from model import KVCache
 from plumbing import lora
 from plumbing.checkpoints import base_of, compute_dtype, load_model, shapes_of
+from plumbing.console import say
 from plumbing.flags import flag_of
 from plumbing.processes import choose_threads, gather, world_size
 from plumbing.prompts import response_ends
@@ -194,7 +195,10 @@ def load_weights(config, device):
         model.base = base_of(config.model)
         lora.add_adapters(model, config.lora_rank, config.lora_alpha, config.seed)
     # What ends a response here is to end it wherever the checkpoints are used.
-    model.eos_ids, _ = response_ends(model, tokenizer, [])
+    model.eos_ids, stops = response_ends(model, tokenizer, [])
+    if not model.eos_ids and not stops:
+        say("warning: neither model nor tokenizer names a token that ends a text: no response ends "
+            "before --max-response-tokens")  # fmt: skip
     model.compute_dtype = compute_dtype(device)
     model.checkpoint_activations = fit.checkpoint_activations
     choose_threads(model)

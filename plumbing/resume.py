@@ -41,6 +41,7 @@ from plumbing.records import OWN_FILES, read_records
 
 FAILURES_IN_A_ROW = 3  # updates that were not finite, before a run stops
 NAME = re.compile(r"checkpoint-([1-9][0-9]*)")
+OF_EVAL = ("results.json", "responses.jsonl")  # eval.py's files
 MOMENTS = "optimizer.safetensors"  # the file of AdamW's moments
 
 # --------------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ def open_folder(path, resume):
                 raise ValueError(f"--resume: {folder} holds {found}")
             check_young(folder)
             cut_back(folder, 0)  # it was ended before its first checkpoint, and begins anew
-        found += [name for name in OWN_FILES if (folder / name).exists()]
+        found += [name for name in (*OWN_FILES, *OF_EVAL) if (folder / name).exists()]
         found += [half.name for half in halves]
         begun = found == ["config.json"] and run_of(folder)  # it stopped before it wrote more
         if found and not resume and not begun:
@@ -338,6 +339,8 @@ def rescue(error, run):
         return reason
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     remedy = "make room, then " if is_full or error.errno is None else ""
+    if error.errno == errno.EFBIG:
+        remedy = "allow larger files (ulimit -f), then "
     # Sharded, the other processes hold parts of the state, and know nothing of the error.
     lost = run.config.shard or not has_finite_weights(run.model)
     for folder in () if lost else (run.folder, None):
@@ -352,7 +355,9 @@ def rescue(error, run):
             f"{reason}; the state after {run.done} updates is in {path}: {remedy}"
             f"go on with: {resume_command(run.config, folder)}"
         )
-    return f"{reason}, nor elsewhere; the checkpoints before are whole: {remedy}--resume"
+    before = read_checkpoints(run.folder)[0]
+    left = f"the checkpoints before are whole: {remedy}--resume" if before else "nothing is saved"
+    return f"{reason}, nor elsewhere; {left}"
 
 
 # --------------------------------------------------------------------------------------------------

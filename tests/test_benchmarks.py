@@ -461,6 +461,8 @@ def test_a_folder_with_splits_is_read_by_split(tmp_path, names):
              for split in ("train", "test")]
     wanted = [one["problem"] for one in sums(*range(len(names)))]
     assert asked == [wanted[:-1], wanted[-1:]]
+    held_out = load_data(Config(data=str(tmp_path)), Prose(), 4096)[1]
+    assert [one["problem"] for one in held_out] == wanted[-1:]  # as of the hub, none held out
 
 
 # ---- from the command line -----------------------------------------------------------------------
@@ -470,6 +472,7 @@ def test_a_folder_with_splits_is_read_by_split(tmp_path, names):
     (["--data", "{tmp}/none.jsonl"], "no file and no task"),
     (["--data", "{tmp}"], "has no train.jsonl, .json ...: give a file"),
     (["--data", "{tmp}/clone"], "train.jsonl, .json ...: give one of its folders, main, socratic"),
+    (["--data", "/dev/null"], "/dev/null can be read once only: save it as a file"),
     (["--data", "{tmp}/cut.jsonl"], "cut.jsonl line 2: Unterminated string"),
     (["--data", "me/unknown"], "the hub has none of this name"),
     (["--data", "nowhere"], "known tasks: "),

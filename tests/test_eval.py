@@ -7,6 +7,7 @@ import pytest
 from conftest import random_model
 from test_layouts import write
 
+import dsrl
 import eval as benchmarks
 from eval import evaluate, load_problems
 from plumbing import evaluation, files
@@ -197,6 +198,24 @@ def test_other_questions_of_one_name_are_said(stub, tmp_path, capsys, monkeypatc
         assert ("own: not alike: questions is " in capsys.readouterr().out) != are_alike
 
 
+def test_folders_of_training_and_evaluation_stay_apart(stub, tmp_path, capsys, monkeypatch):
+    """Bug: results beside checkpoints, after which --compare takes a run for an evaluation; and
+    --compare * that ends at its own picture.
+    """
+    run, _ = stub
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/metrics.jsonl").touch()
+    assert run(out="trained") == 2
+    assert "trained holds a training run: give another --out" in capsys.readouterr().err
+    assert run(out="a") == 0
+    for name in ("own.jsonl", "compare.png"):
+        assert benchmarks.main(["--compare", "a", name]) == 0
+    assert "compare.png is no folder, and is left out" in capsys.readouterr().out
+    assert dsrl.main(["--out", "a", "--steps", "1"]) == 2
+    assert "a holds a run, or files of the same names (results.json, " in capsys.readouterr().err
+
+
 def test_compare_names_who_finished_nothing(stub, tmp_path, capsys, monkeypatch):
     """Bug: a folder without a finished task is left out without a word."""
     run, _ = stub
@@ -266,7 +285,7 @@ def test_prompts_with_little_room_are_said(stub, tmp_path, capsys):
                                                                           "y" * 300)]
     write(tmp_path, "own.jsonl", rows)
     assert run("--max-new-tokens", "40", "--k", "1") == 0
-    said = "own: 2 of 3 prompts leave a response fewer than 40 tokens of the model's 256; 1 leave"
+    said = "own: of the model's 256 positions the prompts leave 0 to 237 for a response; 1 of 3"
     assert said in capsys.readouterr().out
     assert calls[0][1]["max_new_tokens"] == [40, 9, 1]  # <user>, 230, <assistant>: 247
     lines = (tmp_path / "out" / "responses.jsonl").read_text().splitlines()

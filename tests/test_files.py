@@ -111,8 +111,11 @@ def test_a_folder_is_held_by_one(tmp_path, monkeypatch):
         with files.lock_folder(folder, ["results.json"]):
             pass
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file/below", "/proc/nothing"):
-        with pytest.raises(ValueError, match="cannot write to"):
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    for place, why in ((tmp_path / "file", "is a file, or a link"), ("/proc/nothing", "cannot write"),
+                       (tmp_path / "nowhere", "a link to nowhere"),
+                       (tmp_path / "file/below", "cannot write to")):  # fmt: skip
+        with pytest.raises(ValueError, match=why):
             with files.lock_folder(place, []):
                 pass
     sources = [*ROOT.glob("*.py"), *ROOT.glob("plumbing/*.py")]

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
     ("more", "message"),
     [
         (("--model", "/nowhere/at/all"), "no folder '/nowhere/at/all'"),
+        (("--model", "{tmp}/empty.jsonl"), "empty.jsonl is a file: give its folder"),
         (("--model", "Qwen9-1B"), "Qwen2.5-1.5B"),
         (("--group-size", "1"), "--group-size is 1"),
         (("--group-size", "two"), "invalid int value: 'two'"),
