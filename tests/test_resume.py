@@ -155,11 +155,14 @@ def test_a_full_disk_leaves_no_half_checkpoint(world, finished, tmp_path, monkey
     assert same_weights(finished / "checkpoint-4", rescued / "checkpoint-4")
 
 
-def test_a_sharded_state_is_not_rescued_by_one_process(tmp_path):
+def test_a_sharded_state_is_not_rescued_by_one_process(tmp_path, copy):
     """Bug: a process that waits for the others to save with it; they know nothing of its error."""
     run = types.SimpleNamespace(config=dsrl.parse_args(["--shard"]), folder=tmp_path, done=1)
     message = resume.rescue(OSError("full"), run)
-    assert "the checkpoints before are whole" in message and not list(tmp_path.iterdir())
+    assert "nothing is saved" in message  # no advice to go on from what is not there
+    run.folder, before = copy, content(copy)
+    assert "the checkpoints before are whole" in resume.rescue(OSError("full"), run)
+    assert content(copy) == before
 
 
 def test_one_folder_one_run(copy, world, tmp_path, capsys):
