@@ -52,7 +52,7 @@ FIRST_LETTER = re.compile(r"^[^\w\n(]{0,8}\(([a-z])\)", re.M)
 DENIED = re.compile(  # "not (B)", "neither B nor C", "I would not choose B"
     r"(?:(?:\b(?:not|neither|nor|never|rather than|instead of|except)|n['’]t)\s+(?:(?:be|choose|"
     r"pick|select|option|choice)\s+)?|不(?:是|选|能选)?)\W{0,3}$", re.I)  # fmt: skip
-LINK = r"\W{0,3}(?:\b(?:or|and|nor)\b|[,/&])\W{0,3}(?i:option )?\(?"  # between letters
+LINK = r"\W{0,3}(?:\b(?:or|and|nor)\b|(,)|[/&])\W{0,3}(?i:option )?\(?"  # between letters
 NEXT_LETTER, LETTER_BEFORE = (re.compile(part) for part in (
     rf"{LINK}([A-Z])(?![\w'’])(?!\)?\s+(?:is|are|was|has)\b)", rf"(?<!\w)([A-Z]){LINK}$"))
 BBH_LETTER = re.compile(r"\(([A-Z])\)|^(?:OPTION |CHOICE )?([A-Z])(?=$|[).:,])")
@@ -105,9 +105,9 @@ def letters_beside(text, before, end):
     after, earlier = NEXT_LETTER.match(text, end), LETTER_BEFORE.search(before)
     if after and CONTENT_WORD.match(text, after.end()):
         after = None  # (B), A train ...
-    if re.match(r"\)?\s+is\b", text[end:]):
-        earlier = None  # of A and B, B is better
-    return {one[1] for one in (after, earlier) if one}
+    if earlier and earlier[2] and re.match(r"\)?\s+is\b", text[end:]):
+        earlier = None  # given A, B is better; but "A or B is right" is none
+    return {one for one in (after and after[2], earlier and earlier[1]) if one}
 
 
 def boxed_letter(box, options):

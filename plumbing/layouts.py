@@ -395,7 +395,7 @@ def numbering_of(rows):
                 texts = [text.strip() for text in options.values()]
                 number = text_of(gold)
                 seen.append((int(number), len(options), number in options, number in texts))
-    if all(is_label for *_, is_label, _ in seen) and all(number for number, *_ in seen):
+    if all(is_label for *_, is_label, _ in seen):
         return None
     fits = {0: all(number < size for number, size, *_ in seen),
             1: all(0 < number <= size for number, size, *_ in seen),

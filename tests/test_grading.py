@@ -54,6 +54,7 @@ CLAYS = ["red clay", "blue sand", "grey mud", "white chalk", "black soil", "brow
     ("The answer is (B)/(A).", None), ("The answer is (B), (D).", None), ("(A)/(B)", None),
     ("B and D are correct.", None), ("It is either B or D.", None), ("Neither B nor C", None),
     ("The answer is B, and C is wrong.", "B"), ("Between A and B, B is better.", "B"),
+    ("Given A, B is better.", "B"), ("A or B is correct.", None), ("A or B is the answer", None),
     ("Eliminating A, C and D leaves B.", "B"), ("The answer is B, A train.", "B"),
     ("So B, not A.", "B"), ("The answer is 2.", "B"), ("Answer: three", None),
 ])  # fmt: skip
@@ -204,6 +205,7 @@ def test_tolerances_by_kind(kind, error, answer, response, right):
     (r"1-\frac{1}{2018!}", r"1-\frac{1}{2019!}"), (r"\frac{1}{2^{2018}}", "0"),
     (r"\log_2(2^{100}-1)", "100"), ("1-e^{-50}", "1"), ("5.00000000000000001", "5"),
     (r"\sqrt{10^{20}+1}", "10^{10}"), (r"-\infty", r"\infty"),
+    (r"1-e^{-100}", "1"), (r"\tanh 100", "1"),
 ])  # fmt: skip
 def test_what_floats_cannot_tell_apart_is_not_equal(answer, gold):
     """Bug: off-by-one sums are right in evaluation, since both are one float."""

@@ -283,6 +283,8 @@ TENS = [str(10 * i) for i in range(4)]
     ([(["3", "2", "1", "0"], "3"), (["1", "2", "3", "4"], "2")], "AB", ""),  # both would do
     ([(CLAYS, 1), (CLAYS, 4), (CLAYS, 2)], "ADB", "counted from 1"),  # MedMCQA
     ([(CLAYS, 1), (CLAYS, 3)], "BD", "counted from 0"),
+    ([([2, 4, 6], 2), ([7, 8, 9], 0)], "CA", "counted from 0"),
+    ([([2, 4, 6], 2), ([7, 8, 9], 9)], "AC", "the texts of options"),
 ])  # fmt: skip
 def test_golds_that_are_numbers_are_read_by_their_file(tmp_path, capsys, rows, letters, told):
     """Bug: an index taken for the text of an option, or one from 1 for one from 0, in silence."""
@@ -301,6 +303,15 @@ def test_numbers_may_be_labels(tmp_path, golds, letters):
             for i, gold in enumerate(golds)]  # fmt: skip
     found = load_problems(write(tmp_path, "own.jsonl", rows))
     assert "".join(one["answer"] for one in found) == letters
+
+
+def test_a_short_proof_is_no_gold(tmp_path, capsys):
+    """Bug: nine words of a proof, or of prose, as a gold that only the same words match."""
+    rows = [{"problem": "p", "solution": "Let $a=2k+1$. Then $a+1=2(k+1)$. $\\blacksquare$"},
+            {"messages": turns("Write a poem.", "Rain falls softly on the roof.")},
+            {"problem": "q", "solution": "x = 5"}]  # fmt: skip
+    (found,) = load_problems(write(tmp_path, "own.jsonl", rows))
+    assert found["answer"] == "x = 5" and "dropped 2 without an answer" in capsys.readouterr().out
 
 
 def test_what_no_text_model_can_answer_is_left_out(tmp_path, capsys):

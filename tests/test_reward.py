@@ -64,7 +64,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         7 kJ mol^{-1} == 7   4 J/(kg*K) == 4   9.8 \frac{m}{s^2} == 9.8   2 N\cdot m == 2
         2\pi m == 2\pi   \frac{1}{2} m == 0.5   6\times 10^{-4} T == 6\times 10^{-4}
         12 m/sec == 12   3 L atm == 3   12 kJ != 12000 J   12 m != 12 s   5 x != 5   12mn != 12
-        3x m != 3x   \frac{mg}{k} == mg/k   4 kN x != 4   5 kNx != 5   5 kN + 1 != 5   2 x m != 2
+        3x m != 3x   \frac{mg}{k} == mg/k   x^2 kN != x^2   4 kN x != 4   5 kNx != 5   5 kN + 1 != 5   2 x m != 2
         5\,\Omega == 5   5 Ω == 5   5\,k\Omega == 5   5\,\text{m}\Omega == 5   5\,\mu m == 5
         12 kph == 12   5\ \mu\mathrm{C} == 5   3\mu != 3   100℃ == 100   9.8 m s^{-2} == 9.8   5 J/K == 5   5 m != 5m+1   30^3 != 30   5 m s^2 t != 5
         9.8\,\text{m/s}^2 == 9.8 m/s^2   5\ \mathrm{J\,mol^{-1}\,K^{-1}} == 5
@@ -204,7 +204,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         (2,32) != (2,32),(8,18)   2<x<32 != (2,32),(8,18)   (2,4),(3,4) != (2,4)
         (2,4) \text{ or } (3,4) != (2,4)   (1,9) != (1,9),(3,3),(2,5)""",
     "list, set, plus-minus": r"""
-        \frac12 \text{ or } 0.5 == 1/2   1/2, 50\% == 1/2   1/2, 0.6 != 1/2   5, 5 != 5, 6
+        \frac12 \text{ or } 0.5 == 1/2   1/2, 50\% == 1/2   1/2, 0.6 != 1/2   1/2, 1/2, 0.5 != 1/2   5, 5 != 5, 6
         3,4 == 4,3   3 and 4 == 4, 3   3\text{ and }4 != 3   3,4,5 != 3,4   3,3 != 3   3,4 == 3{}4
         \{3,4\} == \{4,3\}   \{3, 4\} != (3,4)   -2,\frac32 == \frac{3}{2},-2
         \frac{1}{2}, \frac{1}{3} == \frac13,\frac12   1+i,1-i,-1+i,-1-i == \pm1\pm i
