@@ -442,7 +442,9 @@ def gold_of(low, task):
         gold = low.get("label")
         gold = None if isinstance(gold, bool) else gold  # whether an answer is right is no gold
         if solution := next((str(low[name]) for name in SOLUTIONS if low.get(name)), ""):
-            is_gold = len(solution.split()) < SHORT_SOLUTION and parses(solution)
+            words = len(solution.split())
+            is_gold = words < SHORT_SOLUTION and (words < 4 or re.search(r"\d|\\", solution))
+            is_gold = is_gold and parses(solution)
             gold = extract_answer(solution, loose=True) or (solution if is_gold else "")
     elif isinstance(low.get("final_answer"), list):  # OlympiadBench: all of them
         gold = ", ".join(map(str, low["final_answer"])).replace("$", "").strip().removesuffix(".")
