@@ -6,10 +6,10 @@ The steps, in this order below, for a response that ends in \boxed{x\in(-\infty,
     compare      both sides in one spelling (RULES in plumbing/spelling.py): equal as texts, as
                  letters (B is "(B) five") or as words?  If not, both are read as trees, here
                  (x in (((-1 * oo), 3) cup set(5))), and compared by kind: x<3 \text{ or } x=5 has
-                 the same members at 3, at 5, between and beyond (`same_set` there), and scores 1.0
+                 the same members at 3, at 5, between and beyond (`same_set`), and scores 1.0
 
 A word after a number is a unit, which does not count: 5 parsecs is 5.  Only an abbreviation that
-reads as names, 5 cm or 5 kN, needs an entry: SHORT_WORDS or UNIT in plumbing/answers.py.
+reads as names, 5 cm or 5 kN, needs an entry: SHORT_WORDS in plumbing/answers.py, UNIT in units.py.
 No text is executed, none raises an error: the grammar is our own, and of sympy only mpmath, its
 number library, is used (sympy's parsers run text, its constructors compute 9**9**9).  All sizes
 are bounded before any work, so no timer is needed and processes agree.  README has the policy.
@@ -23,10 +23,11 @@ import signal
 import sys
 from itertools import product
 
-from plumbing.answers import DOUBT, IN_WORDS, MAX_ITEMS, readings, same_tree, show, without_units
+from plumbing.answers import DOUBT, IN_WORDS, MAX_ITEMS, readings, same_tree, show
 from plumbing.choices import LAYOUT, choice, compare_letters
-from plumbing.spelling import MAX_ANSWER, normalise
+from plumbing.spelling import DOMAIN, MAX_ANSWER, normalise
 from plumbing.text import printable
+from plumbing.units import without_units
 
 MAX_RESPONSE = 20_000  # characters, from the end
 
@@ -37,7 +38,12 @@ BOX = re.compile(r"\\(?:f?box(?:ed)?|framebox)\s*\{")
 BRACES = re.compile(BOX.pattern + "|[{}]")
 BRACES_AND_ESCAPES = re.compile(BOX.pattern + r"|\\[{}\\]|[{}]")
 BETWEEN_BOXES = re.compile(
-    r"(?:[\s,;$~&]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|\\text\s?\{\s?(?:and|or),?\s?\})*")
+    r"(?:[\s,;$~&/、，和或]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|maybe\b|perhaps\b"
+    r"|\\text\s?\{\s?(?:and|or),?\s?\})*")
+THOUGHT = re.compile("(</?)(?:thinking|thought|reasoning)>")
+NOT_THIS = re.compile(r"\bnot[\s$:*(]*$")  # "it is not \boxed{9}"
+IS_WRONG = re.compile(r"[\s$.*)]*(?:\\text\s?\{ ?)?(?:is|was) "
+                      r"(?:wrong|incorrect|not (?:right|correct|the answer))\b")
 CUE = re.compile(r"""
     (?:答案|故选)[是为：】:\s]+                       # "The answer is", in Chinese
     | (?<!this\ )(?<!that\ )(?:answers?|correct\ (?:option|choice))  # not "this answer"
@@ -46,7 +52,7 @@ CUE = re.compile(r"""
     | (?=\s*\\\[) | (?=\s\$?-?\d))                # "answer 7", "answer \[7\]"
     [\s:*]*(?:the\ (?:final\ )?answer\ is:?\s*)?  # "Answer: The final answer is"
     (?:(?:therefore|approximately|about)\ )?""", re.I | re.X)
-STOP = re.compile(r"\.(?=\s|$)|[\n。，]| \(?(?:because|since)\b|, (?=[a-z])")  # its end
+STOP = re.compile(r"\.(?=\s|$)|[\n。，]| \(?(?:because|since)\b|, (?!or\b)(?=[a-z])")  # its end
 SPAN = re.compile(r"(?:, |,? (?:or|and) )?(?:\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|"
                   r"\*\*([^*]+)\*\*)", re.S)
 REMARK = re.compile(r"(?:an? )?[a-z]{3,}[a-z ]*[.!?)]*")  # "reasonable", "an integer", "correct!"
@@ -74,6 +80,9 @@ def last_box(text):
             return None, "truncated"
         if contents and not (close >= 0 and BETWEEN_BOXES.fullmatch(text, close + 1, later)):
             break
+        before = text[max(0, match.start() - 20) : match.start()]
+        if not contents and (NOT_THIS.search(before) or IS_WRONG.match(text, close + 1)):
+            return None, "no answer"
         contents.insert(0, text[match.end() : close].strip())
         later = match.start()
     if not contents:
@@ -93,7 +102,8 @@ def stated_answer(text):
 
 def after_thoughts(response):
     """What follows the last </think>, and of it what stands before a <think> that is not closed."""
-    return str(response)[-MAX_RESPONSE:].rpartition("</think>")[2].partition("<think>")[0]
+    text = THOUGHT.sub(r"\1think>", str(response)[-MAX_RESPONSE:])
+    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def find_answer(response, loose):
@@ -170,6 +180,9 @@ def compare(predicted, ground_truth, strict=False):
             predicted = pattern.sub(replacement, predicted)
             ground_truth = pattern.sub(replacement, ground_truth)
         return predicted == ground_truth, "strict"
+    domains, gold_domains = ({*DOMAIN.findall(one)} for one in (predicted, ground_truth))
+    if domains and gold_domains and domains != gold_domains:  # k in N, and k in Z
+        return False, "another domain"
     predicted, ground_truth = normalise(predicted), normalise(ground_truth)
     if not predicted or not ground_truth:
         return False, "empty"

@@ -2,12 +2,14 @@
 
     flags.py         the command line: every flag, the presets, the variants
     benchmarks.py    data sets: found, loaded, counted
-    layouts.py       files of problems, and their rows in any layout
+    rows.py          files of rows, read as they stand
+    layouts.py       a row in any layout as a problem
     prompts.py       how a question is put, what stands in for it, what ends a response
     grading.py       answers of each kind of problem, verifiers of one's own
     evaluation.py    sample and grade k responses a problem; Avg@k, pass@k, thoughts
     spelling.py      one way to write what prints the same, for reward.py
     choices.py       answers that are letters of options, for reward.py
+    units.py         units that read as products of names, for reward.py
     answers.py       the grammar and arithmetic of answers, for reward.py
     hub.py           names of models, the hub
     checkpoints.py   Hugging Face folders in and out

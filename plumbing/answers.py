@@ -53,8 +53,9 @@ ALIASES = {name: name for name in "in cup cap setminus circ lfloor rfloor lceil 
     "leqslant": "<=", "leq": "<=", "le": "<=", "geqslant": ">=", "geq": ">=", "ge": ">=",
     "lt": "<", "gt": ">", "neq": "!=", "ne": "!=", "approx": "~=", "==": "=", ":=": "=",
     "times": "*", "cdot": "*", "div": "/", "**": "^", "pm": "+-", "+/-": "+-", "mp": "-+",
-    "lor": "or", "vee": "or", "land": "and", "colon": ":", "backslash": "setminus", "\\%": "%",
-    "percent": "%", "pct": "%", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
+    "lor": "vee", "vee": "vee", "land": "wedge", "wedge": "wedge", "colon": ":",
+    "backslash": "setminus", "\\%": "%", "percent": "%", "pct": "%", "mid": "|", "vert": "|",
+    "lvert": "|", "rvert": "|",
     "langle": "(", "rangle": ")", "lbrace": "\\{", "rbrace": "\\}"}
 NAMES = [*GREEK, *"varepsilon varphi ell hbar oo sum int prod max min".split()]
 KNOWN = ({name: ("name", name) for name in NAMES}
@@ -69,13 +70,21 @@ IN_WORDS = re.compile(
 # read as a product of names, as 5 cm is 5 * c * m, and is none; one that may be, 5 kN, in UNIT.
 SHORT_WORDS = set("no on up am pm is of in mph kph sq cm mm km kg mg ml ft mi hr".split())
 DENIAL = re.compile(r"\b(?:no|not|wrong|opposite|half|twice)\b")  # twice x = 5 says nothing of x
+UNIT_WORD = re.compile(  # of the words after a name those that are a unit
+    r"\b(?:units?|degrees?|square|cubic|sq|[a-z]*met(?:er|re)s?|inch(?:es)?|feet|foot|yards?|miles?"
+    r"|seconds?|minutes?|hours?|days?|weeks?|months?|years?|dollars?|cents?|pounds?|[a-z]*grams?"
+    r"|[a-z]*lit(?:er|re)s?|watts?|joules?|newtons?|volts?|amperes?|[kcm]m|m|s|kg|g|ft|cm|km|mm)\b"
+    r"|[^\x00-\x7f]")
 DOUBT = re.compile(  # words after a number that make it no answer, another one, or one of two
     DENIAL.pattern + r"|(?<!\^)(?<!\^-)\d"
     r"|\b(?:one|two|three|thir|four|forty|fi[fv][et]|six|seven|eight|nin[et]|ten(?:th)?s?\b|eleven"
     r"|twel|twent|halves|hundred|thousand|dozen|[mbtr]+illion)"
-    r"|\b(?:but|maybe|if|least|most|except|false)\b|(?<![a-z] )\b(?:squared|cubed)\b"
+    r"|\b(?:but|maybe|if|least|most|except|false|too|cannot|never|fails?|bound|guess|below|negative"
+    r"|debt|score|gross|lakh|crore|grand|doubled|halved|tripled|inverse|reciprocal|root)\b"
+    r"|(?<![a-z] )\b(?:squared|cubed)\b"
     r"|\b(?:incorrect|invalid|reject|extraneous|exclu|impossible|factorial|recurring|repeating)"
-    r"|以[上下内外]|左右|[不非负第打成半倍]|至[少多]|[大小]于|超过|最[多少]|分之")
+    r"|以[上下内外]|左右|上下|开外|[不非负第打成半倍的折余多几舍错]|至[少多]|[大小]于|超过|最少|分之"
+    r"|[平立]方(?![厘分毫千公英米单])|[倒反]数|阶乘|次[方幂]|进制|角形|除外|排除")
 
 THOUSAND_OF = re.compile("千|百[分帕]")  # of a unit: kg, a hundredth
 
@@ -127,6 +136,8 @@ def word_tokens(words, is_text):
     if bare in SHORT_WORDS or not words.isascii() or not is_product:
         is_text = True
     if words in FUNCTIONS or words in ("e", "i", "d") or not is_text:
+        if re.fullmatch("[A-Z]{3,}", words):  # HTH is not HHT
+            return [("name", words)]
         return [token for part in parts for token in (
             [("name", letter) for letter in part] if part in names else [KNOWN[part]])]
     return [("word", bare)]
@@ -139,7 +150,8 @@ CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "|": 
            "lfloor": ("rfloor",), "lceil": ("rceil",)}
 CALLED = {"|": "abs", "lfloor": "floor", "lceil": "ceil"}
 LEVELS = ({op: 1 for op in (",", ";", "or", "and")} | dict.fromkeys(RELATIONS, 2) | {":": 3}
-          | {"cup": 4, "cap": 4, "setminus": 4, "+": 5, "-": 5, "*": 6, "/": 6, "^": 8}
+          | {"vee": 1.5, "wedge": 1.6, "cup": 4, "cap": 4, "setminus": 4}
+          | {"+": 5, "-": 5, "*": 6, "/": 6, "^": 8}
           | {mark: 9 for mark in ("!", "%", "circ", "'")})
 ARGUMENT, FACTOR, ATOM = 6.5, 7, 9  # sin 2x cos x: an argument ends at the next function
 END = ("op", "end")
@@ -159,10 +171,17 @@ def is_tuple(node):
     return node[0][0] in "(["
 
 
+def is_unit(left, words):
+    """Whether words after what holds names are its unit: 12 pi cm^2, 3x dollars."""
+    return not variables(left) or UNIT_WORD.search(words)
+
+
 def combine(operator, left, right):
     """The node of a binary operator; a + b + c has three children."""
     if operator in RELATIONS:  # the sides with the signs between them
         return "relation", (*(left[1] if left[0] == "relation" else (left,)), operator, right)
+    if operator in ("vee", "wedge") and left[0] == right[0] == "relation":
+        operator = "or" if operator == "vee" else "and"
     if operator == "and" and left[0] == right[0] == "relation" and "=" not in left[1] + right[1]:
         operator = "cap"  # x > 1 and x < 3
     if operator == "-":
@@ -173,8 +192,10 @@ def combine(operator, left, right):
                 raise ValueError("words that may be another answer")
         if left[0] == "text":
             return "text", f"{left[1]} {right[1]}"
-        if right[0] == "text":
-            return left  # 5 cm and 5 m/s
+        if right[0] == "text":  # 5 cm and 5 m/s, but n even is not n odd
+            if any(kind == "name" for kind, _ in walk(left)) and not is_unit(left, right[1]):
+                raise ValueError("words that say something of a name")
+            return left
     if operator == "/":
         operator, right = "*", ("^", (right, MINUS_ONE))
     if operator == "*":
@@ -372,8 +393,7 @@ def readings(text):
 # --------------------------------------------------------------------------------------------------
 # Values: tree -> a Fraction while exact, else a number with many digits
 
-# What names and marks stand for over the real numbers; "%" and "degree" may be given as 1 instead
-CONSTANTS = ("pi", "e", "oo", "log", "circ", "%")
+CONSTANTS = ("pi", "e", "oo", "log", "circ", "%")  # These names and marks have one value.
 # From 1/100 to 6 and of both signs: no root, absolute value or small term can hide
 COORDINATES = [Fraction(n, 1000) for n in (
     1237, 2871, 413, 3319, 1709, 523, 5011, 2203, 811, 4157, 1453, 3701)]
@@ -385,13 +405,13 @@ WHOLE = [[Fraction(n + n % 5 * i) for i in range(12)] for n in range(1, 21)]  # 
 
 
 class Arithmetic:
-    """Values: Fractions while exact, else mpmath's numbers with so many digits."""
+    """Values: Fractions while exact, else mpmath's numbers with `digits` decimal digits."""
 
     def __init__(self, digits):
         self.mp = mp = mpmath.MPContext()  # our own: nothing changes it, threads may share it
         mp.dps = digits
-        self.same = Fraction(1, 10 ** (digits - 10))  # relative
-        self.real = {"pi": +mp.pi, "e": +mp.e, "oo": mp.inf, "log": +mp.e, "circ": Fraction(1),
+        self.epsilon = Fraction(1, 10 ** (digits - 10))  # relative
+        self.constants = {"pi": +mp.pi, "e": +mp.e, "oo": mp.inf, "log": +mp.e, "circ": Fraction(1),
                      "%": Fraction(1, 100)}  # fmt: skip
         calls = {name: getattr(mp, name) for name in ANALYTIC}
         for name, other in zip(TRIG[3:], ("cos", "sin", "tan")):  # mpmath's are not safe in threads
@@ -417,18 +437,22 @@ class Arithmetic:
         return mp.power(base, exponent) if base else Fraction(0)
 
     def floor(self, x):
-        """sqrt(16), carried with 50 digits, may lie just below 4."""
+        """The integer below x; a root that is 4 may lie as little below it as the digits err."""
         if isinstance(x, self.mp.mpc):
             raise ValueError("not real")
-        return Fraction(int(self.mp.floor(self.mp.convert(x) + self.mp.convert(self.same))))
+        return Fraction(int(self.mp.floor(self.mp.convert(x) + self.mp.convert(self.epsilon))))
 
     def factorial(self, x):
+        """x!, by the gamma function where x is not whole, which takes long with 1000 digits."""
         if x and abs(self.mp.mag(x)) > 11:  # 1500! has 13,700 bits
             raise ValueError("a factorial is too large")
         is_whole = isinstance(x, Fraction) and x.denominator == 1 and x >= 0
+        if not is_whole and self is FINE:
+            raise ValueError("a factorial that takes long")
         return Fraction(math.factorial(int(x))) if is_whole else self.mp.factorial(x)
 
     def binomial(self, n, k):
+        """n over k."""
         below = self.factorial(k) * self.factorial(n + -k)  # mpmath does not subtract a Fraction
         return self.calls[":"](self.factorial(n), below)
 
@@ -457,9 +481,9 @@ class Arithmetic:
     def values_at_points(self, nodes, point=()):
         """The nodes' values wherever all are defined; over the reals where names are < 0.
 
-        point  {name: value} beside those of `real`
+        point  {name: value} beside the `constants`
         """
-        names, found, point = variables(*nodes), 0, self.real | dict(point)
+        names, found, point = variables(*nodes), 0, self.constants | dict(point)
         trials = TRIALS if names else TRIALS[:1]
         if names and any(node[0] in ("floor", "ceil") for node in walk(*nodes)):
             trials = WHOLE if {*names} <= {*"ijkmnN"} else TRIALS + WHOLE
@@ -483,13 +507,13 @@ class Arithmetic:
         if tolerance is None or any(value.denominator == 1 for value in fractions):
             if len(fractions) == 2:
                 return predicted == ground_truth
-            tolerance = self.same
+            tolerance = self.epsilon
         predicted, ground_truth = mp.convert(predicted), mp.convert(ground_truth)
         size = max(abs(predicted), abs(ground_truth))
         if predicted == ground_truth or size == mp.inf:
             return predicted == ground_truth
         difference = abs(predicted - ground_truth)
-        is_zero = size < mp.convert(self.same) and not fractions  # as far as the digits tell
+        is_zero = size < mp.convert(self.epsilon) and not fractions  # as far as the digits tell
         return is_zero or difference <= mp.convert(tolerance) * size
 
 
@@ -500,32 +524,6 @@ FINE = Arithmetic(1000)  # tells \sqrt{10^{60}+1} from 10^{30}
 def variables(*nodes):
     """The sorted names that stand for any number."""
     return sorted({node[1] for node in walk(*nodes) if node[0] == "name"} - {*CONSTANTS, "i"})
-
-
-# --------------------------------------------------------------------------------------------------
-# Units that read as products of names: 12 kN, 5 m/s^2, 12 km h^{-1}, 3 J/(kg K)
-
-PER = r"(?: ?[/*] ?| ?\\cdot ?| )"
-NAME = (r"(?:[kcdmMGTnpf]?(?:Pa|Hz|eV|mol|Wb|Wh|bar|cal|pc|[mgsLlNJWVAKCFHSTG])|h|min|hrs?|yr|rpm"
-        r"|lbs?|oz|yd|ft|in|mi|ha|cc|ly|AU|u|amu|ppm|ppb|dB|psi|atm|mmHg|rad|sr|erg|arcsec|arcmin"
-        r"|cd|lm|lx|Jy)(?![a-zA-Z])(?:\^-?\d|\^\{-?\d\})?")
-END_OF_VALUE = r"(?:(?<=[\d})])|(?<=\\pi))"
-UNIT = re.compile(
-    rf"{END_OF_VALUE} *(?:(?=[a-zA-Z]{{2}}|[a-zA-Z][\^{{}}\d-]*{PER}[(a-zA-Z]){NAME}"
-    rf"(?:{PER}(?:sec|{NAME}|\({NAME}{PER}{NAME}\))){{0,3}}|\\frac\{{{NAME}\}}\{{{NAME}\}})$"
-    r"|\\circ\s*[CFK]$|(?<=\d) *(?:\\text\s?\{)?[kmM]?\}? *\\Omega$"
-    r"|(?<=\d) *\\mu *(?:\\text\s?\{)?[a-zA-Z]\}?$")
-LETTER_UNIT = re.compile(rf"{END_OF_VALUE} {NAME}$")  # 5 m, which in a gold may be a product
-
-
-def without_units(predicted, ground_truth):
-    """Both without a unit where the other side has no names: then 5 kN is no product."""
-    bare = UNIT.sub("", LETTER_UNIT.sub("", predicted)), UNIT.sub("", ground_truth)
-    if bare[0] != predicted and not variables(*readings(ground_truth)):
-        predicted = bare[0]
-    elif bare[1] != ground_truth and not variables(*readings(predicted)):
-        ground_truth = bare[1]
-    return predicted, ground_truth
 
 
 # --------------------------------------------------------------------------------------------------
@@ -548,16 +546,15 @@ def same_value(predicted, ground_truth, rounding=0):
         points.append({"log": Fraction(10)})
     allowed = rounding or tolerance(*nodes)
     return any(
-        all(one.same_number(*values, allowed) for one in arithmetics(*nodes, allowed=allowed)
+        all(one.same_number(*values, allowed) for one in arithmetics(*nodes)
             for values in one.values_at_points(nodes, point))
         for point in points)
 
 
-def arithmetics(*nodes, allowed=None):
+def arithmetics(*nodes):
     """Those in which numbers must agree: what does to 40 digits may still be tanh 100 and 1."""
-    # A factorial of a fraction takes long with 1000 digits.
-    is_slow = any(kind in ("!", "binom") for kind, _ in walk(*nodes))
-    return (USUAL,) if allowed or is_slow or variables(*nodes) else (USUAL, FINE)
+    is_slow = any(kind in ("!", "binom") for kind, _ in walk(*nodes))  # see `factorial`
+    return (USUAL,) if is_slow or variables(*nodes) else (USUAL, FINE)
 
 
 def assigned_name(node):
@@ -626,8 +623,8 @@ def same_relation(predicted, ground_truth):
 @lru_cache(1024)
 def constant(node):
     """A real number, rounded so that ends of intervals that are equal are identical."""
-    value, mp = FINE.evaluate(node, FINE.real), FINE.mp
-    return mp.convert(value) if isinstance(value, Fraction) else mp.mpf(mp.nstr(value, 990))
+    value = FINE.mp.convert(FINE.evaluate(node, FINE.constants))
+    return FINE.mp.mpf(FINE.mp.nstr(value, 990))
 
 
 def contains(node, x):
@@ -723,7 +720,7 @@ def same_parts(predicted, ground_truth):
             forms = {*node[1]}  # 1/2 or 0.5; but 3, 3 is not 3
             is_one = 1 < len(forms) == len(node[1])
             return is_one and all(same_tree(form, other) for form in forms)
-    if kinds <= {"list", "set"}:
+    if kinds <= {"list", "set"} or kinds in ({"vee"}, {"wedge"}):
         return same_items(predicted[1], ground_truth[1])
     is_row = all(is_tuple(node) or node[0] == "list" for node in (predicted, ground_truth))
     if is_row and len(predicted[1]) == len(ground_truth[1]):

@@ -3,7 +3,7 @@
 A problem is a dict: `problem` and `answer` (texts), `alternatives` (a list, where any of several
 answers is right), `kind` (how it is prompted and graded: prompts.py, grading.py), `index`, what its
 kind needs (`options`, `error`, `group`, `shots`), every other column of the file, and `row`: the
-row as it stands in the file, which a verifier gets. layouts.py reads them.
+row as it stands in the file, which a verifier gets. rows.py reads files, layouts.py their rows.
 
     --data NAME | FILE | NAME=FILE (a copy of that benchmark) | FOLDER | OWNER/NAME[/CONFIG][/SPLIT]
 
@@ -29,11 +29,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from plumbing.console import say
 from plumbing.hub import CLIENT_ERRORS, hub_errors, resolve_model
-from plumbing.layouts import FAULTY, PICTURE, SUFFIXES, columns_of, is_read, lowered
-from plumbing.layouts import numbering_of, plain_name, read_rows, roles_not_asked, to_problem
+from plumbing.layouts import FAULTY, NO_GOLDS, PICTURE, clean, is_read, lowered, numbering_of
+from plumbing.layouts import plain_name, roles_not_asked, to_problem
 from plumbing.processes import world_size
 from plumbing.prompts import check_embeddings, control_tokens_in, describe_template
 from plumbing.prompts import encode_prompt, question_text
+from plumbing.rows import SUFFIXES, columns_of, read_rows
 from reward import parses
 from tiny import NAMED_WORLDS
 
@@ -167,8 +168,14 @@ def is_hub_name(source):
 def files_of_split(folder, split):
     """Those of a split in a folder, as a copy of a data set of the hub has them."""
     of_split = re.compile(rf"{split}(?:-\d+-of-\d+)?")
-    return [file for place in (folder, folder / "data") for file in sorted(place.glob(f"{split}*"))
-            if of_split.fullmatch(file.stem) and file.suffix in SUFFIXES]  # fmt: skip
+    found = [file for place in (folder, folder / "data") for file in sorted(place.glob(f"{split}*"))
+             if of_split.fullmatch(file.stem) and file.suffix in SUFFIXES]  # fmt: skip
+    for file in found:
+        shards = re.search(r"-of-(\d+)$", file.stem)
+        if shards and len(found) < int(shards[1]):
+            parts = f"{len(found)} of the {int(shards[1])} parts of {split}"
+            raise ValueError(f"{file.parent} has {parts}: fetch the others")
+    return found
 
 
 def files_in(folder, split):
@@ -176,14 +183,20 @@ def files_in(folder, split):
     if not folder.is_dir():
         raise ValueError(f"{folder} can be read once only: save it as a file, .jsonl ...")
     # Of a folder with splits no other is taken: train.json is not BBH's.
+    splits = [name for name in SPLITS if files_of_split(folder, name)]
+    if len(splits) == 1 and split not in splits:  # as on the hub
+        say(f"{folder} has no split {split}: {splits[0]} is taken, the only one")
+        split = splits[0]
     found = files_of_split(folder, split) or [
         file for file in sorted(folder.glob("*.json"))
         if file.name not in RECORDS and file.stem not in SPLITS]  # fmt: skip
     if not found:
         is_arrow = any([*folder.glob("*.arrow"), *folder.glob("*/*.arrow")])
-        within = {file.parent.name for file in folder.glob("*/*") if file.suffix in SUFFIXES}
+        within = {file.parent.name for file in folder.glob("[!.]*/*") if file.suffix in SUFFIXES}
         remedy = f"one of its folders, {', '.join(sorted(within))}" if within else "a file"
         remedy = "its Arrow files as .parquet or .jsonl" if is_arrow else remedy
+        if packed := [file.name for file in folder.glob(f"{split}*.gz")]:
+            remedy = f"it unpacked, {packed[0]}"
         raise ValueError(f"the folder {folder} has no {split}.jsonl, .json ...: give {remedy}")
     return found
 
@@ -236,7 +249,8 @@ def worked_examples(file, task):
 def reason_against(row):
     """Why a row cannot be used whatever it asks, or ""."""
     low = lowered(row)
-    if any(PICTURE.fullmatch(name) and low[name] not in (None, "", [], {}) for name in low):
+    pictures = [low[name] for name in low if PICTURE.fullmatch(name)]
+    if any(one and clean(one).casefold() not in NO_GOLDS for one in pictures):
         return "with a picture"
     is_faulty = any(low.get(name) in values for name, values in FAULTY.items())
     return "marked as faulty" if is_faulty else ""
@@ -247,8 +261,9 @@ def read_problems(files, task, keep_rows, need_answer, counts):
     seen = {}  # hash of a question and its options -> hash of its answer
 
     @cache
-    def numbering():  # of all rows, which are read once more if a gold is a number
-        found = numbering_of(chain.from_iterable(read_rows(file, is_read) for file in files))
+    def numbering():  # It takes all rows, which are read once more if a gold is a number.
+        rows = chain.from_iterable(read_rows(file, is_read) for file in files)
+        found = numbering_of(one for one in rows if not reason_against(one[1]))
         told = "the texts of options" if found == "text" else f"options counted from {found}"
         if found is not None:
             say(f"{files[0]}: golds that are numbers are {told}")

@@ -25,9 +25,12 @@ def choice(text):
 
 
 def several_letters(text):
-    """The letters of a choice of several, in order: ACD of "A, C and D", of (D)(C)(A); else ""."""
-    letters = re.sub(r"[\s,;&()]|\band\b", "", LAYOUT.sub("", text))
-    return "".join(sorted(letters)) if re.fullmatch("[A-H]{2,8}", letters) else ""
+    """The letters of a choice of several, in order: ACD of "A, D and C"; "" of CAB, a word."""
+    text = LAYOUT.sub("", text).strip()
+    letters = re.sub(r"[\s,;&()]|\band\b", "", text)
+    in_order = "".join(sorted(letters))
+    is_choice = re.fullmatch("[A-H]{2,8}", letters) and (letters == in_order or letters != text)
+    return in_order if is_choice else ""
 
 
 def without_label(text):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from plumbing.answers import DOUBT, END, Parser, arithmetics, tokenize
 from plumbing.prompts import LETTERS
-from plumbing.spelling import normalise
+from plumbing.spelling import MAX_ANSWER, normalise
 from reward import after_thoughts, equal, extract_answer, score_batch
 
 RESPONSE_END = re.compile(r"\n[ \t]*(?:Q|Question|Problem|User|Human):|</s>|<eos>|<\|\w+\|>")
@@ -41,7 +41,7 @@ LONE_LETTER = re.compile(LETTER)
 ANY_CASE = LETTER.replace("([A-Z])", "([A-Za-z])", 1)  # (b) too, behind a cue
 CONTENT_WORD = re.compile(
     r"[^\S\n]+(?!(?:because|since|as|is|are|was|which|with|for|due|in|on|from|by|based|given|and|or"
-    r"|so|but)\b)\w")  # fmt: skip
+    r"|so|but|rather|instead|not|cannot)\b)\w")  # fmt: skip
 CHOICE_CUE = re.compile(  # "Answer: C", "the answer is option C"; "C is correct"
     r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice)(?i:\W{0,4}(?:is|(?:should|must|would|"
     r"will|has to|can only) be)|\W{0,3}:)\W{0,8}?"
@@ -49,10 +49,19 @@ CHOICE_CUE = re.compile(  # "Answer: C", "the answer is option C"; "C is correct
     rf"|(?i:answer)\W{{0,3}}\n\W{{0,8}}{ANY_CASE}(?=\W*(?:\n|$))"  # on a line of its own
     rf"|(?:答案|选(?!项))[是为择]?\W{{0,4}}{ANY_CASE}|{ANY_CASE}(?=项?(?:是)?(?:正确|对))")
 FIRST_LETTER = re.compile(r"^[^\w\n(]{0,8}\(([a-z])\)", re.M)
-DENIED = re.compile(  # "not (B)", "neither B nor C", "I would not choose B"
-    r"(?:(?:\b(?:not|neither|nor|never|rather than|instead of|except)|n['’]t)\s+(?:(?:be|choose|"
-    r"pick|select|option|choice)\s+)?|不(?:是|选|能选)?)\W{0,3}$", re.I)  # fmt: skip
-LINK = r"\W{0,3}(?:\b(?:or|and|nor)\b|(,)|[/&])\W{0,3}(?i:option )?\(?"  # between letters
+DENIED = re.compile(  # "not (B)", "neither B nor C", "I would not choose B", "eliminate B"
+    r"(?:(?:\b(?:not|neither|nor|never|rather than|instead of|except|other than|all but"
+    r"|anything but|unlikely to be|eliminate|ruled? out"
+    r"|(?:wrong|incorrect|least likely) (?:option|answer|choice) is)|n['’]t)\s+"
+    r"(?:(?:be|choose|pick|select|option|choice)\s+)?|¬|\\neg ?|不(?:是|选|能选)?|非|排除|除)"
+    r"\W{0,3}$", re.I)  # fmt: skip
+DENIED_AFTER = re.compile(  # "B is wrong", "(B) cannot be right"
+    r"\)?(?: is| was|项)?\s*(?:not\b|n['’]t|wrong|incorrect|false|impossible|ruled out|cannot"
+    r"|can['’]t|错|不(?:对|正确|成立|选)|除?外|以外)", re.I)  # fmt: skip
+IS = re.compile(r"\)?\s+is\b")
+LINK = (  # between letters
+    r"\W{0,3}(?:\b(?:or|and|nor|as well as|alternatively)\b|(,)|[/&、，和或与及])\W{0,3}"
+    r"(?:(?:possibly|perhaps|maybe) )?(?i:option )?\(?")
 NEXT_LETTER, LETTER_BEFORE = (re.compile(part) for part in (
     rf"{LINK}([A-Z])(?![\w'’])(?!\)?\s+(?:is|are|was|has)\b)", rf"(?<!\w)([A-Z]){LINK}$"))
 BBH_LETTER = re.compile(r"\(([A-Z])\)|^(?:OPTION |CHOICE )?([A-Z])(?=$|[).:,])")
@@ -86,9 +95,10 @@ def letters(pattern, text, options):
     found = []
     for match in pattern.finditer(text):
         letter, end = match[match.lastindex].upper(), match.end()
-        before = text[: match.start(match.lastindex)][-40:]
+        start = match.start(match.lastindex)
+        before = text[max(0, start - 40) : start]
         known = LETTERS[: len(options)]
-        if letter not in known or DENIED.search(before):
+        if letter not in known or DENIED.search(before) or DENIED_AFTER.match(text, end):
             continue
         is_bare = text[end - 1] == letter  # not (C)
         option = options[LETTERS.index(letter)]
@@ -105,7 +115,7 @@ def letters_beside(text, before, end):
     after, earlier = NEXT_LETTER.match(text, end), LETTER_BEFORE.search(before)
     if after and CONTENT_WORD.match(text, after.end()):
         after = None  # (B), A train ...
-    if earlier and earlier[2] and re.match(r"\)?\s+is\b", text[end:]):
+    if earlier and earlier[2] and IS.match(text, end):
         earlier = None  # given A, B is better; but "A or B is right" is none
     return {one for one in (after and after[2], earlier and earlier[1]) if one}
 
@@ -160,8 +170,9 @@ def bbh_answer(text, problem):
     answer = re.split(r"\n|\.\s", rest.lstrip(" :\t\n"))[0].strip(" .!\"'“”")
     stated = REASON.split(answer)[0].upper()
     letters = {"".join(groups) for groups in BBH_LETTER.findall(stated)}
+    is_denied = re.search(r"\b(?:not|but|except|false)\b|n't|¬", stated.lower())
     is_letter = len(letters) == 1 and re.fullmatch(r"\([A-Z]\)", problem["answer"])
-    return f"({letters.pop()})" if is_letter else answer
+    return f"({letters.pop()})" if is_letter and not is_denied else answer
 
 
 def math_answer(text, problem):
@@ -194,6 +205,8 @@ def number_tree(text, unit=True):
     Raises ValueError for any other text.
     6 \times 10^{-4} \text{ m} is 6e-4, "a total of $540 a week" is 540; 2x and 5 dozen are none.
     """
+    if len(text) > MAX_ANSWER:  # A cut could hide "or 43".
+        raise ValueError("too long")
     text = re.sub(r"\\text\s?\{([^{}]*)\}", r" \1 ", normalise(text))
     text = re.sub(r"(?<=[A-Za-z])[.-](?=[ A-Za-z]|$)", " ", text)  # sq. ft., a.m., foot-pounds
     text = re.sub(r"(?<=[a-z])['’](?=s\b| |$)", " ", text)  # Jo's
@@ -211,25 +224,23 @@ def number_tree(text, unit=True):
     return tree
 
 
-def same_number(predicted, answer, error=0.0, share=0.0):
-    """Are both numbers, words around the first, and equal, or as near as an error or a share of the
-    answer?
+def numbers_agree(predicted, answer, error=0.0, share=0.0):
+    """Whether both are numbers, the first perhaps among words, that are equal; or that differ by no
+    more than an error, or than a share of the answer.
     """
     try:
         trees = number_tree(predicted), number_tree(answer, unit=False)
-        for one in arithmetics(*trees):
-            value, gold = (one.evaluate(tree, one.real | {"%": Fraction(1)}) for tree in trees)
-            if error or share:
-                value, gold = float(value), float(gold)
-                if math.isinf(gold):
-                    return value == gold
-                allowed = max(error, share * abs(gold))
-                return abs(value - gold) <= allowed * (1 + 1e-9)  # 4.2 - 4.1 is above 0.1
-            if not one.same_number(value, gold):
-                return False
+        pairs = ((one, [one.evaluate(tree, one.constants | {"%": Fraction(1)}) for tree in trees])
+                 for one in arithmetics(*trees))  # fmt: skip
+        if not (error or share):
+            return all(one.same_number(*values) for one, values in pairs)
+        value, gold = map(float, next(pairs)[1])
     except (ValueError, ArithmeticError):
         return False
-    return True
+    if math.isinf(gold):
+        return value == gold
+    allowed = max(error, share * abs(gold))
+    return abs(value - gold) <= allowed * (1 + 1e-9)  # as floats, 4.2 - 4.1 is above 0.1
 
 
 def is_right(problem, predicted, loose=True, strict=False):
@@ -248,7 +259,7 @@ def is_right(problem, predicted, loose=True, strict=False):
         return equal(predicted, answer, strict=strict)
     error, share = problem.get("error") or 0, 0.01 if kind == "minerva" else 0
     may_differ = loose or error or share
-    return bool(may_differ) and same_number(predicted, answer, error, share)
+    return bool(may_differ) and numbers_agree(predicted, answer, error, share)
 
 
 def gold_for(problem, response):

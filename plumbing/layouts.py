@@ -1,4 +1,4 @@
-"""Files of problems, row by row, and a row in any layout of the public sets as a problem.
+"""A row in any layout of the public sets as a problem.
 
 | question                                  | gold                                                |
 | problem, question, query, input: a text   | answer, solution (its last box), final_answer, ...  |
@@ -10,27 +10,24 @@ the question (MATERIAL) belongs to it: both are shown, in the order of the file.
 """
 
 import ast
-import csv
 import json
 import math
 import random
 import re
+import string
 from collections import Counter
 from contextlib import suppress
 
-from plumbing.console import say
-from plumbing.files import POINTER, is_pointer
 from plumbing.prompts import LETTERS
 from reward import extract_answer, parses
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 QUESTIONS = ("problem", "question", "question_stem", "prompt", "messages", "conversations", "query",
              "input")  # fmt: skip
 PASSAGES = ("title", "text", "content", "contexts", "sentences")  # of an object beside a question
 MATERIAL = ("instruction", "context", "passage", "paragraph", "article", "story", "narrative",
             "dialogue", "premise", "puzzle", "table", "body", "input")  # fmt: skip
 GOLDS = ("ground_truth", "final_answer", "expected_answer", "gt_answer", "answer_number", "answer",
-         "target", "gold")  # fmt: skip
+         "target_text", "target", "gold")  # fmt: skip
 SOLUTIONS = ("solution", "response", "output")  # that end in the gold
 CHOICE_GOLDS = ("answerkey", "answer_key", "answer_letter", "answer_idx", "answer_index", "answer",
                 "correct", "correct_answer", "correct_option", "correct_choice", "label", "cop",
@@ -41,7 +38,7 @@ FAULTY = {  # columns in which public sets mark rows: MMLU-Redux, GSM8K-Platinum
     "error_type": ("wrong_groundtruth", "no_correct_answer", "multiple_correct_answers",
                    "bad_question_clarity", "bad_options_clarity"),
     "cleaning_status": ("rejected",), "problem_is_valid": ("Incomplete", "No")}  # fmt: skip
-OPTIONS = {start + mark.lower(): mark for mark in LETTERS[:10] + "123456789"
+OPTIONS = {start + mark.lower(): mark for mark in LETTERS[:10] + string.digits
            for start in ("", "option", "option_", "choice", "choice_")}  # fmt: skip
 OPTIONS |= {f"{start}{letter.lower()}": letter for letter in LETTERS[:10]
             for start in ("answer", "op")}  # MedMCQA's opa; but answer1 is an answer  # fmt: skip
@@ -58,49 +55,12 @@ WRAPPER = re.compile(  # of BytedTsinghua's sets: asks for "Answer: 34", which n
     r"be of the form Answer:.*\n+([\s\S]*?)\s*Remember to put your answer on its own "
     r"line after.*\s*\Z")
 # Of verl's GSM8K, for the same reason
-TAIL = re.compile(r"\s*Let's think step by step and output the final answer after \"####\"\.\s*\Z")
-# 2,5 and 1.000,50; but 1,000 is read as it is everywhere else
-TOLD = set()  # files of which it was said
-DECIMAL = re.compile(r"^-?(?![1-9]\d{0,2},\d{3}$)(?:\d+|\d{1,3}(?:\.\d{3})+),\d+$")
+TAIL = re.compile(
+    r"(?<!\s)\s*Let's think step by step and output the final answer after \"####\"\.\s*\Z")
 NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3", "5"], not [3, 5)
 
 # --------------------------------------------------------------------------------------------------
-# Reading: a large file is never held whole
-
-
-def read_rows(path, is_needed=None):
-    """Yield (place, row) of a .jsonl, .json, .csv or .parquet file; place reads " line 17".
-
-    is_needed  function of a column's `plain_name`: others may be left out; None for all
-    Raises ValueError that names the file and the line.
-    """
-    readers = {".parquet": read_parquet, ".csv": read_csv, ".jsonl": read_jsonl, ".json": read_json}
-    place = ""
-    try:
-        if is_pointer(path):
-            raise ValueError(f"it {POINTER}")
-        if path.suffix.lower() not in readers:
-            raise ValueError(f"its name does not end in {', '.join(SUFFIXES)}")
-        for place, row in readers[path.suffix.lower()](path, is_needed):
-            if isinstance(row, bytes):
-                row = json.loads(row.decode("utf-8-sig"), object_pairs_hook=object_of)
-            if not isinstance(row, dict):
-                shown = str(row) if len(str(row)) < 40 else f"{str(row)[:40]} ..."
-                raise ValueError(f"{shown} is no object such as {{'problem': 'p'}}")
-            yield place, row
-            place = f" after{place}"
-    except Exception as error:  # a stranger's file: pyarrow may raise anything
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"cannot be read: {path}{place}: {reason}") from error
-
-
-def columns_of(path):
-    """The names of the columns of a file, by its first row."""
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet  # slow to import
-
-        return pyarrow.parquet.read_schema(path).names
-    return next((list(row) for _, row in read_rows(path)), [])
+# Questions and golds
 
 
 def plain_name(column):
@@ -110,139 +70,12 @@ def plain_name(column):
 
 def is_read(name):
     """Whether a column of this plain name decides what a problem is."""
-    return any((name in COLUMNS, WRONG_OPTION.fullmatch(name), PICTURE.fullmatch(name)))
+    return bool(name in COLUMNS or WRONG_OPTION.fullmatch(name) or PICTURE.fullmatch(name))
 
 
 def check_names(names):
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"two columns {', '.join(twice)}: one would hide the other")
-
-
-def object_of(pairs):
-    """A JSON object; of two fields of one name, json would keep the last in silence."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        check_names(name for name, _ in pairs)
-    return row
-
-
-def shortest(value, narrow):
-    """Numbers of the type `narrow` as they were written: 0.1, not 0.10000000149011612."""
-    if isinstance(value, list):
-        return [shortest(one, narrow) for one in value]
-    if isinstance(value, dict):
-        return {name: shortest(one, narrow) for name, one in value.items()}
-    is_narrow = isinstance(value, float) and narrow(value) == value
-    return float(str(narrow(value))) if is_narrow else value
-
-
-def read_parquet(path, is_needed):
-    import numpy  # these two are slow to import, and the other formats do without
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        check_names(names)
-        narrow = {}  # column -> its type of floats, where that is not Python's own
-        for field in file.schema_arrow:
-            if found := re.search(r"\b(half)?float\b", str(field.type)):
-                narrow[field.name] = numpy.float16 if found[1] else numpy.float32
-        needed = [name for name in names if not is_needed or is_needed(plain_name(name))]
-        batches = file.iter_batches(batch_size=1024, columns=needed or names)
-        rows = (row for batch in batches for row in batch.to_pylist(maps_as_pydicts="strict"))
-        for number, row in enumerate(rows, 1):
-            short = {name: shortest(row[name], narrow[name]) for name in narrow.keys() & row}
-            yield f" row {number}", row | short
-
-
-def read_csv(path, is_needed):
-    csv.field_size_limit(2**31 - 1)  # characters; a long solution passes the default
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            mark = next((mark for mark in ";\t" if mark in first and "," not in first), ",")
-            file.seek(0)
-            # Not strict, an open quote would take in the rest.
-            reader = csv.DictReader(file, delimiter=mark, strict=True)
-            check_names(filter(None, reader.fieldnames or ()))
-            asked = {*QUESTIONS, *MATERIAL}
-            if not asked & set(map(plain_name, reader.fieldnames or asked)):
-                wanted = "its first line must name columns, such as problem and answer"
-                raise ValueError(f"{wanted}, not {first.strip()[:60]}")
-            for row in reader:
-                if None in row:  # a separator that is not quoted moves all that follows it
-                    raise ValueError(f"line {reader.line_num} has more cells than the first line")
-                if mark == ";":  # where it separates cells, a comma is that of decimals
-                    for name in [name for name in row if DECIMAL.match(row[name] or "")]:
-                        cell = row[name]
-                        row[name] = cell.replace(".", "").replace(",", ".")
-                        tell_decimals(path, f"{cell} is {row[name]}")
-                yield f" line {reader.line_num}", row
-    except UnicodeDecodeError as error:  # its own position is that in a block of the file
-        with path.open("rb") as file:
-            line = next(i for i, line in enumerate(file, 1)
-                        if line.decode("utf-8", "ignore").encode() != line)  # fmt: skip
-        raise ValueError(f"line {line} is not utf-8: save the file as utf-8") from error
-
-
-def tell_decimals(path, example):
-    if path not in TOLD:
-        say(f"{path}: as ; separates its cells, a comma is that of decimals: {example}")
-    TOLD.add(path)
-
-
-def lines_of(path):
-    with path.open("rb") as file:  # as text, a line separator of Unicode would end a line
-        yield from ((f" line {i}", line) for i, line in enumerate(file, 1) if line.strip())
-
-
-def read_jsonl(path, is_needed):
-    """A row in each line; or really a .json, a list over several lines."""
-    with path.open("rb") as file:
-        first = file.readline(2**20).decode("utf-8-sig", "ignore").strip()
-    yield from read_json(path, is_needed) if first[:1] == "[" else lines_of(path)
-
-
-def read_json(path, is_needed):
-    """A list of rows, or an object with one in it (BBH's "examples"); or really a .jsonl."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=object_of)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise
-        yield from lines_of(path)
-        return
-    if isinstance(rows, dict) and asked_column(lowered(rows)) is None:
-        lists = {name: value for name, value in rows.items()
-                 if isinstance(value, list) and value and isinstance(value[0], dict)}  # fmt: skip
-        if len(lists) > 1:
-            raise ValueError(f"it holds the lists {', '.join(lists)}: give a file of one")
-        rows = next(iter(lists.values()), rows)
-    elif isinstance(rows, dict):
-        rows = table_of(rows) or rows
-    rows = rows if isinstance(rows, list) else [rows]
-    yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
-
-
-def is_index(column):
-    return bool(column) and all(key.isdecimal() for key in column)
-
-
-def table_of(columns):
-    """The rows of {name: column}, as pandas and datasets write a table; [] where it is one row."""
-    lists = [list(column.values()) if isinstance(column, dict) and is_index(column) else column
-             for column in columns.values()]  # fmt: skip
-    low = lowered(columns)
-    asked = low[asked_column(low)]
-    is_row = isinstance(asked, list) and asked and isinstance(asked[0], dict)  # the turns of one
-    if is_row or any(not isinstance(one, list) or not one for one in lists):
-        return []
-    if len(set(map(len, lists))) > 1:
-        raise ValueError(f"its columns {', '.join(columns)} have {[*map(len, lists)]} rows")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
-
-# --------------------------------------------------------------------------------------------------
-# Questions and golds
 
 
 def clean(value):
@@ -268,7 +101,9 @@ def turns_of(value):
     """The turns of a conversation; [] where it is none."""
     value = unpacked(value)
     value = [value] if isinstance(value, dict) else value
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    keys = {"role", "from", "content", "value"}
+    turns = value if isinstance(value, list) else []
+    return [one for one in turns if isinstance(one, dict) and keys & set(one)]
 
 
 def role_of(turn):
@@ -285,8 +120,8 @@ def roles_not_asked(row):
 
 def question_of(value):
     """The text of a question: as it is, or of the last turn that a user has in a conversation."""
-    if isinstance(found := unpacked(value), list | dict):
-        users = [turn for turn in turns_of(found) if role_of(turn) == "user"]
+    if turns := turns_of(value):
+        users = [turn for turn in turns if role_of(turn) == "user"]
         value = users[-1].get("content", users[-1].get("value")) if users else None
     value = [value] if isinstance(value, dict) else value
     if isinstance(value, list):  # the parts of a turn
@@ -359,9 +194,12 @@ def options_of(row, gold):
             raise ValueError(f"{len(texts)} options with {len(labels)} labels")
         given = dict(zip(labels, texts, strict=True))
     elif isinstance(given, list) and len(given) <= len(LETTERS):
-        given = [one.get("text") if isinstance(one, dict) else one for one in given]
-        given = dict(zip(LETTERS, given, strict=False))
-    if not isinstance(given, dict):
+        if given and all(isinstance(one, dict) and len(one) == 1 for one in given):
+            given = {label: text for one in given for label, text in one.items()}  # {"A": "red"}
+        else:
+            given = [one.get("text", one) if isinstance(one, dict) else one for one in given]
+            given = dict(zip(LETTERS, given, strict=False))
+    if not isinstance(given, dict) or any(isinstance(x, list | dict) for x in given.values()):
         raise ValueError(f"options {str(given)[:60]!r}: expected a list or an object, up to Z")
     there = {key: text for key, text in given.items() if text not in (None, "", "N/A")}
     options = {str(key): clean(text) for key, text in there.items()}
@@ -400,9 +238,11 @@ def numbering_of(rows):
     fits = {0: all(number < size for number, size, *_ in seen),
             1: all(0 < number <= size for number, size, *_ in seen),
             "text": all(is_text for *_, is_text in seen)}  # fmt: skip
-    fitting = [numbering for numbering, does_fit in fits.items() if does_fit]
-    is_open = not fitting or len(fitting) > 1 and fits["text"]  # 1 is likelier from 0 than from 1
-    return None if is_open else fitting[0]
+    if fits["text"]:
+        return None if fits[0] or fits[1] else "text"
+    if fits[0]:  # Both counts may fit, and from 0 is the usual one.
+        return 0
+    return 1 if fits[1] else None
 
 
 def choice_of(gold, options, numbering=None):

@@ -38,13 +38,28 @@ def repeating(match):
     return f"(({whole}{head}{period}-0{whole}{head})/{'9' * len(period)}{'0' * len(head)})"
 
 
-POWERS_OF_TEN = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12,
-                 "千": 3, "万": 4, "亿": 8}  # fmt: skip
+POWERS_OF_TEN = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12, "十万": 5, "百万": 6,
+                 "千万": 7, "万亿": 12, "百": 2, "千": 3, "万": 4, "亿": 8}  # fmt: skip
 
 
 def power_of_ten(match):
-    r"""The \text{ million of \text{ million dollars} is *10^{6}\text{."""
+    r"""*10^{6} in place of a million; a \text{ that opened before the word stays."""
     return f"*10^{{{POWERS_OF_TEN[match[2]]}}}{match[1] or ''}"
+
+
+def closing_brace(match):
+    r"""Nothing in place of a remark; of 5 \text{ kg (when } x=2) the brace that it held."""
+    kept = match.string[: match.start()]
+    return "}" if kept.count("{") > kept.count("}") else ""
+
+
+def without_domain(match):
+    """Nothing: 2k, k in Z is 2k; but whole numbers between bounds are no interval."""
+    return match[0] if BOUND.search(match.string, 0, match.start()) else ""
+
+
+BOUND = re.compile(r"[<>]|\\(?:[lg]eq?|neq?|[lg]t)(?![a-z])|\\[lg]eqslant")
+DOMAIN = re.compile(r"(?:\\in|∈)\s*(?:\\mathbb\s*)?\{?\s*([ZNQRC])(?![a-zA-Z])")
 
 
 def matrix(match):
@@ -57,18 +72,22 @@ def matrix(match):
 # after are examples, three spaces apart, and the tests; data is where such answers are found.
 Rule = namedtuple("Rule", "pattern replacement before after data", defaults=["MATH"])
 BASES = "two three four five six seven eight nine ten".split()
+MARKS = "✅✓✔☑■□🎉🎊👍💯✨\ufe0f"
 # Each changes only how the v of \bf v looks
 STYLES = "displaystyle bf rm it bm boldsymbol vec hat underline overrightarrow boxed".split()
 # In the order in which they are applied: a rule sees what those before it have made
 RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
+    # A complement, a mean, a conjugate is not the letter; the line over AB is the segment
+    (r"\\(?:bar|overline)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))", r"\1\2'''",
+     r"\bar{z}   \overline z", "z'''   z'''", "OlympiadBench"),
     # What does not show, or is style only
     (r"\\(?:left|right)(?![a-zA-Z])\.?|\\!\s*|\\(?:[bB]igg?[lrm]?|math(?!bb|rm)[a-z]+|"
      rf"{'|'.join(STYLES)}|(?:bar|overline)(?=\s*\{{?\s*[a-zA-Z]))(?![a-zA-Z])", "",
-     r"\left(1\right)   1\! 2   \bigl(1)   \mathbf v   \bf v   \bar v   \overline{AB}",
-     "(1)   12   (1)   v   v   v   {AB}"),
+     r"\left(1\right)   1\! 2   \bigl(1)   \mathbf v   \bf v   \overline{AB}",
+     "(1)   12   (1)   v   v   {AB}"),
     (r"\\(?:text)?color\s*\{[^{}]*\}", "", r"\color{red}{4}   {\color{red}4}   \textcolor{red}{4}",
      "{4}   {4}   {4}"),
-    (r"(?<=\S)\s*(?:(?:[✅✓✔☑■□🎉🎊👍💯✨\ufe0f]|\\(?:checkmark|blacksquare|square)\b)[$\s]*)+$"
+    (rf"(?<=\S)(?<![{MARKS}])\s*(?:(?:[{MARKS}]|\\(?:checkmark|blacksquare|square)\b)[$\s]*)+$"
      r"|\\(?:pounds|yen|euro)(?![a-z])\s*", "",
      r"7 ✅   7 \checkmark   7 $\blacksquare$   \pounds 5", "7   7   7 $   5", "responses"),
     (r"(?:m?\\angle|(?<=_\{)\\triangle)(?![a-zA-Z])", "", r"m\angle A=60   S_{\triangle ABC}",
@@ -79,11 +98,16 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      "(1250, 3)   1250   1250   1250   1250   1250"),
     (r"\{,\}|(?<=\d),?\{\}(?=-?\d)", ",",
      "6,8{,}10   7,-2,{}-5   12{}13", "6,8,10   7,-2,-5   12,13"),
+    (r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?", r"\\overline{\1\2\3}", r"0.\dot{3}\dot{6}",
+     r"0.\overline{36}", "responses"),
     (r"(?<!\d)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|(?<=\.)\((\d+)\))", repeating,
      r"0.\overline{3}   0.1\bar6   0.\dot{6}   1.(6)",
      "((03-00)/9)   ((016-001)/90)   ((06-00)/9)   ((16-01)/9)"),
     (r"(?<!\d)(\d*)\.(\d{0,6}?)(\d{1,6}?)\3+(?:\.{3}|\\[lc]?dots)$", repeating,
      r"0.1666...   1.2323\ldots", "((016-001)/90)   ((123-01)/99)", "responses"),
+    (r"(?:\{\}\s*_\{?(\w+)\}?\s*C_\{?(\w+)\}?|C_\{(\w+)\}\^\{(\w+)\})",
+     lambda match: r"\binom{%s}{%s}" % tuple(filter(None, match.groups())),
+     r"C_{10}^{3}   {}_{10}C_3", r"\binom{10}{3}   \binom{10}{3}", "responses"),
     (r"\\(d)?dot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))(_(?:\{[^{}]*\}|\w))?",
      lambda dot: (dot[2] or dot[3]) + (dot[4] or "") + "'" * (2 if dot[1] else 1),
      r"m\ddot{x}   \dot\theta   \dot{x}_0 t", r"mx''   \theta'   x_0' t", "Minerva"),
@@ -126,11 +150,12 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"\\equiv(?![a-zA-Z])", "=", r"f(x) \equiv 0", "f(x) = 0", "OlympiadBench"),
     (r"\^\s*\{?\s*((?:\\prime\s*){1,3})\}?", lambda match: "'" * match[1].count("prime"),
      r"y^{\prime}   y^{\prime\prime}", "y'   y''", "OlympiadBench"),
-    (r"(?<![\w.}])(\d+(?:\.\d+)?)'{1,2}$", r"\1", "5'   0.49''", "5   0.49", "Minerva"),  # feet
+    (r"(?<![\w.}])(\d+(?:\.\d+)?)'{1,2}$", r"\1", "5'   0.49''", "5   0.49", "Minerva"),
     (r"\\text\s?\{ ?(?:arc)?sec ?\}$", r"\\text{seconds}",
      r"5 m/\text{sec}", r"5 m/\text{seconds}", "Minerva"),
-    (r",? ?(?:\\text\s?\{ ?)?\(?(?:since|because)\b.*$"
-     r"| ?(?:\\text\s?\{ ?)?\((?:when|where|at|attained|achieved|occurs)\b[^(),;]*\)\}?$", "",
+    (r",? ?(?:\\text\s?\{ ?)?\(?(?:since|because)\b(?:(?!\b(?:or|no|not)\b)[^,;]){0,80}$"
+     r"| ?(?:\\text\s?\{ ?)?\((?:when|where|at|attained|achieved|occurs)\b[^(),;]*\)\}?$",
+     closing_brace,
      r"k = 7 \text{ (since } k>0)   7 because 3 + 4 is 7   4 \text{ (when } x=2\text{)}",
      "k = 7   7   4", "responses"),
     (r"(?<=\d)\s*x\s*(?=10\s*\^)", "*", "3.2x10^5", "3.2*10^5", "responses"),
@@ -145,7 +170,7 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"(?<=\d)\^?\{?(?:\\text\s?\{)?(?:st|nd|rd|th)\b\}{0,2}$", "",
      r"21st   22nd   23rd   30th   7^{\text{th}}", "21   22   23   30   7"),
     # Numbers in words are numbers, not units
-    (rf"(?<=\d) ?(\\text\s?\{{ ?)?({'|'.join(POWERS_OF_TEN)})(?![a-z克米瓦帕焦卡伏赫])",
+    (rf"(?<=[\d}}]) ?(\\text\s?\{{ ?)?({'|'.join(POWERS_OF_TEN)})(?![a-z克米瓦帕焦卡伏赫分]| ?\d)",
      power_of_ten, r"1.5 million   3 \text{ billion dollars}   5万",
      r"1.5*10^{6}   3*10^{9}\text{ dollars}   5*10^{4}", "responses"),
     (r"^(?:\\text\s?\{ ?)?(?!NOT)[A-Z]{3}[ }]+(?=\d)", "",
@@ -156,9 +181,10 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      r"[^,;=\d]{0,60}$", "", r"2x \text{ for all }x   2x for any x   2x, \forall x \in \mathbb{R}",
      "2x   2x   2x", "OlympiadBench"),
     (r"(?:,| ?\(|,? ?(?:\\text\s?\{ ?)?(?:for|where) ?\}?)\s*[a-z]\s*\\in\s*(?:\\mathbb\s*)?"
-     r"\{?[ZN]\}?(?:[_^]\{?[*+]\}?)?\s*\)?$", "",
+     r"\{?[ZN]\}?(?:[_^]\{?[*+]\}?)?\s*\)?$", without_domain,
      r"2k, k\in\mathbb{Z}   2n-1 (n \in \mathbb{N}^*)", "2k   2n-1", "responses"),
-    (r"(\\\{|^\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1",
+    (r"(\\\{|^\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)"
+     r"(?=[^{}]*(?:[<>=]|\\[lg]e|\\ne|\\in))", r"\1",
      r"\{x : x>3\}   \{x\in\mathbb{R} \mid x>3\}", r"\{ x>3\}   \{ x>3\}", "responses"),
     (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)", r"\mathbb{R}", r"(-\infty,\infty)"),
     (r"(^|= ?)\{?([a-zA-Z])\}?\s*\^\s*\{?-1\}?\s*(?==|\([a-z]\)\s*=)", r"\1\2' ",

@@ -433,7 +433,7 @@ def test_what_is_nowhere_says_what_is_known(hub, name, message):
         load_problems(name)
 
 
-def test_a_folder_without_problems_is_named(tmp_path):
+def test_a_folder_without_problems_is_named(tmp_path, capsys):
     """Bug: "no such file in *.parquet" for a folder; bookkeeping of the datasets library taken for
     the data.
     """
@@ -443,7 +443,18 @@ def test_a_folder_without_problems_is_named(tmp_path):
     (tmp_path / "data-00000-of-00001.arrow").touch()
     with pytest.raises(ValueError, match="give its Arrow files as .parquet or .jsonl"):
         load_problems(tmp_path)
+    write(tmp_path, "test-00000-of-00003.parquet", sums(1))
+    with pytest.raises(ValueError, match="has 1 of the 3 parts of test: fetch the others"):
+        load_problems(tmp_path)
+    (tmp_path / "test-00000-of-00003.parquet").rename(tmp_path / "test.jsonl.gz")
+    (tmp_path / ".saved").mkdir()
+    write(tmp_path, ".saved/test.jsonl", sums(1))
+    (tmp_path / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(ValueError, match="give it unpacked, test.jsonl.gz"):
+        load_problems(tmp_path)
     write(tmp_path, "train.json", sums(1))
+    assert len(load_problems(tmp_path)) == 1  # the only split, as on the hub
+    assert "has no split test: train is taken, the only one" in capsys.readouterr().out
     write(tmp_path, "valid.json", sums(2))
     with pytest.raises(ValueError, match="has no test.jsonl"):  # not evaluated on its training
         load_problems(tmp_path)

@@ -56,6 +56,19 @@ CLAYS = ["red clay", "blue sand", "grey mud", "white chalk", "black soil", "brow
     ("The answer is B, and C is wrong.", "B"), ("Between A and B, B is better.", "B"),
     ("Given A, B is better.", "B"), ("A or B is correct.", None), ("A or B is the answer", None),
     ("Eliminating A, C and D leaves B.", "B"), ("The answer is B, A train.", "B"),
+    *((f"\\boxed{{{text}}}", None) for text in (
+        r"B\text{ is not right}", r"B\text{ is false}", r"\text{All but B}", r"\neg B", "排除B",
+        "非B", "除B外", "B错误", "B和C", "B、C")),
+    *((text, None) for text in (
+        r"\boxed{B}\text{ is wrong}", r"It is not \boxed{B}.", "B is incorrect.", "I ruled out B.",
+        "Option (B) cannot be correct.", "I would eliminate B.", "The wrong option is B.",
+        "Answer: B is wrong", "The answer is other than B.", "The answer is anything but B.",
+        "The least likely answer is B.", "The answer is B, or possibly C.", "答案是B、C。",
+        "The answer is B as well as C.", "答案是B和C。", "故选B、C", "选项B错误", "选项B不正确", "B项错误",
+        "故B错", "答案是非B", "答案是除B以外的")),
+    ("The answer is B rather than C.", "B"), ("can't be A or C, so (B)", "B"),
+    ("选B，因为A错误", "B"), ("A错误，B正确", "B"), ("排除A，故选B", "B"), ("答案：B。A、C错。", "B"),
+    ("The answer is not A but B.", "B"), ("B is right; A is wrong.", "B"),
     ("So B, not A.", "B"), ("The answer is 2.", "B"), ("Answer: three", None),
 ])  # fmt: skip
 def test_choice_letters(response, letter):
@@ -119,6 +132,9 @@ def test_more_than_ten_options_are_letters_too():
     ("(B)", "The answer is (A). Wait. The answer is (B).", 1), ("(B)", "It is (B).", 0),
     ("(E)", "The answer is (E), since (A) and (B) are wrong.", 1),
     ("(B)", "The answer is not (A). \\boxed{(B)}", 1),
+    *(("(A)", f"So the answer is {text}.", 0) for text in (
+        "not (A)", "anything but (A)", "all except (A)", "(A) is false", "¬(A)", r"\boxed{not (A)}")),
+    ("(A)", "So the answer is (A), not (B).", 1),
     ("No", "The answer is as follows:\n\n\\boxed{No}", 1), ("(A)", "The answer is (A), (B).", 0),
     ("(A)", "the answer is (A) or (B).", 0), ("(A)", "the answer is A blue book", 0),
     ("(B)", "So the answer is 11/11/2018.", 0),
@@ -174,6 +190,10 @@ def test_bbh_answers(answer, response, right):
     ("27", "\\boxed{27.0}", 1), ("18", "\\boxed{18", 0),
     ("18", "**Final Answer:** Jo makes **$18** every day at the farmers' market.", 1),
     ("18", "#### Step 2: compute\n9*2=18\n#### Final Answer\n**$18**", 1),
+    ("9", "<thinking>\\boxed{9}</thinking> I could not do it.", 0), ("9", "\\boxed{9} is wrong.", 0),
+    ("9", "It is not \\boxed{9}.", 0), ("9", "So not 8. \\boxed{9}", 1), ("9", "\\boxed{9} is right", 1),
+    ("9", "\\boxed{5} 或 \\boxed{9}", 0), ("9", "The answer is 9, or maybe 10.", 0),
+    ("42", "\\boxed{42" + " apples" * 300 + " or 43}", 0),
     ("8", "The answer is 2**3.", 1), ("3", "答案是不是3", 0), ("3", "答案是3个。", 1),
 ])  # fmt: skip
 def test_gsm8k_answers(answer, response, right):

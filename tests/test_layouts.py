@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from plumbing.benchmarks import load_problems
-from plumbing.layouts import read_rows
+from plumbing.rows import read_rows
 
 
 def write(folder, name, rows):
@@ -121,6 +121,11 @@ LAYOUTS = [  # file, row in the columns of the public set; problem, answer, kind
     ("mgsm.jsonl", {"question": "p", "answer": "Die Antwort ist 11.", "answer_number": 11}, "p",
      "11", "math"),
     ("murder.jsonl", {"narrative": "n", "question": "p", "answer": "4"}, "n\n\np", "4", "math"),
+    ("clutrr.csv", {"story": "s", "query": "q", "target": 15, "target_text": "son"}, "s\n\nq", "son",
+     "math"),
+    ("json.jsonl", {"instruction": "Add.", "input": '["3", "5"]', "answer": "8"},
+     'Add.\n\n["3", "5"]', "8", "math"),
+    ("json.jsonl", {"problem": '{"nums": [3, 5]}', "answer": "8"}, '{"nums": [3, 5]}', "8", "math"),
     ("theorem.jsonl", {"Question": "p", "Answer": [1, 4, 3]}, "p", "1, 4, 3", "math"),
     ("metamath.jsonl", {"query": "p", "response": "So 7.\n#### 7\nThe answer is: 7"}, "p", "7",
      "math"),
@@ -246,6 +251,9 @@ CHOICES = [  # row beside the question; options, letter
     ({"options": ["C", "A", "E", "B", "D"], "answer": "B", "answer_letter": "D"}, list("CAEBD"), "D"),
     ({"answer0": "clay", "answer1": "sand", "answer2": "mud", "answer3": "silt", "label": 1}, CLAYS,
      "B"),  # Cosmos QA
+    ({"option_0": "clay", "option_1": "sand", "option_2": "mud", "answer": "B"}, CLAYS[:3], "B"),
+    ({"choice0": "clay", "choice1": "sand", "choice2": "mud", "label": 2}, CLAYS[:3], "C"),
+    ({"options": [{"A": "clay"}, {"B": "sand"}], "expected_answer": "B"}, CLAYS[:2], "B"),
     ({"dialogue": ["a: x"], "choice": CLAYS, "answer": "mud"}, CLAYS, "C"),  # DREAM
     ({"opa": "clay", "opb": "sand", "opc": "mud", "opd": "silt", "cop": 2}, CLAYS, "C"),  # MedMCQA
 ]  # fmt: skip
@@ -317,7 +325,7 @@ def test_a_short_proof_is_no_gold(tmp_path, capsys):
 def test_what_no_text_model_can_answer_is_left_out(tmp_path, capsys):
     """Bug: "<image>" as it stands in the prompt; golds that their set marks as wrong."""
     rows = [{"problem": f"p{i}", "answer": "4"} | more for i, more in enumerate((
-        {"images": [{"path": "a.png"}]}, {"Picture": "b.png"}, {"image_1": None}, {"images": []},
+        {"images": [{"path": "a.png"}]}, {"Picture": "b.png"}, {"image_1": None}, {"image": "None"},
         {"error_type": "wrong_groundtruth"}, {"error_type": "ok"}, {"cleaning_status": "rejected"},
     ))]  # fmt: skip
     found = load_problems(write(tmp_path, "own.jsonl", rows))

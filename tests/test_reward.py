@@ -84,7 +84,23 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         4.5\times 10^{33}\ \mathrm{erg}/\mathrm{s} == 4.5e33   60^\circ != \frac{\pi}{3}
         \theta = 60^{\circ} == 60^\circ   \cos(60^\circ) == 0.5   \tan(45^{\circ}) == 1
         60^\circ, 120^\circ == 60, 120   -45^\circ != 45   120^\circ != 60^\circ""",
+    "what is said of names": r"""
+        n \text{ even} != n \text{ odd}   n \text{ odd} != n   n^2 \text{ odd} != n^2\text{ even}
+        n \text{ prime} != n \text{ composite}   f \text{ increasing} != f \text{ decreasing}
+        2n\text{ for odd }n != 2n\text{ for even }n   A \text{ wins} != A \text{ loses}
+        p\text{ implies }q != q\text{ implies }p   x\text{-axis} != x\text{-intercept}
+        3x \text{ cm} == 3x   x \text{ dollars} == x   \sqrt{2} a \text{ square units} == \sqrt2 a
+        p\land q != p\lor q   p \wedge q != p \vee q   p\land q == q \land p   HTH != HHT   CAB != ABC
+        \text{CAB} != \text{ABC}   \angle ABC != \angle BAC   AB == BA   [ABC] = 12 == 12
+        x<1 \lor x>4 == (-\infty,1)\cup(4,\infty)   \overline{AB} = 5 == 5   \bar{x} = 5 == 5
+        \overline{A}\cap B != A\cap B   \bar z != z   2\bar z+1 != 2z+1   \overline{z} == \bar z
+        -2<x<2, x\in\mathbb{Z} != -2<x<2   1\le n\le 5, n\in\mathbb{Z} != [1,5]   k\pi, k∈N != k\pi, k∈Z
+        7\text{ is too large} != 7   7\text{ cannot occur} != 7   7\text{ below zero} != 7
+        7\text{ gross} != 7   7\text{ doubled} != 7   C_{10}^{3} == 120   {}_{10}C_3 == 120
+        0.\dot{3}\dot{6} == \frac{4}{11}""",
     "any script": r"""
+        7的平方 != 7   7倒数 != 7   7平方 != 7   7多 != 7   7舍去 != 7   7平方厘米 == 7   7百万 == 7000000
+        7千万 == 70000000   7万亿 == 7e12   7折 != 7
         3或2 == 2,3   x=2或x=3 == 2, 3   x<1 或 x>4 == (-\infty,1)\cup(4,\infty)   ②、③、④ == ②③④
         ③④② == ②③④   ②③④ != 234   3.5千克 == 3.5   60千米/时 == 60   5千 == 5000   5万 == 50000
         3.5万元 != 3.5   2百分点 == 2   3个以上 != 3   3以下 != 3   3打 != 3   3成 != 3   负3 != 3   大于3 != 3
@@ -115,6 +131,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         01011_2 == 1011_2   506 \text{ (base } 7) == 506_7   506 \text{ (base } 7 \text{)} == 506_7
         1\mathrm{AF}_{16} == 1AF_{16}   1011₂ == 1011_2   1011₂ != 10112   1011₁₀ == 1011""",
     "numeric": r"""
+        1.5e^{-100} != 2.5e^{-100}   1万2千 != 20000000   3 million 500 thousand != 3500000
+        \frac{1}{2} million == 500000
         \sqrt{2^{2018}+1} != 2^{1009}   \tanh 100 != 1   (1-e^{-100},2) != (1,2)   e^{2019}-1 != e^{2019}
         (\frac{1+√5}{2})^{100} != 792070839848372253127   e^{-100} != e^{-101}   \cosh 50 != \sinh 50
         \frac{\sqrt5}{5}((\frac{1+\sqrt5}{2})^{100}-(\frac{1-\sqrt5}{2})^{100}) == 354224848179261915075
@@ -152,6 +170,8 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
     "equation": r"""
         a_n = 2n - 1 \ (n \in \mathbb{N}^*) == a_{n}=2n-1   2n-1, n \in \mathbb{N}^* == 2n-1
         2k\pi \text{ for } k \in \mathbb{Z} == 2k\pi   4 \text{ (when } x = 2\text{)} == 4
+        7, since x>0, or 43 != 7   7 because 43 is wrong, no, 43 != 7   5 \text{ kg (when } x=2) == 5
+        5 \text{ kg since } x=2 == 5   {A:B} != B   BAC != ABC
         4 \text{ (attained at } x=2) == 4   4 \text{ (when } x=2\text{)} != 2
         f(x) \equiv 0, f(x) \equiv 1 == f(x)=0, f(x)=1   N \equiv 7 \pmod{1000} == 7   7 (\bmod 12) == 7
         f(x)=x+1,\ \forall x \in \mathbb{R} == f(x)=x+1   \Delta E = 7 == 7   S_{\triangle ABC} = 7 == 7
@@ -192,6 +212,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         [−1, 1] == [-1,1]   k<0 \text{ or } k=1 == (-\infty,0)\cup\{1\}   x<2, x<1 != x<2
         \text{no integers } k\ge2 != k\ge2   \{1\},(0,2) != (0,2)""",
     "tuple": r"""
+        x\le\sqrt{1/9} == (-\infty,1/3]   x > \log_{8} 2 == (1/3,\infty)   x\in[\sin(\pi/6)/3, 5] == [1/6,5]
         ]2,5[ == (2,5)   ]-\infty,-1[\cup]3,+\infty[ == (-\infty,-1)\cup(3,\infty)   ]2,5] != (2,5)
         [2,\sqrt{5}[ == [2,\sqrt{5})   (3, inf) == (3,\infty)   (-inf,-1) U (3, inf) == x<-1 or x>3
         \{x \mid x<-1 \text{ or } x>3\} == (-\infty,-1)\cup(3,\infty)   {x|x≤-1或x≥3} == x<=-1 or x>=3
@@ -234,7 +255,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         12 == \textbf{(B)}\ 12   \textbf{(D)}\ 12\pi == 12\pi   \frac12 == \textbf{(A)}\ \frac{1}{2}
         13 != \textbf{(B)}\ 12   B == \textbf{(B)}\ 12   C != \textbf{(B)}\ 12   12 == \text{(B) 12}
         (B) 12 == \textbf{(B)}\ 12   (C) 12 != \textbf{(B)}\ 12   12 == B. 12   (A) 5 != 12
-        A, C, D == ACD   DCA == ACD   A and C and D == ACD   (A), (C), (D) == ACD   A, C != ACD
+        A, C, D == ACD   A, D, C == ACD   A and C and D == ACD   (A), (C), (D) == ACD   A, C != ACD
         AB == A, B   A, B, C, D != ACD
         A == A   \text{A} == A   \textbf{A} == A   (A) 12 == A   A. 12 == A   a == A   A, B != A
         A or B != A   not A != A   AB != A   Option A == A   A == \text{(A)}   A == (A) Paris
