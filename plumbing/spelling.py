@@ -81,7 +81,7 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"\\(?:bar|overline)\s*(?:\{\s*([a-zA-Z])\s*\}|([a-zA-Z])(?![a-zA-Z]))", r"\1\2'''",
      r"\bar{z}   \overline z", "z'''   z'''", "OlympiadBench"),
     # What does not show, or is style only
-    (r"\\(?:left|right)(?![a-zA-Z])\.?|\\!\s*|\\(?:[bB]igg?[lrm]?|math(?!bb|rm)[a-z]+|"
+    (r"\\(?:left|right)(?![a-zA-Z])\.?|\\!\s*|\\(?:[bB]igg?[lrm]?|math(?!bb|rm|ring)[a-z]+|"
      rf"{'|'.join(STYLES)}|(?:bar|overline)(?=\s*\{{?\s*[a-zA-Z]))(?![a-zA-Z])", "",
      r"\left(1\right)   1\! 2   \bigl(1)   \mathbf v   \bf v   \overline{AB}",
      "(1)   12   (1)   v   v   {AB}"),
@@ -183,8 +183,8 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"(?:,| ?\(|,? ?(?:\\text\s?\{ ?)?(?:for|where) ?\}?)\s*[a-z]\s*\\in\s*(?:\\mathbb\s*)?"
      r"\{?[ZN]\}?(?:[_^]\{?[*+]\}?)?\s*\)?$", without_domain,
      r"2k, k\in\mathbb{Z}   2n-1 (n \in \mathbb{N}^*)", "2k   2n-1", "responses"),
-    (r"(\\\{|^\{)\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)"
-     r"(?=[^{}]*(?:[<>=]|\\[lg]e|\\ne|\\in))", r"\1",
+    (r"(\\\{|^\{(?=.*(?:[<>=]|\\[lg]e|\\ne|\\in)))\s*[a-zA-Z]\s*"
+     r"(?:\\in\s*\\mathbb\s*\{?R\}?)?\s*(?:[|:]|\\mid)", r"\1",
      r"\{x : x>3\}   \{x\in\mathbb{R} \mid x>3\}", r"\{ x>3\}   \{ x>3\}", "responses"),
     (r"\\mathbb\s*\{?R\}?", r"(-\\infty,\\infty)", r"\mathbb{R}", r"(-\infty,\infty)"),
     (r"(^|= ?)\{?([a-zA-Z])\}?\s*\^\s*\{?-1\}?\s*(?==|\([a-z]\)\s*=)", r"\1\2' ",

@@ -58,7 +58,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         62.5\% == \frac58   5\% != 0.5""",
     "unit": r"""
         12 cm == 12   12 \text{ cm}^3 == 12   12\mathrm{~kg} == 12
-        1.69 \AA == 1.69   0.49'' == 0.49   0.49 \text{ arcsec} == 0.49   0.49^{\prime\prime} == 0.49
+        1.69\ \mathring{A} == 1.69   1.69 \AA == 1.69   0.49'' == 0.49   0.49 \text{ arcsec} == 0.49   0.49^{\prime\prime} == 0.49
         1.4 \mathrm{~cm}^{2} / \mathrm{sec} == 1.4   44 \text{ million} == 4.4e7   2 billion people == 2e9
         12 kN == 12   5 GHz == 5   3 keV == 3   12 km h^{-1} == 12   5mA == 5   12V/m == 12
         7 kJ mol^{-1} == 7   4 J/(kg*K) == 4   9.8 \frac{m}{s^2} == 9.8   2 N\cdot m == 2
@@ -216,6 +216,7 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         ]2,5[ == (2,5)   ]-\infty,-1[\cup]3,+\infty[ == (-\infty,-1)\cup(3,\infty)   ]2,5] != (2,5)
         [2,\sqrt{5}[ == [2,\sqrt{5})   (3, inf) == (3,\infty)   (-inf,-1) U (3, inf) == x<-1 or x>3
         \{x \mid x<-1 \text{ or } x>3\} == (-\infty,-1)\cup(3,\infty)   {x|x≤-1或x≥3} == x<=-1 or x>=3
+        \{x \mid -\sqrt{11}<x<-2 \text{ or } x>3\} == (-\sqrt{11},-2)\cup(3,\infty)
         \{x \mid x<-1 \text{ or } x>3\} != (-\infty,-1]\cup(3,\infty)
         (3,4) != (4,3)   (3, 4) != 3, 4   \left( \frac{3}{2}, -13 \right) == (1.5,-13)
         (3.0,4) == (3,4)   (a,b)=(3,4) == (3,4)   (2,\pi/3) == (2,\frac{\pi}{3})
