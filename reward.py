@@ -25,7 +25,7 @@ from itertools import product
 
 from plumbing.answers import DOUBT, IN_WORDS, MAX_ITEMS, readings, same_tree, show
 from plumbing.choices import LAYOUT, choice, compare_letters
-from plumbing.spelling import DOMAIN, MAX_ANSWER, normalise
+from plumbing.spelling import DOMAIN, MAX_ANSWER, MODULUS, normalise, residues
 from plumbing.text import printable
 from plumbing.units import without_units
 
@@ -38,7 +38,7 @@ BOX = re.compile(r"\\(?:f?box(?:ed)?|framebox)\s*\{")
 BRACES = re.compile(BOX.pattern + "|[{}]")
 BRACES_AND_ESCAPES = re.compile(BOX.pattern + r"|\\[{}\\]|[{}]")
 BETWEEN_BOXES = re.compile(
-    r"(?:[\s,;$~&/、，和或]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|maybe\b|perhaps\b"
+    r"(?:[\s,;$~&/、，和或者]|\\[,;! ()\[\]]|\\q?quad|and\b|or\b|maybe\b|perhaps\b"
     r"|\\text\s?\{\s?(?:and|or),?\s?\})*")
 THOUGHT = re.compile("(</?)(?:thinking|thought|reasoning)>")
 NOT_THIS = re.compile(r"\bnot[\s$:*(]*$")  # "it is not \boxed{9}"
@@ -144,9 +144,6 @@ UNIT_AS_TEXT = re.compile(r"(?<=\d) ?\\text\s?\{ ?([a-zA-Z][^{}]*)\}(?!_)")
 FORMULA = re.compile(r"[+*/^_=<>()|%',;[\]\\]|(?<![a-zA-Z]{4})!|\d \d|:(?!\d)|(?<![a-zA-Z])-")
 NOT_SPOKEN = re.compile(  # 10:00 a.m. is 10 am, north-east northeast
     rf":00(?= *[ap]\.?m)|[ \"?!]|\.(?!\d)|-(?!{IN_WORDS.pattern})(?=[a-zA-Z]{{4}})")
-MODULUS = re.compile(
-    r"\s*(?:\(?\\bmod\b[^()]*\)?|\\pmod\s?(?:\{[^{}]*\}|\w)"
-    r"|(?:\\text\s?\{ ?)?\((?:\\text\s?\{ ?)?mod\b[^()]*\)\}?)$")
 
 # The grader of MATH (Hendrycks et al., arXiv 2103.03874): equal strings after these, with examples
 STRICT_RULES = [(re.compile(pattern), *row) for pattern, *row in [
@@ -197,6 +194,8 @@ def compare(predicted, ground_truth, strict=False):
         return True, "same words"
     if {words[-2:], gold_words[-2:]} == {"am", "pm"}:
         return False, "another time"
+    if residues(predicted) and residues(predicted) == residues(ground_truth):
+        return True, "same residues"
     if not MODULUS.search(predicted) or not MODULUS.search(ground_truth):  # 7 \pmod{11} is 7
         predicted, ground_truth = MODULUS.sub("", predicted), MODULUS.sub("", ground_truth)
     try:

@@ -80,10 +80,11 @@ DOUBT = re.compile(  # words after a number that make it no answer, another one,
     r"|\b(?:one|two|three|thir|four|forty|fi[fv][et]|six|seven|eight|nin[et]|ten(?:th)?s?\b|eleven"
     r"|twel|twent|halves|hundred|thousand|dozen|[mbtr]+illion)"
     r"|\b(?:but|maybe|if|least|most|except|false|too|cannot|never|fails?|bound|guess|below|negative"
-    r"|debt|score|gross|lakh|crore|grand|doubled|halved|tripled|inverse|reciprocal|root)\b"
+    r"|debt|score|gross|lakh|crore|grand|doubled|halved|tripled|inverse|reciprocal|root"
+    r"|basis|mille)\b"
     r"|(?<![a-z] )\b(?:squared|cubed)\b"
     r"|\b(?:incorrect|invalid|reject|extraneous|exclu|impossible|factorial|recurring|repeating)"
-    r"|以[上下内外]|左右|上下|开外|[不非负第打成半倍的折余多几舍错]|至[少多]|[大小]于|超过|最少|分之"
+    r"|以[上下内外]|左右|上下|开外|[不非负第打成半的折余多几舍错]|至[少多]|[大小]于|超过|最少|分之"
     r"|[平立]方(?![厘分毫千公英米单])|[倒反]数|阶乘|次[方幂]|进制|角形|除外|排除")
 
 THOUSAND_OF = re.compile("千|百[分帕]")  # of a unit: kg, a hundredth

@@ -43,8 +43,8 @@ CONTENT_WORD = re.compile(
     r"[^\S\n]+(?!(?:because|since|as|is|are|was|which|with|for|due|in|on|from|by|based|given|and|or"
     r"|so|but|rather|instead|not|cannot)\b)\w")  # fmt: skip
 CHOICE_CUE = re.compile(  # "Answer: C", "the answer is option C"; "C is correct"
-    r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice)(?i:\W{0,4}(?:is|(?:should|must|would|"
-    r"will|has to|can only) be)|\W{0,3}:)\W{0,8}?"
+    r"(?<!wrong )(?<!incorrect )\b(?i:answer|option|choice|it(?= (?:should|must)))"
+    r"(?i:\W{0,4}(?:is|(?:should|must|would|will|has to|can only) be)|\W{0,3}:)\W{0,8}?"
     rf"(?i:option )?{ANY_CASE}|{ANY_CASE}(?= is (?:the )?(?:correct|right|best|true|answer)\b)"
     rf"|(?i:answer)\W{{0,3}}\n\W{{0,8}}{ANY_CASE}(?=\W*(?:\n|$))"  # on a line of its own
     rf"|(?:答案|选(?!项))[是为择]?\W{{0,4}}{ANY_CASE}|{ANY_CASE}(?=项?(?:是)?(?:正确|对))")
@@ -56,7 +56,7 @@ DENIED = re.compile(  # "not (B)", "neither B nor C", "I would not choose B", "e
     r"(?:(?:be|choose|pick|select|option|choice)\s+)?|¬|\\neg ?|不(?:是|选|能选)?|非|排除|除)"
     r"\W{0,3}$", re.I)  # fmt: skip
 DENIED_AFTER = re.compile(  # "B is wrong", "(B) cannot be right"
-    r"\)?(?: is| was|项)?\s*(?:not\b|n['’]t|wrong|incorrect|false|impossible|ruled out|cannot"
+    r"\)?\s*(?:(?:is|was) |项)?\s*(?:not\b|n['’]t|wrong|incorrect|false|impossible|ruled out|cannot"
     r"|can['’]t|错|不(?:对|正确|成立|选)|除?外|以外)", re.I)  # fmt: skip
 IS = re.compile(r"\)?\s+is\b")
 LINK = (  # between letters

@@ -53,11 +53,27 @@ def closing_brace(match):
     return "}" if kept.count("{") > kept.count("}") else ""
 
 
+MODULUS = re.compile(
+    r"\s*(?:\(?\\bmod\b[^()]*\)?|\\p?mod\s?(?:\{[^{}]*\}|\w+)"
+    r"|(?:\\text\s?\{ ?)?\((?:\\text\s?\{ ?)?mod\b[^()]*\)\}?)$")
+
+
+def residues(text):
+    r"""(7, {3, 5}) of x = 3, 12 \pmod{7}; None of a text that is no such."""
+    modulus = MODULUS.search(text)
+    size = int((re.findall(r"\d{1,9}", modulus[0]) or [0])[0]) if modulus else 0
+    listed = text[: modulus.start()].split("=")[-1] if size else ""
+    numbers = re.split(r",|(?:\\text\s?\{)?\s*\b(?:or|and)\b\s*\}?", listed)
+    is_whole = all(re.fullmatch(r"\s*-?\d{1,99}\s*", number) for number in numbers)
+    return (size, {int(number) % size for number in numbers}) if is_whole else None
+
+
 def without_domain(match):
     """Nothing: 2k, k in Z is 2k; but whole numbers between bounds are no interval."""
     return match[0] if BOUND.search(match.string, 0, match.start()) else ""
 
 
+INTEGER = re.compile(r"\b([a-z])\s*\\in\s*(?:\\mathbb\s*)?\{?\s*Z\b")
 BOUND = re.compile(r"[<>]|\\(?:[lg]eq?|neq?|[lg]t)(?![a-z])|\\[lg]eqslant")
 DOMAIN = re.compile(r"(?:\\in|∈)\s*(?:\\mathbb\s*)?\{?\s*([ZNQRC])(?![a-zA-Z])")
 
@@ -105,9 +121,9 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      "((03-00)/9)   ((016-001)/90)   ((06-00)/9)   ((16-01)/9)"),
     (r"(?<!\d)(\d*)\.(\d{0,6}?)(\d{1,6}?)\3+(?:\.{3}|\\[lc]?dots)$", repeating,
      r"0.1666...   1.2323\ldots", "((016-001)/90)   ((123-01)/99)", "responses"),
-    (r"(?:\{\}\s*_\{?(\w+)\}?\s*C_\{?(\w+)\}?|C_\{(\w+)\}\^\{(\w+)\})",
+    (r"(?:\{\}\s*_\{?(\w+)\}?\s*C_\{?(\w+)\}?|C_\{(\w+)\}\^\{?(\w+)\}?)",
      lambda match: r"\binom{%s}{%s}" % tuple(filter(None, match.groups())),
-     r"C_{10}^{3}   {}_{10}C_3", r"\binom{10}{3}   \binom{10}{3}", "responses"),
+     r"C_{10}^3   {}_{10}C_3", r"\binom{10}{3}   \binom{10}{3}", "responses"),
     (r"\\(d)?dot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))(_(?:\{[^{}]*\}|\w))?",
      lambda dot: (dot[2] or dot[3]) + (dot[4] or "") + "'" * (2 if dot[1] else 1),
      r"m\ddot{x}   \dot\theta   \dot{x}_0 t", r"mx''   \theta'   x_0' t", "Minerva"),
@@ -207,6 +223,9 @@ def normalise(text):
     text = re.sub(r"\s+", " ", text)  # a long run would make the patterns slow
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # \\sqrt{5}: escaped once too often
+    dummy = INTEGER.search(text)
+    if dummy and dummy[1] != "k":  # n pi, n in Z, is k pi, k in Z
+        text = re.sub(rf"(?<![a-zA-Z\\]){dummy[1]}(?![a-zA-Z])", "k", text)
     for rule in RULES:
         text = rule.pattern.sub(rule.replacement, text)
     text = text.strip()

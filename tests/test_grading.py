@@ -69,6 +69,8 @@ CLAYS = ["red clay", "blue sand", "grey mud", "white chalk", "black soil", "brow
     ("The answer is B rather than C.", "B"), ("can't be A or C, so (B)", "B"),
     ("选B，因为A错误", "B"), ("A错误，B正确", "B"), ("排除A，故选B", "B"), ("答案：B。A、C错。", "B"),
     ("The answer is not A but B.", "B"), ("B is right; A is wrong.", "B"),
+    ("Answer: B. Wait, that's wrong. It should be C.", "C"),
+    ("\\boxed{B \\text{ is incorrect}}", None),
     ("So B, not A.", "B"), ("The answer is 2.", "B"), ("Answer: three", None),
 ])  # fmt: skip
 def test_choice_letters(response, letter):

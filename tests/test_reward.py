@@ -168,6 +168,10 @@ CASES = {  # kind: pairs, separated by three spaces; == right, != wrong
         \lfloor\frac n2\rfloor+2 != \lceil\frac n2\rceil+1   x+y+z != x+y   2^{2009} != 2^{2008}
         \frac{99!}{2^{50}} != \frac{100!}{2^{50}}""",
     "equation": r"""
+        x \equiv 10 \pmod{7} == 3 \pmod{7}   x \equiv -4 \pmod{7} == x\equiv 3 \mod 7   10 \pmod 7 != 3 \pmod 8
+        x \equiv 5, 3 \pmod{7} == x\equiv 3,5 \pmod 7   x\equiv 1 \text{ or } 4 \pmod 5 == x\equiv 1,4\pmod 5
+        x \equiv 3 \pmod{7} != x\equiv 3,5 \pmod 7   n\pi+\frac{\pi}{4}, n\in\mathbb{Z} == \frac{\pi}{4}+k\pi, k\in\mathbb{Z}
+        \frac{n\pi}{2}, n∈Z == \frac{k\pi}{2}, k∈Z   n\pi, n∈Z != m\pi   C_{10}^3 == 120
         a_n = 2n - 1 \ (n \in \mathbb{N}^*) == a_{n}=2n-1   2n-1, n \in \mathbb{N}^* == 2n-1
         2k\pi \text{ for } k \in \mathbb{Z} == 2k\pi   4 \text{ (when } x = 2\text{)} == 4
         7, since x>0, or 43 != 7   7 because 43 is wrong, no, 43 != 7   5 \text{ kg (when } x=2) == 5
