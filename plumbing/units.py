@@ -17,14 +17,17 @@ UNIT = re.compile(
     rf"(?:{PER}(?:sec|{NAME}|\({NAME}{PER}{NAME}\))){{0,3}}|\\frac\{{{NAME}\}}\{{{NAME}\}})$"
     r"|\\circ\s*[CFK]$|(?<=\d) *(?:\\text\s?\{)?[kmM]?\}? *\\Omega$"
     r"|(?<=\d) *\\mu *(?:\\text\s?\{)?[a-zA-Z]\}?$")
-LETTER_UNIT = re.compile(rf"{END_OF_VALUE} {NAME}$")  # 5 m, which in a gold may be a product
+LETTER_UNIT = re.compile(rf"{END_OF_VALUE} {NAME}$")  # 5 m
+# In a gold single letters may be a product, 5 m or 2/3 C/S, where these are none
+SURE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2}|\\(?:Omega|circ|mu)|\bm\b(?:[ /}{]| ?\\cdot ?)+s\b"
+                  r"|\bs\^")
 
 
 def without_units(predicted, ground_truth):
     """Both without a unit where the other side has no names: then 5 kN is no product."""
-    bare = UNIT.sub("", LETTER_UNIT.sub("", predicted)), UNIT.sub("", ground_truth)
-    if bare[0] != predicted and not variables(*readings(ground_truth)):
-        predicted = bare[0]
-    elif bare[1] != ground_truth and not variables(*readings(predicted)):
-        ground_truth = bare[1]
+    bare, unit = UNIT.sub("", LETTER_UNIT.sub("", predicted)), UNIT.search(ground_truth)
+    if bare != predicted and not variables(*readings(ground_truth)):
+        return bare, ground_truth
+    if unit and SURE.search(unit[0]) and not variables(*readings(predicted)):
+        return predicted, ground_truth[: unit.start()]
     return predicted, ground_truth

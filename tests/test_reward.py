@@ -345,7 +345,7 @@ def test_cases():
     """Any rule of the policy that is missing or too generous, bare, in a box, or turned around."""
     wrong = [(a, b) for a, b, right in ROWS if reward.equal(a, b) != right]
     wrong += [(a, b) for a, b, right in ROWS if reward.score(rf"So $\boxed{{{a}}}$.", b) != right]
-    is_unit = re.compile(r"[\d}i] [A-Za-z]$")  # a product, where it is a gold
+    is_unit = re.compile(r"[\d}i] [A-Za-z](?:$| atm|\\cdot m|/)|\dV/m")  # a product, in a gold
     one_way = {(a, b) for a, b, _ in ROWS if is_unit.search(a)}
     wrong += [
         (b, a) for a, b, right in ROWS if reward.equal(b, a) != right and (a, b) not in one_way
@@ -438,6 +438,8 @@ def test_strict_rules(monkeypatch):
 def test_short_words(monkeypatch):
     """Bug: a unit of two letters that is read as a product of names, or one nobody needs there."""
     assert not reward.equal("on", "no") and not reward.equal("4 no", "4")
+    for gold in (r"\frac{2}{3} \frac{C}{S}", "5 m", "12 V/m", "3 N A"):  # they may be products
+        assert not reward.equal(gold.split(" ")[0], gold), gold
     for word in answers.SHORT_WORDS - {"no"}:
         monkeypatch.setattr(answers, "SHORT_WORDS", answers.SHORT_WORDS - {word})
         clear_caches()
