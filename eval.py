@@ -24,7 +24,7 @@ from plumbing.files import NUMBER, append_line, check_record, lock_folder, read_
 from plumbing.files import read_lines, write_json, write_lines
 from plumbing.grading import answer_in, grade
 from plumbing.prompts import check_embeddings, control_tokens_in, describe_template
-from plumbing.prompts import encode_prompt
+from plumbing.prompts import encode_prompt, opens_thought
 from plumbing.text import printable
 
 __all__ = ["avg_at_k", "count_thoughts", "evaluate", "grade", "load_problems", "pass_at_k"]
@@ -46,8 +46,9 @@ def run_task(model, tokenizer, name, problems, args, folder, results):
     # k greedy responses would be one
     temperature = float(k > 1) if args.temperature is None else args.temperature
     how |= {"k": k, "temperature": temperature, "max_new_tokens": limit}
-    rooms = []
+    rooms, thought = [], {"opens_thought": opens_thought(tokenizer, args.template)}
     for problem in problems:
+        problem |= thought
         ids = encode_prompt(tokenizer, problem, args.template)
         check_embeddings(tokenizer, problem, ids, model.config.vocab_size)
         rooms.append(most - len(ids))

@@ -33,7 +33,7 @@ from plumbing.layouts import FAULTY, NO_GOLDS, PICTURE, clean, is_read, lowered,
 from plumbing.layouts import plain_name, roles_not_asked, to_problem
 from plumbing.processes import world_size
 from plumbing.prompts import check_embeddings, control_tokens_in, describe_template
-from plumbing.prompts import encode_prompt, question_text
+from plumbing.prompts import encode_prompt, opens_thought, question_text
 from plumbing.rows import SUFFIXES, columns_of, read_rows
 from reward import parses
 from tiny import NAMED_WORLDS
@@ -259,6 +259,7 @@ def reason_against(row):
 def read_problems(files, task, keep_rows, need_answer, counts):
     """Yield the problems of files, each once; `counts` gets the rows read and those dropped."""
     seen = {}  # hash of a question and its options -> hash of its answer
+    unread = ""  # of the first gold that is no answer
 
     @cache
     def numbering():  # It takes all rows, which are read once more if a gold is a number.
@@ -287,6 +288,10 @@ def read_problems(files, task, keep_rows, need_answer, counts):
             key, answer = hash((question, str(problem["options"]))), hash(problem["answer"])
             if not question:
                 counts["without a question"] += 1
+            elif need_answer and problem["fault"]:  # code, among mathematics
+                first = f"{file.name}{place}: {problem['fault']}"
+                unread = unread or f"whose gold is no answer ({first})"
+                counts[unread] += 1
             elif need_answer and not problem["answer"]:
                 counts["without an answer"] += 1
             elif key in seen and not is_bbh:  # BBH is graded with its 4 repeats.
@@ -294,6 +299,7 @@ def read_problems(files, task, keep_rows, need_answer, counts):
                 counts[f"repeated{other}"] += 1
             else:
                 seen[key] = answer
+                del problem["fault"]
                 yield {**row, **problem, "row": row} if keep_rows else problem
 
 
@@ -329,7 +335,7 @@ def load_problems(
     if not problems:
         raise ValueError(
             f"{name_or_path} holds no problem with an answer: expected {benchmark.columns}; its "
-            f"columns are {', '.join(columns) or 'none'}"
+            f"columns are {', '.join(columns) or 'none'}; dropped {dropped or 'none'}"
         )
     shots = {}
     if any(problem["group"] for problem in problems):
@@ -362,7 +368,9 @@ def has_test_split(source):
 def encode_prompts(tokenizer, problems, limit, vocab_size):
     """The problems with "prompt_ids", without those whose prompt passes `limit` tokens; told."""
     shared = {}  # id -> itself: the prompts of a large set hold each number once, not a copy each
+    thought = {"opens_thought": True} if opens_thought(tokenizer) else {}
     for problem in problems:
+        problem |= thought
         ids = encode_prompt(tokenizer, problem)
         problem["prompt_ids"] = [shared.setdefault(id, id) for id in ids]
         check_embeddings(tokenizer, problem, ids, vocab_size)

@@ -182,9 +182,14 @@ def math_answer(text, problem):
     return extract_answer(text, loose=True)
 
 
+def whole(problem, response):
+    """The response with the tag of the thought that its prompt opened: see `opens_thought`."""
+    return ("<think>" if problem.get("opens_thought") else "") + response
+
+
 def answer_in(problem, response, loose=True):
     """The final answer of a response, as text, or None; not `loose`: in mathematics a box only."""
-    text, kind = after_thoughts(response), problem["kind"]
+    text, kind = after_thoughts(whole(problem, response)), problem["kind"]
     if kind not in ("choice", "bbh") and not loose:
         return extract_answer(text)
     find = {"choice": choice_answer, "bbh": bbh_answer}.get(kind, math_answer)
@@ -276,6 +281,7 @@ def grade_all(problems, responses, loose=True, strict=False, counts=None):
     """
     counts, grades = {} if counts is None else counts, []
     if not loose and all(problem["kind"] in ("math", "tiny") for problem in problems):  # training
+        responses = list(map(whole, problems, responses))
         golds = list(map(gold_for, problems, responses))
         return score_batch(responses, golds, counts, strict=strict)
     for problem, response in zip(problems, responses, strict=True):

@@ -317,7 +317,8 @@ def asked_column(low):
 
 
 def to_problem(row, task, numbering=lambda: None):
-    """A row as a dict of problem, answer, alternatives, kind, options, error; see the header.
+    """A row as a dict of problem, answer, alternatives, kind, options, error; see the header; and
+    of "fault": why its gold cannot be read, or "".
 
     task       the benchmarks.Task that the row is from: its kind, and its columns for messages
     numbering  function that gives `numbering_of` its file
@@ -334,7 +335,7 @@ def to_problem(row, task, numbering=lambda: None):
     question = "\n\n".join(text for name, text in texts.items() if name == asked
                            or text not in question and question not in text)  # fmt: skip
     problem = {"problem": question, "answer": "", "alternatives": None, "kind": task.kind,
-               "options": None, "error": None}  # fmt: skip
+               "options": None, "error": None, "fault": ""}  # fmt: skip
     if (turns := turns_of(low[asked])) and role_of(turns[-1]) == "assistant":  # a solution
         low.setdefault("solution", turns[-1].get("content", turns[-1].get("value")))
     wrong = [low[name] for name in sorted(low) if WRONG_OPTION.fullmatch(name)]
@@ -359,7 +360,11 @@ def to_problem(row, task, numbering=lambda: None):
         raise ValueError(f"{columns} hold no options; expected {task.columns}")
     else:
         gold, problem["error"] = gold_of(low, task)
-        golds = golds_of(gold)
+        golds = []
+        try:
+            golds = golds_of(gold)
+        except ValueError as error:
+            problem["fault"] = str(error)
         problem["answer"] = golds[0] if golds else ""
         problem["alternatives"] = golds if len(golds) > 1 else None
         # Those of the embedded world say so, and BBH has two columns that no other set has alone.

@@ -74,10 +74,17 @@ def describe_template(tokenizer):
     told = []
     if re.search("strftime_now|date_string", template_of(tokenizer) or ""):
         told.append(f"the chat template prints a date: it is always {DATE}")
-    if render(tokenizer, [{"role": "user", "content": "2 + 3?"}]).rstrip().endswith("<think>"):
-        told.append("the chat template opens a thought itself, though thinking is off: what counts "
-                    "stands behind </think>, where a response has it")  # fmt: skip
+    if opens_thought(tokenizer):
+        told.append("the chat template opens a thought itself, though thinking is off: only what "
+                    "stands behind </think> counts")  # fmt: skip
     return "; ".join(told)
+
+
+def opens_thought(tokenizer, template="chat"):
+    """Whether prompts end in <think>, so that a response begins within a thought."""
+    if template != "chat" or not tokenizer.chat_template:
+        return False
+    return render(tokenizer, [{"role": "user", "content": "2 + 3?"}]).rstrip().endswith("<think>")
 
 
 def control_tokens_in(tokenizer, problems):

@@ -252,6 +252,15 @@ def test_training_wants_a_box_and_strict_compares_text():
     assert counts == {"right": 3, "no answer": 2, "truncated": 1, "wrong": 2}
 
 
+def test_a_thought_that_the_prompt_opened_ends_before_the_answer():
+    """Bug: a response cut within its thought is right by a box that it only tried."""
+    problem = {**MATH, "answer": "4", "opens_thought": True}
+    for text, right in (("maybe \\boxed{4} ... wait", 0), ("hm</think> \\boxed{4}", 1),
+                        ("\\boxed{4}</think> no", 0)):  # fmt: skip
+        for loose in (True, False):
+            assert grade(problem, text, loose) == right
+
+
 def test_any_of_several_golds_is_right():
     """Bug: two alternatives graded as one answer of two parts; training and evaluation differ."""
     half = {**MATH, "answer": "\\frac{1}{2}", "alternatives": ["\\frac{1}{2}", "\\text{half}"]}

@@ -313,6 +313,19 @@ def test_numbers_may_be_labels(tmp_path, golds, letters):
     assert "".join(one["answer"] for one in found) == letters
 
 
+def test_rows_of_code_among_mathematics_are_left_out(tmp_path, capsys):
+    """Bug: one row whose gold is a test of code ends the load; so it does where a verifier of one's
+    own reads it.
+    """
+    code = {"problem": "q", "answer": {"inputs": ["1"], "outputs": ["2"]}}
+    path = write(tmp_path, "own.jsonl", [{"problem": "p", "answer": "4"}, code, code | {"problem": "r"}])
+    assert [one["answer"] for one in load_problems(path)] == ["4"]
+    told = "dropped 2 whose gold is no answer (own.jsonl line 2: a gold with inputs, outputs; expected"
+    assert told in capsys.readouterr().out
+    found = load_problems(path, need_answer=False)
+    assert [one["row"]["answer"] for one in found][1:] == [code["answer"]] * 2
+
+
 def test_a_short_proof_is_no_gold(tmp_path, capsys):
     """Bug: nine words of a proof, or of prose, as a gold that only the same words match."""
     rows = [{"problem": "p", "solution": "Let $a=2k+1$. Then $a+1=2(k+1)$. $\\blacksquare$"},
@@ -443,7 +456,7 @@ FILES = [  # name, content; what the message must hold
     ("lfs.parquet", b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
     ("head.csv", b"How many?,1,2,3,4,B\nHow?,1,2,3,4,C\n", "head.csv: its first line must name"),
     ("nums.jsonl", b'{"problem": "p", "answer": {"target": 98, "numbers": [1, 2]}}',
-     "nums.jsonl line 1: a gold with target, numbers"),
+     r"nums.jsonl .*1 whose gold is no answer \(nums.jsonl line 1: a gold with target, numbers"),
     ("list.jsonl", b'["a"]\n["b"]\n', "list.jsonl line 1: .'a'. is no object"),
     ("cut.json", b'[{"problem": "p"', "cannot be read: .*cut.json: "),
     ("deep.jsonl", b"[" * 100_000, "deep.jsonl"),
@@ -455,7 +468,7 @@ FILES = [  # name, content; what the message must hold
     ("a.jsonl", b'{"apple": 1, "pear": 2}',
      "a.jsonl line 1: columns apple, pear .* expected problem, answer"),
     ("dict.jsonl", b'{"problem": "p", "answer": {"x": 1, "y": 2}}',
-     "dict.jsonl line 1: a gold with x, y"),
+     r"1 whose gold is no answer \(dict.jsonl line 1: a gold with x, y"),
     ("twice.csv", b"problem,answer,answer\np,2,3\n", "twice.csv: .*two columns answer"),
     ("open.csv", b'problem,answer\np,2\n"q,3\nr,4\n', "open.csv after line 2: unexpected end"),
     ("both.json", b'{"train": [{"problem": "p"}], "test": [{"problem": "q"}]}',
