@@ -123,7 +123,7 @@ def compare(folders, picture):
     """Print the Avg@k of finished runs side by side and draw their pass@k curves."""
     from matplotlib.figure import Figure  # slow to import
 
-    runs_of = {}  # task -> {folder: summary}
+    runs_of, compared = {}, []  # task -> {folder: summary}; the folders that have any
     for folder in folders:
         if Path(folder).is_file():  # of --compare *
             say(f"{folder} is no folder, and is left out")
@@ -133,11 +133,15 @@ def compare(folders, picture):
             advice = "give what eval.py --model CHECKPOINT --tasks ... --out NEW makes of it"
             raise ValueError(f"--compare {folder}: that is of a training run; {advice}")
         finished = read_results(file, "make it anew")["tasks"]
-        if not finished:
-            say(f"{folder}: no task is finished, and it is left out")
         begun = {row.get("task"): None for row in read_lines(Path(folder, "responses.jsonl"))}
-        for task in [name for name in begun if name not in finished]:
+        unfinished = [task for task in begun if task not in finished]
+        for task in unfinished:
             say(f"{folder}: {task} is not finished, and left out")
+        if not finished and not unfinished:
+            say(f"{folder}: no task is finished, and it is left out")
+        if not finished:
+            continue
+        compared.append(folder)
         for task, summary in finished.items():
             runs_of.setdefault(task, {})[folder] = summary
     if not runs_of:
@@ -150,7 +154,7 @@ def compare(folders, picture):
             say(f"{task}: Avg@{summary['k']} {summary['avg_at_k']:.4f} {error}  {folder}")
             sizes, values = list(map(int, summary["pass_at_k"])), summary["pass_at_k"].values()
             axis.plot(sizes, list(values), marker="o", label=drawn(folder))
-        if without := [name for name in folders if name not in runs and Path(name).is_dir()]:
+        if without := [name for name in compared if name not in runs]:
             say(f"{task}: not in {', '.join(without)}")
         named = ("problems", "questions")
         settings = [one["sampling"] | {name: one.get(name) for name in named}
@@ -229,8 +233,9 @@ def evaluate_tasks(args, problems, folder):
     for key, value in settings.items():
         if (old := results["settings"].get(key)) is not value and old != value:
             raise ValueError(f"{folder} was made with {key} {old}, not {value}: give another --out")
-    if (folder / "metrics.jsonl").exists():
-        raise ValueError(f"{folder} holds a training run: give another --out, {folder}/eval")
+    for name in ("metrics.jsonl", "trainer.json", "model.safetensors"):
+        if (folder / name).exists():
+            raise ValueError(f"{folder} is of a run or a model, with {name}: give another --out")
     others = () if path.exists() else (folder / "responses.jsonl", folder / PICTURE)
     for file in others:
         if file.exists() and file.stat().st_size:
@@ -246,7 +251,10 @@ def evaluate_tasks(args, problems, folder):
         say(description)
     for name in problems:
         made = run_task(model, tokenizer, name, problems[name], args, folder, results)
-        results["tasks"][name] = results["tasks"].get(name, {}) | made
+        before = results["tasks"].get(name, {})
+        if before.get("problems", 0) > made["problems"]:
+            say(f"{name}: {before['problems']} problems before, now the first {made['problems']}")
+        results["tasks"][name] = before | made
         write_json(path, results)
         report(name, results["tasks"][name])
     compare([str(folder)], folder / PICTURE)

@@ -34,7 +34,7 @@ def lock_folder(folder, names):
             raise ValueError(f"{folder / name} is a folder, in the place of a file: move it away")
     if os.path.lexists(folder) and not folder.is_dir():
         raise ValueError(f"{folder} is a file, or a link to nowhere: give another --out")
-    is_new = not folder.exists()
+    is_new, had_lock = not folder.exists(), (folder / ".lock").exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -51,8 +51,9 @@ def lock_folder(folder, names):
             yield folder
         except BaseException:
             with suppress(OSError):  # on Windows an open file stays
-                if is_new and os.listdir(folder) == [".lock"]:  # nothing was written yet
+                if not had_lock:  # what is refused leaves nothing in a folder of others
                     (folder / ".lock").unlink()
+                if is_new and not os.listdir(folder):
                     folder.rmdir()
             raise
 

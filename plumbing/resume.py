@@ -70,9 +70,10 @@ def open_folder(path, resume):
         found += [half.name for half in halves]
         begun = found == ["config.json"] and run_of(folder)  # it stopped before it wrote more
         if found and not resume and not begun:
+            resumable = run_of(folder) or read_checkpoints(folder)[0]
             raise ValueError(
                 f"{folder} holds a run, or files of the same names ({', '.join(found[:3])}): give "
-                "another --out, or go on with --resume"
+                f"another --out{', or go on with --resume' if resumable else ''}"
             )
         for half in halves:  # a kill left it
             shutil.rmtree(half)
@@ -439,6 +440,8 @@ def export(out, target):
     for place in (target, target.parent / f"{target.name}.partial"):
         if os.path.lexists(place):
             raise ValueError(f"--export {target}: {place} is there already: name a new folder")
+    if not Path(out).is_dir():
+        raise ValueError(f"--export: there is no folder {out}: see --out")
     if NAME.fullmatch(target.name):
         raise ValueError(f"--export {target}: that is the name of a run's checkpoint: give another")
     is_one = Path(out, "trainer.json").exists()

@@ -207,7 +207,7 @@ def test_folders_of_training_and_evaluation_stay_apart(stub, tmp_path, capsys, m
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained/metrics.jsonl").touch()
     assert run(out="trained") == 2
-    assert "trained holds a training run: give another --out" in capsys.readouterr().err
+    assert "trained is of a run or a model, with metrics.jsonl" in capsys.readouterr().err
     assert run(out="a") == 0
     for name in ("own.jsonl", "compare.png"):
         assert benchmarks.main(["--compare", "a", name]) == 0
@@ -226,6 +226,8 @@ def test_compare_names_who_finished_nothing(stub, tmp_path, capsys, monkeypatch)
     capsys.readouterr()
     assert benchmarks.main(["--compare", "a", "b"]) == 0
     assert "b: no task is finished, and it is left out" in capsys.readouterr().out
+    assert run("--limit", "2", out="a") == 0
+    assert "own: 6 problems before, now the first 2" in capsys.readouterr().out
     (tmp_path / "b/results.json").write_text("[]")
     assert benchmarks.main(["--compare", "a", "b"]) == 2
     assert "--out" not in capsys.readouterr().err  # it was given none

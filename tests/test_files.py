@@ -93,7 +93,7 @@ def test_a_folder_is_held_by_one(tmp_path, monkeypatch):
                 if made:
                     (kept / "results.json").touch()
                 raise ValueError("refused")
-        assert kept.exists() == made
+        assert kept.exists() == made and not (kept / ".lock").exists()
         shutil.rmtree(kept, ignore_errors=True)
     monkeypatch.setattr("fcntl.flock", no_locks)
     with files.lock_folder(tmp_path / "b", ["results.json"]):
