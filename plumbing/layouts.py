@@ -316,6 +316,55 @@ def asked_column(low):
     return next((name for name in there if low[name]), there[0] if there else None)
 
 
+def whole_question(low, asked):
+    """The text of the column `asked`, and what stands beside it, in the order of the file."""
+    question = question_of(low[asked])
+    texts = {name: question if name == asked else passage(value) for name, value in low.items()
+             if name == asked or name in MATERIAL and isinstance(value, str | list | dict)}
+    return "\n\n".join(text for name, text in texts.items() if name == asked
+                       or text not in question and question not in text)  # fmt: skip
+
+
+def among_wrong_options(right, wrong, question):
+    """Answer and options where a row has the right text and wrong ones: in an order that its
+    question always gets. Without a right one there is neither.
+    """
+    options = [option for option in (right, *wrong) if option is not None]
+    random.Random(question).shuffle(options)
+    if not right:
+        return {"kind": "choice"}
+    texts = [clean(option).strip() for option in options]
+    return {"kind": "choice", "options": texts, "answer": LETTERS[options.index(right)]}
+
+
+def among_options(low, gold, options, numbering):
+    """Answer and options where a row has options, {label: text}, and a gold that names one."""
+    counted = numbering() if text_of(gold).isdecimal() else None
+    values = unpacked(low.get("options") or low.get("choices"))
+    if isinstance(values, list) and {type(gold), *map(type, values)} <= {int, float}:
+        # A number among numbers is one of them, not an index.
+        is_one = counted is None and gold in values
+        gold = LETTERS[values.index(gold)] if is_one else gold
+    letter = "" if gold is None else choice_of(gold, options, counted)
+    return {"kind": "choice", "options": list(options.values()), "answer": letter}
+
+
+def without_options(row, low, task):
+    """Answer, alternatives, kind and tolerance of a row without options."""
+    (gold, error), golds, fault = gold_of(low, task), [], ""
+    try:
+        golds = golds_of(gold)
+    except ValueError as reason:
+        fault = str(reason)
+    kind = task.kind if error is None else "olympiad"
+    # Those of the embedded world say so, and BBH has two columns that no other set has alone.
+    if set(row) == {"input", "target"} or low.get("kind") == "tiny":
+        kind = "bbh" if set(row) == {"input", "target"} else "tiny"
+    several = golds if len(golds) > 1 else None
+    return {"answer": (golds or [""])[0], "alternatives": several, "kind": kind, "error": error,
+            "fault": fault}  # fmt: skip
+
+
 def to_problem(row, task, numbering=lambda: None):
     """A row as a dict of problem, answer, alternatives, kind, options, error; see the header; and
     of "fault": why its gold cannot be read, or "".
@@ -329,49 +378,18 @@ def to_problem(row, task, numbering=lambda: None):
     if not (asked := asked_column(low)):
         raise ValueError(f"{columns} are no known layout; expected {task.columns}")
     check_names(name for name in map(plain_name, row) if name in QUESTIONS + GOLDS)
-    question = question_of(low[asked])
-    texts = {name: question if name == asked else passage(value) for name, value in low.items()
-             if name == asked or name in MATERIAL and isinstance(value, str | list | dict)}
-    question = "\n\n".join(text for name, text in texts.items() if name == asked
-                           or text not in question and question not in text)  # fmt: skip
-    problem = {"problem": question, "answer": "", "alternatives": None, "kind": task.kind,
-               "options": None, "error": None, "fault": ""}  # fmt: skip
+    question = whole_question(low, asked)
     if (turns := turns_of(low[asked])) and role_of(turns[-1]) == "assistant":  # a solution
         low.setdefault("solution", turns[-1].get("content", turns[-1].get("value")))
     wrong = [low[name] for name in sorted(low) if WRONG_OPTION.fullmatch(name)]
+    gold, options = gold_and_options(low)
     if wrong and "correct_answer" in low:  # GPQA, SciQ
-        problem["kind"], right = "choice", low["correct_answer"]
-        options = [option for option in (right, *wrong) if option is not None]
-        random.Random(question).shuffle(options)  # in an order that a question always gets
-        if right:
-            problem["options"] = [clean(option).strip() for option in options]
-            problem["answer"] = LETTERS[options.index(right)]
-    elif (found := gold_and_options(low))[1]:
-        gold, options = found
-        problem |= {"kind": "choice", "options": list(options.values())}
-        counted = numbering() if text_of(gold).isdecimal() else None
-        values = unpacked(low.get("options") or low.get("choices"))
-        if isinstance(values, list) and {type(gold), *map(type, values)} <= {int, float}:
-            # A number among numbers is one of them, not an index.
-            is_one = counted is None and gold in values
-            gold = LETTERS[values.index(gold)] if is_one else gold
-        problem["answer"] = "" if gold is None else choice_of(gold, options, counted)
+        answer = among_wrong_options(low["correct_answer"], wrong, question)
+    elif options:
+        answer = among_options(low, gold, options, numbering)
     elif task.kind == "choice":
         raise ValueError(f"{columns} hold no options; expected {task.columns}")
     else:
-        gold, problem["error"] = gold_of(low, task)
-        golds = []
-        try:
-            golds = golds_of(gold)
-        except ValueError as error:
-            problem["fault"] = str(error)
-        problem["answer"] = golds[0] if golds else ""
-        problem["alternatives"] = golds if len(golds) > 1 else None
-        # Those of the embedded world say so, and BBH has two columns that no other set has alone.
-        if set(row) == {"input", "target"}:
-            problem["kind"] = "bbh"
-        elif low.get("kind") == "tiny":
-            problem["kind"] = "tiny"
-        elif problem["error"] is not None:
-            problem["kind"] = "olympiad"
-    return problem
+        answer = without_options(row, low, task)
+    empty = {"answer": "", "alternatives": None, "options": None, "error": None, "fault": ""}
+    return {"problem": question} | empty | answer
