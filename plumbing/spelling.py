@@ -38,6 +38,35 @@ def repeating(match):
     return f"(({whole}{head}{period}-0{whole}{head})/{'9' * len(period)}{'0' * len(head)})"
 
 
+def combinations(match):
+    r"""C_{10}^3 and {}_{10}C_3 are \binom{10}{3}."""
+    return r"\binom{%s}{%s}" % tuple(filter(None, match.groups()))
+
+
+def derivative(match):
+    r"""\dot{x}_0 is x_0', \ddot{x} is x''."""
+    is_second, long, short, index = match.groups()
+    return (long or short) + (index or "") + "'" * (2 if is_second else 1)
+
+
+def primes(match):
+    r"""^{\prime\prime} is ''."""
+    return "'" * match[1].count("prime")
+
+
+def system(match):
+    """The equations of a system, which stand below each other, as a list."""
+    return re.sub(r",?\s*\\\\", ", ", match[1].strip().removesuffix(r"\\"))
+
+
+BASES = "two three four five six seven eight nine ten".split()
+
+
+def numeral_base(match):
+    """The base eight is _8."""
+    return f"_{BASES.index(match[1]) + 2}"
+
+
 POWERS_OF_TEN = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12, "十万": 5, "百万": 6,
                  "千万": 7, "万亿": 12, "百": 2, "千": 3, "万": 4, "亿": 8}  # fmt: skip
 
@@ -87,7 +116,6 @@ def matrix(match):
 # One spelling instead of several.  The replacement is a text or a function of the match; before and
 # after are examples, three spaces apart, and the tests; data is where such answers are found.
 Rule = namedtuple("Rule", "pattern replacement before after data", defaults=["MATH"])
-BASES = "two three four five six seven eight nine ten".split()
 MARKS = "✅✓✔☑■□🎉🎊👍💯✨\ufe0f"
 # Each changes only how the v of \bf v looks
 STYLES = "displaystyle bf rm it bm boldsymbol vec hat underline overrightarrow boxed".split()
@@ -122,10 +150,10 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"(?<!\d)(\d*)\.(\d{0,6}?)(\d{1,6}?)\3+(?:\.{3}|\\[lc]?dots)$", repeating,
      r"0.1666...   1.2323\ldots", "((016-001)/90)   ((123-01)/99)", "responses"),
     (r"(?:\{\}\s*_\{?(\w+)\}?\s*C_\{?(\w+)\}?|C_\{(\w+)\}\^\{?(\w+)\}?)",
-     lambda match: r"\binom{%s}{%s}" % tuple(filter(None, match.groups())),
+     combinations,
      r"C_{10}^3   {}_{10}C_3", r"\binom{10}{3}   \binom{10}{3}", "responses"),
     (r"\\(d)?dot\s*(?:\{\s*(\\?[a-zA-Z]+)\s*\}|(\\[a-zA-Z]+|[a-zA-Z]))(_(?:\{[^{}]*\}|\w))?",
-     lambda dot: (dot[2] or dot[3]) + (dot[4] or "") + "'" * (2 if dot[1] else 1),
+     derivative,
      r"m\ddot{x}   \dot\theta   \dot{x}_0 t", r"mx''   \theta'   x_0' t", "Minerva"),
     (r"\^\{(-?\d)\}(?=(?:[^{}^]|\^(?:\{-?\d\})?)*\})", r"^\1", r"9\text{ m^{2} s^{-2}}",
      r"9\text{ m^2 s^-2}", "Minerva"),
@@ -139,7 +167,7 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
      r"\begin{array}{cc}1&2\end{array}", "([1,2],[3,4])   (1,2)   ([1,2])"),
     # Other names of the same
     (r"\\begin\s*\{(?:cases|aligned)\}([^&]*?)\\end\s*\{[a-z]*\}",
-     lambda match: re.sub(r",?\s*\\\\", ", ", match[1].strip().removesuffix(r"\\")),
+     system,
      r"\begin{cases} x=3 \\ y=4 \end{cases}", "x=3, y=4", "responses"),
     (r"\\[dtc](?=frac|binom)", r"\\",
      r"\dfrac{1}{2}   \cfrac12   \tbinom42", r"\frac{1}{2}   \frac12   \binom42"),
@@ -155,7 +183,7 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"(?<=\d)\\text\s?\{([A-F]+)\}(?=\d*_)", r"\1", r"1\text{AF}_{16}", "1AF_{16}"),
     (r"(?<=\d)_\{?\s*(?:\\text\s?\{|\()\s*(\w+)\s*[)}]+", r"_{\1}",
      r"11_{(2)}   11_\text{two}", "11_{2}   11_{two}"),
-    (rf"(?<=\d)_\{{({'|'.join(BASES)})\}}", lambda match: f"_{BASES.index(match[1]) + 2}",
+    (rf"(?<=\d)_\{{({'|'.join(BASES)})\}}", numeral_base,
      "11_{two}   2516_{eight}", "11_2   2516_8"),
     (r"\\text\s?\{\s*(-?\w?\d[^{}]*|[^{}a-zA-Z]*)\}", r"\1",
      r"\text{12}   2\text{:}3   \text{(1,2)}", "12   2:3   (1,2)"),
@@ -164,7 +192,7 @@ RULES = [Rule(re.compile(pattern), *row) for pattern, *row in [
     (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree", r"\\circ ",
      r"9^\circ   9^{\circ}   9\degree", r"9\circ   9\circ   9\circ"),
     (r"\\equiv(?![a-zA-Z])", "=", r"f(x) \equiv 0", "f(x) = 0", "OlympiadBench"),
-    (r"\^\s*\{?\s*((?:\\prime\s*){1,3})\}?", lambda match: "'" * match[1].count("prime"),
+    (r"\^\s*\{?\s*((?:\\prime\s*){1,3})\}?", primes,
      r"y^{\prime}   y^{\prime\prime}", "y'   y''", "OlympiadBench"),
     (r"(?<![\w.}])(\d+(?:\.\d+)?)'{1,2}$", r"\1", "5'   0.49''", "5   0.49", "Minerva"),
     (r"\\text\s?\{ ?(?:arc)?sec ?\}$", r"\\text{seconds}",
