@@ -447,7 +447,7 @@ def draw(part, results, path):
     figure = Figure(figsize=(9, 6.5), layout="tight")
     panels = {"avg_at_k": "Avg@8", "pass_at_k": "pass@8", "reflection": "second looks a response"}
     *axes, last = figure.subplots(2, 2).flat
-    steps = [point["step"] for point in rows[0][0]["curve"]]
+    steps = sorted({*range(0, part.steps, 20), part.steps})  # a switch is measured besides
 
     def line(axis, color, label, values, least, most):
         """`values(step)` are those of all runs."""

@@ -170,6 +170,7 @@ def files_of_split(folder, split):
     of_split = re.compile(rf"{split}(?:-\d+-of-\d+)?")
     found = [file for place in (folder, folder / "data") for file in sorted(place.glob(f"{split}*"))
              if of_split.fullmatch(file.stem) and file.suffix in SUFFIXES]  # fmt: skip
+    found = found or [file for file in sorted((folder / split).glob("*")) if file.suffix in SUFFIXES]
     for file in found:
         shards = re.search(r"-of-(\d+)$", file.stem)
         if shards and len(found) < int(shards[1]):
@@ -211,7 +212,8 @@ def find_files(source, split, copy_of):
     path = Path(resolve_model(source), f"{split}.jsonl") if source in NAMED_WORLDS else Path(source)
     if source and path.exists():
         files = [path] if path.is_file() else files_in(path, split)
-        return files, task_of(copy_of or ""), ""  # The file's own name decides nothing.
+        taken = f", {', '.join(file.name for file in files[:3])}" if path.is_dir() else ""
+        return files, task_of(copy_of or ""), taken  # The file's own name decides nothing.
     part = source.removeprefix("bbh/") if source.startswith("bbh/") else None
     if source not in TASKS and part is None and not is_hub_name(source):
         known = f"known tasks: {', '.join(TASKS)}; or OWNER/NAME of the hub"

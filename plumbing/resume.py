@@ -441,7 +441,9 @@ def export(out, target):
         if os.path.lexists(place):
             raise ValueError(f"--export {target}: {place} is there already: name a new folder")
     if not Path(out).is_dir():
-        raise ValueError(f"--export: there is no folder {out}: see --out")
+        left = ", ".join(path.name for _, path in checkpoints(Path(out).parent))
+        there = f"; its run has {left}" if left else ""
+        raise ValueError(f"--export: there is no folder --out {out}{there}")
     if NAME.fullmatch(target.name):
         raise ValueError(f"--export {target}: that is the name of a run's checkpoint: give another")
     is_one = Path(out, "trainer.json").exists()

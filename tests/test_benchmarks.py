@@ -461,11 +461,12 @@ def test_a_folder_without_problems_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("names", [("train.jsonl", "test.jsonl"), (
-    "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test.parquet")])
+    "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test.parquet"),
+    ("train/a.parquet", "train/b.jsonl", "test/c.csv")])
 def test_a_folder_with_splits_is_read_by_split(tmp_path, names):
     """Bug: "has no .json file" for a copy of a data set of the hub; evaluated on its training."""
-    (tmp_path / "data").mkdir()
     for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path, name, sums(number))
     write(tmp_path, "dataset_infos.json", [{"description": "d"}])
     asked = [[problem["problem"] for problem in load_problems(tmp_path, split)]

@@ -72,7 +72,8 @@ def test_a_checkpoint_is_no_run(copy, capsys):
         assert names_in <= before  # a lock would keep it from being removed
         (copy / "checkpoint-4/trainer.json").unlink(missing_ok=True)  # with it, it is exported
     assert dsrl.main(["--out", str(copy / "checkpoint-99"), "--export", str(copy / "new")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    told = "checkpoint-99; its run has checkpoint-4, checkpoint-3"
+    assert f"--export: there is no folder --out {copy}/{told}" in capsys.readouterr().err
 
 
 def test_a_preset_cannot_be_given_to_a_run(copy, capsys):

@@ -117,6 +117,19 @@ def test_the_tables_pair_runs_of_one_base_and_seed(tmp_path):
     assert row.split("|")[2].strip() == "+0.200 ± 0.000 (3 of 3)"
 
 
+def test_the_figure_is_of_what_all_runs_measured(tmp_path):
+    """Bug: StopIteration after the last run of a part, as one variant's warm-up ends between two
+    evaluations of the others.
+    """
+    results = {run: record_of(run) for run in PART.runs()}
+    for run, record in results.items():
+        if "prerl" in run.flags:
+            first = record["curve"][0]
+            record["curve"].insert(1, {**first, "step": 10})
+    study.draw(PART, results, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
 def test_runs_of_two_machines_are_not_paired():
     """Bug: another processor trains another base; differences of two bases taken for an effect."""
     results = {run: record_of(run) for run in PART.runs()}
