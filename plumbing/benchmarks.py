@@ -170,7 +170,8 @@ def files_of_split(folder, split):
     of_split = re.compile(rf"{split}(?:-\d+-of-\d+)?")
     found = [file for place in (folder, folder / "data") for file in sorted(place.glob(f"{split}*"))
              if of_split.fullmatch(file.stem) and file.suffix in SUFFIXES]  # fmt: skip
-    found = found or [file for file in sorted((folder / split).glob("*")) if file.suffix in SUFFIXES]
+    inner = sorted((folder / split).glob("*"))
+    found = found or [file for file in inner if file.suffix in SUFFIXES]
     for file in found:
         shards = re.search(r"-of-(\d+)$", file.stem)
         if shards and len(found) < int(shards[1]):
