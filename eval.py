@@ -58,7 +58,7 @@ def run_task(model, tokenizer, name, problems, args, folder, results):
             "none")  # fmt: skip
     if held := list(filter(None, control_tokens_in(tokenizer, problems))):
         say(f"warning: {len(held)} questions of {name} hold control tokens of the model, "
-              f"{' '.join(sorted({*held}))}, which it obeys")  # fmt: skip
+            f"{' '.join(sorted({*held}))}, which it obeys")  # fmt: skip
     path = folder / "responses.jsonl"
     recorded = read_checked(path, lambda row: ROW)
     write_lines(path, recorded)  # without a last line that a kill cut short
@@ -123,7 +123,7 @@ def compare(folders, picture):
     """Print the Avg@k of finished runs side by side and draw their pass@k curves."""
     from matplotlib.figure import Figure  # slow to import
 
-    runs_of, compared = {}, []  # task -> {folder: summary}; the folders that have any
+    runs_of = {}  # task -> {folder: summary}
     for folder in folders:
         if Path(folder).is_file():  # of --compare *
             say(f"{folder} is no folder, and is left out")
@@ -139,13 +139,11 @@ def compare(folders, picture):
             say(f"{folder}: {task} is not finished, and left out")
         if not finished and not unfinished:
             say(f"{folder}: no task is finished, and it is left out")
-        if not finished:
-            continue
-        compared.append(folder)
         for task, summary in finished.items():
             runs_of.setdefault(task, {})[folder] = summary
     if not runs_of:
         raise ValueError(f"{', '.join(folders)}: no task of these runs is finished")
+    compared = [one for one in folders if any(one in runs for runs in runs_of.values())]
     figure = Figure(figsize=(4 * len(runs_of), 3.5), layout="tight")
     axes = figure.subplots(1, len(runs_of), squeeze=False)[0]
     for axis, (task, runs) in zip(axes, runs_of.items(), strict=True):

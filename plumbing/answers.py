@@ -172,11 +172,6 @@ def is_tuple(node):
     return node[0][0] in "(["
 
 
-def is_unit(left, words):
-    """Whether words after what holds names are its unit: 12 pi cm^2, 3x dollars."""
-    return not variables(left) or UNIT_WORD.search(words)
-
-
 def combine(operator, left, right):
     """The node of a binary operator; a + b + c has three children."""
     if operator in RELATIONS:  # the sides with the signs between them
@@ -194,7 +189,7 @@ def combine(operator, left, right):
         if left[0] == "text":
             return "text", f"{left[1]} {right[1]}"
         if right[0] == "text":  # 5 cm and 5 m/s, but n even is not n odd
-            if any(kind == "name" for kind, _ in walk(left)) and not is_unit(left, right[1]):
+            if variables(left) and not UNIT_WORD.search(right[1]):
                 raise ValueError("words that say something of a name")
             return left
     if operator == "/":
@@ -394,7 +389,6 @@ def readings(text):
 # --------------------------------------------------------------------------------------------------
 # Values: tree -> a Fraction while exact, else a number with many digits
 
-CONSTANTS = ("pi", "e", "oo", "log", "circ", "%")  # These names and marks have one value.
 # From 1/100 to 6 and of both signs: no root, absolute value or small term can hide
 COORDINATES = [Fraction(n, 1000) for n in (
     1237, 2871, 413, 3319, 1709, 523, 5011, 2203, 811, 4157, 1453, 3701)]
@@ -412,8 +406,8 @@ class Arithmetic:
         self.mp = mp = mpmath.MPContext()  # our own: nothing changes it, threads may share it
         mp.dps = digits
         self.epsilon = Fraction(1, 10 ** (digits - 10))  # relative
-        self.constants = {"pi": +mp.pi, "e": +mp.e, "oo": mp.inf, "log": +mp.e, "circ": Fraction(1),
-                     "%": Fraction(1, 100)}  # fmt: skip
+        self.constants = {"pi": +mp.pi, "e": +mp.e, "oo": mp.inf, "log": +mp.e,
+                          "circ": Fraction(1), "%": Fraction(1, 100)}  # fmt: skip
         calls = {name: getattr(mp, name) for name in ANALYTIC}
         for name, other in zip(TRIG[3:], ("cos", "sin", "tan")):  # mpmath's are not safe in threads
             calls[name] = lambda x, call=calls[other]: 1 / call(x)
@@ -448,7 +442,7 @@ class Arithmetic:
         if x and abs(self.mp.mag(x)) > 11:  # 1500! has 13,700 bits
             raise ValueError("a factorial is too large")
         is_whole = isinstance(x, Fraction) and x.denominator == 1 and x >= 0
-        if not is_whole and self is FINE:
+        if not is_whole and self.mp.dps > 100:
             raise ValueError("a factorial that takes long")
         return Fraction(math.factorial(int(x))) if is_whole else self.mp.factorial(x)
 
@@ -520,6 +514,7 @@ class Arithmetic:
 
 USUAL = Arithmetic(50)
 FINE = Arithmetic(1000)  # tells \sqrt{10^{60}+1} from 10^{30}
+CONSTANTS = USUAL.constants.keys()  # The names and marks that have one value.
 
 
 def variables(*nodes):

@@ -350,7 +350,7 @@ def load_problems(
     if letters := [one["problem"] for one in problems if re.fullmatch("[A-Ea-e]", one["answer"])
                    and one["kind"] == "math" and not re.search(r"\b[Bb]\b", one["problem"])]:
         say(f"warning: {len(letters)} golds of {name_or_path} are a letter, and neither a column "
-              f"nor the question has options, as in {letters[0][:80]!r}")  # fmt: skip
+            f"nor the question has options, as in {letters[0][:80]!r}")  # fmt: skip
     if unread := [gold[:80] for gold in sorted(golds) if not parses(gold)]:
         say(f"{name_or_path}: {len(unread)} golds match as text only: {unread[:20]}")
     return problems
@@ -380,12 +380,12 @@ def encode_prompts(tokenizer, problems, limit, vocab_size):
     held = control_tokens_in(tokenizer, problems)
     if tokens := sorted({*held} - {None}):
         say(f"{len(held) - held.count(None)} of {len(held)} questions hold control tokens of the "
-              f"model, {' '.join(tokens)}, which it would obey: left out")  # fmt: skip
+            f"model, {' '.join(tokens)}, which it would obey: left out")  # fmt: skip
     problems = [problem for problem, token in zip(problems, held, strict=True) if token is None]
     short = [problem for problem in problems if len(problem["prompt_ids"]) <= limit]
     if long := len(problems) - len(short):
         say(f"{long} of {len(problems)} prompts are longer than {limit} tokens, which "
-              "--max-prompt-tokens and --max-response-tokens allow: left out")  # fmt: skip
+            "--max-prompt-tokens and --max-response-tokens allow: left out")  # fmt: skip
     return short
 
 
@@ -409,13 +409,13 @@ def load_data(config, tokenizer, max_positions, vocab_size=math.inf):
         if both := sum(words_of(problem) in trained for problem in held_out):
             # To evaluate on them is a person's choice, so none is taken out.
             say(f"warning: {both:,} of {len(held_out):,} evaluation problems of {test} are in "
-                  f"{config.data} too")  # fmt: skip
+                f"{config.data} too")  # fmt: skip
     else:
         most = max(len(problems) // 5, world_size())  # 20 %, but one for each process
         count = min(config.eval_problems, most, len(problems))
         held_out, problems = problems[len(problems) - count :], problems[: len(problems) - count]
         say(f"the last {count} problems of {config.data} are held out for evaluation "
-              "(--eval-data gives others)")  # fmt: skip
+            "(--eval-data gives others)")  # fmt: skip
     if description := describe_template(tokenizer):
         say(description)
     room = max_positions - config.max_response_tokens  # tokens of a prompt

@@ -120,10 +120,14 @@ def letters_beside(text, before, end):
     return {one for one in (after and after[2], earlier and earlier[1]) if one}
 
 
+def bare(option):
+    """The text of an option, to be compared."""
+    return without_markup(option).strip().casefold()
+
+
 def boxed_letter(box, options):
     r"""The letter of what a box holds: (A), A. red clay, red clay. "": several, None: none."""
-    box = without_markup(box).strip()
-    plain = [without_markup(option).strip().casefold() for option in options]
+    box, plain = without_markup(box).strip(), list(map(bare, options))
     if box.casefold() in plain:
         return LETTERS[plain.index(box.casefold())]
     first = re.match(r"\(?([A-Za-z])(?:\)?\.?$|[).:] )", box)
@@ -150,7 +154,7 @@ def choice_answer(text, problem):
         return first.pop()
     if not found and (stated := extract_answer(text, loose=True)):  # "The answer is red clay."
         found = [letter for letter, option in zip(LETTERS, options, strict=False)
-                 if without_markup(option).strip().casefold() == stated.casefold()]  # fmt: skip
+                 if bare(option) == stated.casefold()]  # fmt: skip
     return (found[-1] or None) if found else None
 
 
@@ -182,14 +186,14 @@ def math_answer(text, problem):
     return extract_answer(text, loose=True)
 
 
-def whole(problem, response):
+def with_thought(problem, response):
     """The response with the tag of the thought that its prompt opened: see `opens_thought`."""
     return ("<think>" if problem.get("opens_thought") else "") + response
 
 
 def answer_in(problem, response, loose=True):
     """The final answer of a response, as text, or None; not `loose`: in mathematics a box only."""
-    text, kind = after_thoughts(whole(problem, response)), problem["kind"]
+    text, kind = after_thoughts(with_thought(problem, response)), problem["kind"]
     if kind not in ("choice", "bbh") and not loose:
         return extract_answer(text)
     find = {"choice": choice_answer, "bbh": bbh_answer}.get(kind, math_answer)
@@ -281,7 +285,7 @@ def grade_all(problems, responses, loose=True, strict=False, counts=None):
     """
     counts, grades = {} if counts is None else counts, []
     if not loose and all(problem["kind"] in ("math", "tiny") for problem in problems):  # training
-        responses = list(map(whole, problems, responses))
+        responses = list(map(with_thought, problems, responses))
         golds = list(map(gold_for, problems, responses))
         return score_batch(responses, golds, counts, strict=strict)
     for problem, response in zip(problems, responses, strict=True):
@@ -323,11 +327,12 @@ def load_function(spec):
         sys.path.append(folder)
     if not callable(function := getattr(module, name, None)):
         raise ValueError(f"--reward {spec!r}: {path} has no function {name}")
-    arguments = None
-    with suppress(ValueError):  # one written in C may not tell what it takes
-        arguments = inspect.signature(function)
     try:
-        arguments and arguments.bind({}, "")
+        arguments = inspect.signature(function)
+    except ValueError:  # one written in C may not tell what it takes
+        return function
+    try:
+        arguments.bind({}, "")
     except TypeError as error:
         raise ValueError(f"--reward {spec!r}: {name}{arguments} is to take (problem, response): "
                          f"{error}") from error

@@ -17,6 +17,7 @@ import re
 import string
 from collections import Counter
 from contextlib import suppress
+from functools import lru_cache
 
 from plumbing.prompts import LETTERS
 from reward import extract_answer, parses
@@ -63,6 +64,7 @@ NESTED = re.compile(r"""\s*(?:\{\s*["']|\[\s*["'{]|\[[^,\[\]]*\]\s*$)""")  # ["3
 # Questions and golds
 
 
+@lru_cache(1024)  # each row asks again
 def plain_name(column):
     """The name of a column as the tables above have it: "Correct Answer" is correct_answer."""
     return str(column).strip().lower().replace(" ", "_")
@@ -229,9 +231,8 @@ def numbering_of(rows):
     for _, row in rows:
         with suppress(ValueError):
             gold, options = gold_and_options(flattened(row))
-            if options and text_of(gold).isdecimal():
+            if options and (number := text_of(gold)).isdecimal():
                 texts = [text.strip() for text in options.values()]
-                number = text_of(gold)
                 seen.append((int(number), len(options), number in options, number in texts))
     if all(is_label for *_, is_label, _ in seen):
         return None
