@@ -340,9 +340,10 @@ def test_what_no_text_model_can_answer_is_left_out(tmp_path, capsys):
     rows = [{"problem": f"p{i}", "answer": "4"} | more for i, more in enumerate((
         {"images": [{"path": "a.png"}]}, {"Picture": "b.png"}, {"image_1": None}, {"image": "None"},
         {"error_type": "wrong_groundtruth"}, {"error_type": "ok"}, {"cleaning_status": "rejected"},
+        {"images": []}, {"image": False},
     ))]  # fmt: skip
     found = load_problems(write(tmp_path, "own.jsonl", rows))
-    assert [one["problem"] for one in found] == ["p2", "p3", "p5"]
+    assert [one["problem"] for one in found] == ["p2", "p3", "p5", "p7", "p8"]
     assert "dropped 2 with a picture, 2 marked as faulty" in capsys.readouterr().out
 
 
